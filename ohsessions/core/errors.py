@@ -1,0 +1,67 @@
+"""Every error that ohsessions raises on purpose.
+
+    OhSessionsError
+    ├── WireError               answered to the client that caused it, with PROTOCOL's code and reason
+    ├── IllegalTransition       a move that the table of states does not have; nothing was changed
+    ├── StaleEpoch              the writer no longer owns the session; nothing was written
+    ├── InvalidEvent            a runtime emitted what the wire cannot carry; nothing was written
+    ├── RuntimeFailure          a runtime could not be started, or broke
+    └── ProcessGone             this process was declared gone by another one
+
+The docstring of each is its default message.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class OhSessionsError(Exception):
+    """Something went wrong in ohsessions."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").split("\n")[0])
+
+
+class WireError(OhSessionsError):
+    """The request was refused.
+
+    `code` and `reason` are those of the protocol's table of error codes; `extra` are further keys of the
+    answer (`retry_after` in seconds, `client_id`).
+    """
+
+    def __init__(self, code: int, reason: str, message: str, **extra: Any) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.extra = extra
+
+
+class IllegalTransition(OhSessionsError):
+    """The session cannot move between these states."""
+
+    def __init__(self, origin: str | None, target: str) -> None:
+        super().__init__(f"A session cannot go from {origin or 'nothing'} to {target}.")
+        self.origin = origin
+        self.target = target
+
+
+class StaleEpoch(OhSessionsError):
+    """Another process owns this session by now; nothing was written."""
+
+
+class InvalidEvent(OhSessionsError):
+    """The event cannot be carried as JSON: use str, int, float, bool, None, lists and dicts with str keys."""
+
+
+class RuntimeFailure(OhSessionsError):
+    """The runtime failed."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ProcessGone(OhSessionsError):
+    """This process was declared gone by another one, since it renewed its lease too late."""
