@@ -1,0 +1,12 @@
+"""The Django app: registers the system checks."""
+
+from django.apps import AppConfig
+
+
+class OhsessionsConfig(AppConfig):
+    name = "ohsessions"
+    verbose_name = "Agent sessions"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from . import checks  # noqa: F401

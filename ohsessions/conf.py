@@ -1,0 +1,127 @@
+"""
+The settings of ohsessions.
+
+A site writes them as one dict, ``OHSESSIONS = {"CLOSE_DELAY": 60, …}``; whatever it leaves out has the
+default below. `Settings` is their list, their types and their documentation; `conf` is how code reads them.
+Nothing here validates: mistakes are system checks (`ohsessions.checks`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from django.conf import settings as django_settings
+
+
+class RuntimeEntry(TypedDict):
+    """One entry of RUNTIMES: which class runs sessions of this alias, and what its instances are given."""
+
+    BACKEND: str
+    OPTIONS: NotRequired[dict[str, Any]]
+
+
+class Settings:
+    """
+    Every attribute is read from the site's ``OHSESSIONS`` at each access, so that ``override_settings`` works
+    and nothing is frozen at import. Times are in seconds, sizes in bytes.
+    """
+
+    # What runs
+    RUNTIMES: dict[str, RuntimeEntry] = {
+        "echo": {"BACKEND": "ohsessions.runtimes.echo.EchoRuntime", "OPTIONS": {}}
+    }
+    """The runtimes that a client may ask for, by alias."""
+
+    @property
+    def DEFAULT_RUNTIME(self) -> str:
+        """The alias of the runtime of sessions that ask for none. Default: the first of RUNTIMES."""
+        return next(iter(self.RUNTIMES), "")
+
+    @property
+    def WORKSPACE_ROOT(self) -> str | Path:
+        """
+        The directory below which runtimes keep one directory per session. Workers on several hosts need a
+        shared one. Default: ``var/workspaces`` in the site's BASE_DIR, else in the temporary directory.
+        """
+        base = getattr(django_settings, "BASE_DIR", None)
+        if base is None:
+            return Path(tempfile.gettempdir()) / "ohsessions" / "workspaces"
+        return Path(base) / "var" / "workspaces"
+
+    # How long a session lives
+    CLOSE_DELAY: float | None = 15
+    """How long after its last connection went a session is passivated. 0: at once. None: never."""
+
+    MAX_BUSY: float = 3600
+    """How long a runtime that says it is busy can put off a passivation that is due."""
+
+    START_TIMEOUT: float = 60
+    """How long a runtime may take to be ready, counted from a worker's claim."""
+
+    PASSIVATE_TIMEOUT: float = 30
+    """How long a runtime may take to save its state before it is killed; its last checkpoint counts then."""
+
+    EVENT_RETENTION: float | None = None
+    """The age beyond which a session's handled events may be trimmed. None: all are kept."""
+
+    # Processes
+    HEARTBEAT: float = 2
+    """How often each process renews its lease."""
+
+    LEASE_TTL: float = 10
+    """How long a lease holds without renewal. At least 3 × HEARTBEAT; the same in all processes."""
+
+    # Connections
+    PATH: str = "socket.io/"
+    """Where Socket.IO is served: without a leading slash, with a trailing one."""
+
+    PING_INTERVAL: float = 12
+    """How often an Engine.IO PING is sent. Proxies cut silent connections after as little as 16 s."""
+
+    PING_TIMEOUT: float = 20
+    """How long a client may take to answer a PING before it counts as gone."""
+
+    SLOW_TIMEOUT: float = 60
+    """How long a client may leave unread what was sent before it is disconnected as slow."""
+
+    MAX_ACTION_BYTES: int = 4 * 1024 * 1024
+    """The largest action, as JSON. Images come inside messages."""
+
+    RATE_LIMIT: float | None = 50
+    """Actions per second, sustained, of one connection; ten seconds' worth may come at once. None: any."""
+
+    # Who may do what
+    ALLOWED_ORIGINS: list[str] | None = None
+    """Origins of pages that may connect, as ``https://example.org``; ``*`` allows any. None: same host."""
+
+    @property
+    def ALLOW_ANONYMOUS(self) -> bool:
+        """Whether somebody who is not logged in may start sessions. Default: only with DEBUG."""
+        return bool(django_settings.DEBUG)
+
+    ACCESS_POLICY: str = "ohsessions.access.AccessPolicy"
+    """The dotted path of the class that decides who may do what with a session."""
+
+    MAX_RUNNING_PER_USER: int | None = None
+    """How many sessions of one user may be awake at a time. None: any number."""
+
+    TOKEN_MAX_AGE: float = 30 * 24 * 3600
+    """How long a session's token is valid after it was issued."""
+
+    ALLOW_TOKEN_IN_QUERY: bool = False
+    """Whether a token is accepted in the query string, where proxies and servers log it."""
+
+    SECRETS_KEYS: list[str] = []
+    """Keys for secrets at rest: the first encrypts, all decrypt. Empty: derived from SECRET_KEY."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.isupper():
+            site = getattr(django_settings, "OHSESSIONS", {})
+            if name in site:
+                return site[name]
+        return super().__getattribute__(name)
+
+
+conf = Settings()

@@ -1,0 +1,1 @@
+"""The reference site: ohsessions with its console, from the environment."""

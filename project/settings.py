@@ -1,0 +1,202 @@
+"""
+The reference site, configured by its environment (docs/settings.md lists the variables).
+
+Safe without any: DEBUG is off, cookies want HTTPS, and a missing secret key is refused. `make run` sets what
+a developer's machine needs.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
+
+from ohsessions.conf import Settings
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VAR_DIR = BASE_DIR / "var"
+
+
+def flag(name: str, default: bool) -> bool:
+    value = os.environ.get(name, "").strip().lower()
+    if value in ("1", "true", "yes", "on"):
+        return True
+    if value in ("0", "false", "no", "off"):
+        return False
+    if value:
+        raise ImproperlyConfigured(f"{name}={value!r} is neither yes nor no: write 1 or 0.")
+    return default
+
+
+def words(name: str, default: list[str]) -> list[str]:
+    value = os.environ.get(name)
+    return default if value is None else [word.strip() for word in value.split(",") if word.strip()]
+
+
+DEBUG = flag("DJANGO_DEBUG", False)
+
+
+def find_secret_key() -> str:
+    if key := os.environ.get("DJANGO_SECRET_KEY"):
+        return key
+    file = VAR_DIR / "secret_key"
+    if file.exists():
+        return file.read_text().strip()
+    if DEBUG:
+        return "insecure: for development only, since DEBUG is on and there is no var/secret_key"
+    raise ImproperlyConfigured(
+        "There is no secret key. Set DJANGO_SECRET_KEY to a long random string, the same for all processes of"
+        " the site; `make run` makes one in var/secret_key for a single machine."
+    )
+
+
+SECRET_KEY = find_secret_key()
+ALLOWED_HOSTS = words("DJANGO_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = words("DJANGO_CSRF_TRUSTED_ORIGINS", [])
+
+INSTALLED_APPS = [
+    "ohsessions",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "project.middleware.content_security_policy",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "project.urls"
+ASGI_APPLICATION = "project.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "admin:login"
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# Static files: straight from the apps, unless they were collected for a CDN or a proxy.
+STATIC_URL = "/static/"
+STATIC_ROOT = os.environ.get("DJANGO_STATIC_ROOT")
+STATICFILES_DIRS = [path for path in [BASE_DIR / "project" / "static"] if path.is_dir()]
+WHITENOISE_USE_FINDERS = DEBUG or STATIC_ROOT is None
+WHITENOISE_AUTOREFRESH = DEBUG
+
+# HTTPS: `check --deploy` is clean with it. Only the site's owner knows what else its domain serves, hence the
+# two silenced checks (HSTS for sub-domains, and browsers' preload lists).
+HTTPS = flag("DJANGO_HTTPS", not DEBUG)
+SECURE_SSL_REDIRECT = HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]
+SECURE_HSTS_SECONDS = int(os.environ.get("DJANGO_HSTS_SECONDS", 3600 if HTTPS else 0))
+SESSION_COOKIE_SECURE = HTTPS
+CSRF_COOKIE_SECURE = HTTPS
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+if flag("DJANGO_TRUST_PROXY", False):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+
+def read_ohsessions() -> dict[str, Any]:
+    """``OHSESSIONS_<NAME>``: JSON, or a bare word for a string. Unknown names are left to the system checks."""
+    shell = {"BACKEND": "ohsessions.runtimes.shell.ShellRuntime", "OPTIONS": {}}
+    site: dict[str, Any] = {"RUNTIMES": {"shell": shell} if DEBUG else {}}
+    site["RUNTIMES"] |= Settings.RUNTIMES
+    for variable, value in os.environ.items():
+        name = variable.removeprefix("OHSESSIONS_")
+        if name == variable or name.startswith(("TEST_", "BENCH_")):
+            continue
+        try:
+            site[name] = json.loads(value)
+        except ValueError:
+            site[name] = value
+    return site
+
+
+OHSESSIONS = read_ohsessions()
+
+
+def read_database() -> dict[str, Any]:
+    database: dict[str, Any] = dict(
+        dj_database_url.parse(os.environ.get("DATABASE_URL") or f"sqlite:///{VAR_DIR / 'db.sqlite3'}")
+    )
+    options = database.setdefault("OPTIONS", {})
+    if database["ENGINE"].endswith("sqlite3"):
+        # A transaction that read before it wrote cannot wait for a lock: IMMEDIATE takes it at BEGIN.
+        options.setdefault("transaction_mode", "IMMEDIATE")
+        options.setdefault("timeout", 20)
+        options.setdefault("init_command", "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
+    elif database["ENGINE"].endswith("postgresql"):
+        # Nobody waits for a lock, or holds one idly, for longer than it takes to be declared gone.
+        lease = float(OHSESSIONS.get("LEASE_TTL", Settings.LEASE_TTL))
+        options.setdefault("pool", {"min_size": 1, "max_size": 16, "timeout": 10})
+        options.setdefault(
+            "options",
+            f"-c lock_timeout={lease * 500:.0f} -c idle_in_transaction_session_timeout={lease * 800:.0f}",
+        )
+    return database
+
+
+DATABASES = {"default": read_database()}
+
+if REDIS_URL := os.environ.get("REDIS_URL"):
+    CHANNEL_LAYERS: dict[str, Any] = {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [REDIS_URL], "prefix": "ohsessions"},
+        }
+    }
+else:
+    # One process: its capacity is reached by a burst in one turn of the event loop, so it is raised from 100.
+    CHANNEL_LAYERS = {
+        "default": {"BACKEND": "channels.layers.InMemoryChannelLayer", "CONFIG": {"capacity": 10_000}}
+    }
+
+LOG_LEVEL = os.environ.get("DJANGO_LOG_LEVEL", "INFO")
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "line": {
+            "()": "project.logs.LineFormatter",
+            "style": "{",
+            "format": "{asctime} {levelname} {name}: {message}",
+        }
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+    "loggers": {
+        "ohsessions": {"level": LOG_LEVEL},
+        "django": {"handlers": [], "level": "INFO", "propagate": True},
+    },
+}
