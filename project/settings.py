@@ -156,6 +156,8 @@ def read_database() -> dict[str, Any]:
         options.setdefault("transaction_mode", "IMMEDIATE")
         options.setdefault("timeout", 20)
         options.setdefault("init_command", "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
+        # Tests use threads of their own, as the server does: a database in memory cannot be shared so.
+        database["TEST"] = {"NAME": VAR_DIR / "test.sqlite3"}
     elif database["ENGINE"].endswith("postgresql"):
         # Nobody waits for a lock, or holds one idly, for longer than it takes to be declared gone.
         lease = float(OHSESSIONS.get("LEASE_TTL", Settings.LEASE_TTL))

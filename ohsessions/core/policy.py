@@ -1,0 +1,62 @@
+"""When a session may sleep and when it may be tried again: pure functions of rows and time.
+
+All times are aware datetimes of the database's clock; all durations are seconds.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Protocol
+
+CRASH_BUDGET = 3
+"""This many crashes in a row, without STABLE_AFTER seconds of running between them, make a session fail."""
+STABLE_AFTER = 60.0
+"""Seconds of running after which earlier crashes no longer count."""
+RETRY_FIRST, RETRY_MOST = 1.0, 60.0
+"""Seconds until the second try, doubled with each further one, and the longest wait."""
+
+
+class Sleeper(Protocol):
+    """What of a session's row decides about its passivation."""
+
+    passivate_at: datetime | None
+    forced_by: str
+    last_action_number: int
+    handled_number: int
+
+
+def due_time(connections: int, now: datetime, close_delay: float | None) -> datetime | None:
+    """When a session with so many connections falls due for passivation; None: not while this holds."""
+    if connections or close_delay is None:
+        return None
+    return now + timedelta(seconds=close_delay)
+
+
+def has_pending_work(session: Sleeper) -> bool:
+    """Whether an acknowledged action waits or is being handled (interrupts never count)."""
+    return session.last_action_number > session.handled_number
+
+
+def may_passivate(session: Sleeper, now: datetime, *, busy: bool, max_busy: float) -> bool:
+    """Whether a due session may be passivated now.
+
+    An operator's wish (`forced_by`) waits for nothing. Otherwise a pending action makes it wait without
+    limit, and a runtime that says it is busy makes it wait up to `max_busy` after the session fell due.
+    """
+    if session.passivate_at is None or session.passivate_at > now:
+        return False
+    if session.forced_by:
+        return True
+    if has_pending_work(session):
+        return False
+    return not busy or now - session.passivate_at >= timedelta(seconds=max_busy)
+
+
+def retry_delay(crashes: int) -> float:
+    """Seconds to wait before the next start, after so many crashes in a row (1 or more)."""
+    return min(RETRY_MOST, RETRY_FIRST * 2.0 ** (crashes - 1))
+
+
+def is_beyond_budget(crashes: int) -> bool:
+    """Whether so many crashes in a row make the session fail."""
+    return crashes >= CRASH_BUDGET

@@ -1,0 +1,349 @@
+"""Every payload of the protocol: how it is read, checked and written. See docs/protocol.md.
+
+What comes in is anything at all; what goes out has one of the shapes of the protocol. Encoding happens here
+and once: the text made by `encode` is what is stored, replayed and sent.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ohsessions.core.errors import InvalidEvent, WireError
+from ohsessions.core.runtime import JSON
+
+ACTION_EVENTS = frozenset({"oh_action", "oh_user_action"})
+INTERRUPTS = frozenset({"change_agent_state"})
+"""Actions that concern the one that is running; delivered at once."""
+MAX_DEPTH = 64
+MAX_CLIENT_ID = 64
+MIN_INIT_CLIENT_ID = 16
+SECRET_KEY = re.compile(r"api_key|token|password|secret")
+"""Settings of an INIT whose lower-cased name has one of these are secrets."""
+_CURSOR = re.compile(r"-?\d{1,19}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Init:
+    """A client wants to be attached. `cursor`: the last event that it has, -1 for none."""
+
+    settings: dict[str, JSON]
+    secrets: dict[str, str]
+    runtime: str | None
+    token: str | None
+    cursor: int
+    client_id: str | None
+    batch: bool
+    as_viewer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """An action for the session's runtime. `body` is its stored form without id and timestamp, encoded;
+    `hidden` the encoded real arguments, if they are to be hidden."""
+
+    type: str
+    client_id: str | None
+    body: str
+    hidden: str | None
+
+    @property
+    def is_interrupt(self) -> bool:
+        return self.type in INTERRUPTS
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Detach, and keep the socket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """End the session for good."""
+
+
+Request = Init | Act | Leave | Close
+
+
+def parse_request(args: list[Any], *, max_bytes: int) -> Request:
+    """Reads the arguments of an `oh_action`. Raises WireError 400 or 413, saying what is wrong with it."""
+    if len(args) != 1 or not isinstance(args[0], dict):
+        raise malformed("An oh_action carries exactly one JSON object.")
+    payload: dict[str, JSON] = args[0]
+    try:
+        check_json(payload)
+        kind = payload.get("action")
+        if not isinstance(kind, str) or not kind or len(kind) > 64:
+            raise malformed("An oh_action needs the key `action`: a string of 1 to 64 characters.")
+        client_id = _client_id(payload.get("client_id"))
+        if len(encode(payload).encode()) > max_bytes:
+            raise WireError(413, "too_large", f"An action may have at most {max_bytes} bytes as JSON.")
+        if kind == "initialize":
+            return _parse_init(payload, client_id)
+        if kind in ("leave", "close"):
+            return Leave() if kind == "leave" else Close()
+        return _parse_act(kind, payload, client_id)
+    except WireError as error:
+        # The answer names the action it is about, so that the sender can tell.
+        if isinstance(payload.get("client_id"), str) and "client_id" not in error.extra:
+            error.extra["client_id"] = payload["client_id"][:MAX_CLIENT_ID]
+        raise
+
+
+def malformed(message: str) -> WireError:
+    return WireError(400, "malformed", message)
+
+
+def _not_json(message: str) -> WireError:
+    return WireError(400, "not_json", message)
+
+
+def check_json(value: JSON) -> None:
+    """Raises WireError 400 for what JSON parsers and databases do not agree upon, or what is too deep.
+
+    PostgreSQL's jsonb refuses NUL and lone surrogates where SQLite takes them (measured), and NaN is no JSON.
+    """
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH + 1):
+        deeper: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                _check_text(item)
+            elif isinstance(item, bool) or item is None:
+                pass
+            elif isinstance(item, int | float):
+                _check_number(item)
+            elif isinstance(item, dict):
+                for key in item:
+                    if not isinstance(key, str):
+                        raise _not_json("The keys of an object must be strings.")
+                    _check_text(key)
+                deeper.extend(item.values())
+            elif isinstance(item, list | tuple):
+                deeper.extend(item)
+            else:
+                raise _not_json(f"{type(item).__name__} is not JSON (binary cannot be sent).")
+        if not deeper:
+            return
+        level = deeper
+    raise WireError(400, "too_deep", f"JSON may be nested at most {MAX_DEPTH} levels deep.")
+
+
+def _check_text(text: str) -> None:
+    if "\0" in text:
+        raise _not_json("Strings must not contain \\u0000.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _not_json("Strings must not contain lone surrogates.") from None
+
+
+def _check_number(number: float) -> None:
+    try:
+        finite = math.isfinite(number)
+    except OverflowError:  # an int beyond the range of a double
+        finite = False
+    if not finite:
+        raise _not_json("Numbers must be finite and within the range of a double.")
+
+
+def _client_id(value: JSON) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_CLIENT_ID:
+        raise malformed(f"client_id must be a string of 1 to {MAX_CLIENT_ID} characters.")
+    return value
+
+
+def _parse_init(payload: dict[str, JSON], client_id: str | None) -> Init:
+    args = payload.get("args")
+    if args is None:
+        args = {}
+    if not isinstance(args, dict):
+        raise malformed("The args of an INIT must be an object or null.")
+    token = payload.get("token")
+    if token is not None and not isinstance(token, str):
+        raise malformed("The token must be a string or null.")
+    if client_id is not None and len(client_id) < MIN_INIT_CLIENT_ID:
+        raise malformed(f"The client_id of an INIT must be random: {MIN_INIT_CLIENT_ID} characters or more.")
+    settings: dict[str, JSON] = {}
+    secrets: dict[str, str] = {}
+    named = {"github_token": payload.get("github_token")} | {key.lower(): args[key] for key in args}
+    for key, value in named.items():
+        if SECRET_KEY.search(key):
+            if value not in (None, ""):
+                secrets[key] = value if isinstance(value, str) else encode(value)
+        else:
+            settings[key] = value
+    if payload.get("selected_repository") is not None:
+        settings["selected_repository"] = payload["selected_repository"]
+    runtime = settings.pop("runtime", None)
+    if runtime is not None and not isinstance(runtime, str):
+        raise WireError(400, "unknown_runtime", "args.runtime must be the alias of a runtime: a string.")
+    return Init(
+        settings=settings,
+        secrets=secrets,
+        runtime=runtime,
+        token=token or None,
+        cursor=parse_cursor(payload.get("latest_event_id")),
+        client_id=client_id,
+        batch=payload.get("replay") == "batch",
+        as_viewer=payload.get("role") == "viewer",
+    )
+
+
+def parse_cursor(value: JSON) -> int:
+    """Reads `latest_event_id`: an integer or its decimal string; anything else, or negative, means -1."""
+    if isinstance(value, str) and _CURSOR.fullmatch(value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        return -1
+    return max(value, -1)
+
+
+def _parse_act(kind: str, payload: dict[str, JSON], client_id: str | None) -> Act:
+    args = payload.get("args")
+    if args is None:
+        args = {}
+    if not isinstance(args, dict):
+        raise malformed("The args of an action must be an object or null.")
+    hidden = None
+    if args.get("hidden") is True:
+        hidden = encode(args)
+        args = {key: _emptied(value) for key, value in args.items()} | {"hidden": True}
+    body = encode({"source": "user", "message": _describe(kind, args), "action": kind, "args": args})
+    return Act(type=kind, client_id=client_id, body=body, hidden=hidden)
+
+
+def _emptied(value: JSON) -> JSON:
+    return type(value)() if isinstance(value, str | list | dict) else None
+
+
+def _describe(kind: str, args: dict[str, JSON]) -> str:
+    """One line for people, as OpenHands words it."""
+    if kind == "message" and isinstance(args.get("content"), str):
+        return str(args["content"])
+    if kind == "run" and isinstance(args.get("command"), str) and args["command"]:
+        return f"Running command: {args['command']}"
+    return ""
+
+
+def encode(value: JSON) -> str:
+    """The one way in which we write JSON: compact, not escaped to ASCII. Raises ValueError for NaN."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def timestamp(moment: datetime) -> str:
+    """`2026-11-22T10:00:00.000000+00:00`, always in UTC and with six digits."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def stamp(body: str, number: int, moment: datetime) -> str:
+    """The stored and sent form of an event: its encoded `body` with `id` and `timestamp` in front."""
+    return f'{{"id":{number},"timestamp":"{timestamp(moment)}",{body[1:]}'
+
+
+def unstamp(data: str) -> str:
+    """The body that `stamp` was given; for comparing contents."""
+    return "{" + data.split(",", 2)[2]
+
+
+def event_body(
+    *,
+    observation: str | None = None,
+    action: str | None = None,
+    content: str = "",
+    args: Mapping[str, JSON] | None = None,
+    extras: Mapping[str, JSON] | None = None,
+    message: str = "",
+    source: str = "agent",
+    cause: int | None = None,
+) -> str:
+    """The encoded body of what a runtime emits: an observation, or an action of the agent.
+
+    Raises InvalidEvent if it is neither or both, or cannot be JSON.
+    """
+    if (observation is None) == (action is None):
+        raise InvalidEvent("An event is either an observation or an action: give one of the two names.")
+    if source not in ("agent", "environment", "user"):
+        raise InvalidEvent(f"The source of an event is agent, environment or user, not {source!r}.")
+    body: dict[str, JSON] = {"source": source, "message": message}
+    if cause is not None:
+        body["cause"] = cause
+    if observation is not None:
+        body |= {"observation": observation, "content": content, "extras": dict(extras or {})}
+    else:
+        body |= {"action": action, "args": dict(args or {})}
+    try:
+        check_json(body)
+        return encode(body)
+    except WireError as error:
+        raise InvalidEvent(f"The event cannot be carried as JSON. {error.message}") from error
+    except (TypeError, ValueError) as error:
+        raise InvalidEvent(f"The event cannot be carried as JSON: {error}.") from error
+
+
+def agent_state(state: str) -> str:
+    """The body of the stored observation that tells the agent's state."""
+    return event_body(observation="agent_state_changed", extras={"agent_state": state}, source="environment")
+
+
+def first_answer(
+    *, token: str, session_id: str, state: str, role: str, head: int, first_event_id: int | None
+) -> dict[str, JSON]:
+    """The answer to INIT; `first_event_id` is given when the cursor was not valid and replay starts there."""
+    answer: dict[str, JSON] = {
+        "token": token,
+        "status": "ok",
+        "session_id": session_id,
+        "state": state,
+        "role": role,
+        "head": head,
+        "reset": first_event_id is not None,
+    }
+    if first_event_id is not None:
+        answer["first_event_id"] = first_event_id
+    return answer
+
+
+def error_event(error: WireError) -> dict[str, JSON]:
+    """An error as an `oh_event`. OpenHands' client reads `error` and `error_code`."""
+    flag: JSON = True
+    if error.code == 401:
+        flag = "Invalid token" if error.reason == "invalid_token" else "Login required"
+    return {"error": flag} | _error_fields(error)
+
+
+def error_ack(error: WireError) -> dict[str, JSON]:
+    """An error as the acknowledgement of the action that it is about."""
+    return {"status": "error"} | _error_fields(error)
+
+
+def _error_fields(error: WireError) -> dict[str, JSON]:
+    fields = {"error_code": error.code, "reason": error.reason, "message": error.message}
+    return fields | error.extra
+
+
+def status(kind: str, identifier: str, message: str) -> dict[str, JSON]:
+    """A status for people, not stored: `kind` is info or error."""
+    return {"status_update": True, "type": kind, "id": f"STATUS${identifier}", "message": message}
+
+
+def notice(kind: str, **fields: JSON) -> dict[str, JSON]:
+    """One flat object for `oh_notice`."""
+    return {"notice": kind} | fields
+
+
+def event_packet(data: str) -> str:
+    """The Socket.IO packet that carries one encoded event as `oh_event`."""
+    return f'2["oh_event",{data}]'
+
+
+def batch_packet(data: list[str]) -> str:
+    """The Socket.IO packet that carries many encoded events as `oh_events`."""
+    return f'2["oh_events",[{",".join(data)}]]'

@@ -1,0 +1,212 @@
+"""The tables. Rows are plain: what may be written, and when, is decided elsewhere.
+
+Times named `_at` are of the database's clock. Numbers count a session's events from 0; -1 means none yet.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+
+from ohsessions.core.policy import has_pending_work
+from ohsessions.core.states import State
+
+
+class SessionQuerySet(models.QuerySet["Session"]):
+    def unowned(self) -> SessionQuerySet:
+        """Awake, but no worker works for it."""
+        return self.filter(state__in=[State.STARTING, State.PASSIVATING], worker=None)
+
+    def with_pending_work(self) -> SessionQuerySet:
+        """See core.policy.has_pending_work()."""
+        return self.filter(last_action_number__gt=F("handled_number"))
+
+
+class Session(models.Model):
+    """A conversation between people and a runtime, for as long as anybody wants it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    title = models.CharField(max_length=200, blank=True)
+    runtime = models.CharField(max_length=100, help_text="Alias in the setting RUNTIMES.")
+    state = models.CharField(max_length=20, choices=[(state.value, state.value) for state in State])
+    reason = models.CharField(max_length=300, blank=True, help_text="Why it is in this state.")
+    settings = models.JSONField(default=dict, blank=True)
+    secrets = models.TextField(blank=True, help_text="Encrypted.")
+    init_key = models.CharField(
+        max_length=64, null=True, unique=True, help_text="Digest of whose INIT with which client_id made it."
+    )
+
+    next_number = models.BigIntegerField(default=0)
+    first_number = models.BigIntegerField(default=0, help_text="Events below it were trimmed.")
+    last_action_number = models.BigIntegerField(default=-1)
+    started_number = models.BigIntegerField(default=-1)
+    handled_number = models.BigIntegerField(default=-1)
+    interrupted_number = models.BigIntegerField(
+        default=-1, help_text="The last interrupt that was delivered."
+    )
+    attempts = models.PositiveSmallIntegerField(
+        default=0, help_text="How often the action with started_number was begun."
+    )
+
+    epoch = models.BigIntegerField(default=0)
+    worker = models.ForeignKey(
+        "Process", null=True, blank=True, on_delete=models.SET_NULL, related_name="sessions"
+    )
+    passivate_at = models.DateTimeField(null=True, blank=True, help_text="Null: not due.")
+    forced_by = models.CharField(max_length=150, blank=True, help_text="Who wants it passivated regardless.")
+    retry_at = models.DateTimeField(null=True, blank=True)
+    crashes = models.PositiveIntegerField(default=0, help_text="In a row.")
+    snapshot = models.JSONField(null=True, blank=True)
+    snapshot_file = models.CharField(max_length=200, blank=True, help_text="A large snapshot's file.")
+    token_version = models.PositiveIntegerField(default=1)
+
+    created_at = models.DateTimeField()
+    state_at = models.DateTimeField(help_text="When it came into this state.")
+    active_at = models.DateTimeField(help_text="When its log last grew.")
+
+    objects = SessionQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-active_at"]
+        indexes = [
+            models.Index(fields=["state", "worker"], name="ohsessions_by_state"),
+            models.Index(fields=["owner", "-active_at"], name="ohsessions_by_owner"),
+            models.Index(
+                fields=["passivate_at"], name="ohsessions_due", condition=Q(passivate_at__isnull=False)
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.title or str(self.id)
+
+    @property
+    def head(self) -> int:
+        """The number of the last event, -1 if there is none."""
+        return self.next_number - 1
+
+    @property
+    def has_pending_work(self) -> bool:
+        return has_pending_work(self)
+
+
+class Process(models.Model):
+    """A gateway or a worker, for as long as it lives. Its row is the lease of everything it holds."""
+
+    class Kind(models.TextChoices):
+        GATEWAY = "gateway"
+        WORKER = "worker"
+
+    class State(models.TextChoices):
+        ACTIVE = "active"
+        DRAINING = "draining"
+        GONE = "gone"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    kind = models.CharField(max_length=10, choices=Kind)
+    state = models.CharField(max_length=10, choices=State, default=State.ACTIVE)
+    host = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+    birth = models.CharField(
+        max_length=200, help_text="Boot, pid namespace and start time: with the pid, never the same twice."
+    )
+    version = models.CharField(max_length=50)
+    heartbeat = models.BigIntegerField(default=0)
+    load = models.PositiveIntegerField(default=0, help_text="Sessions owned, or connections served.")
+    started_at = models.DateTimeField()
+    seen_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-seen_at"]
+        verbose_name_plural = "processes"
+        indexes = [models.Index(fields=["state"], name="ohsessions_process_state")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.host}:{self.pid}"
+
+
+class ConnectionQuerySet(models.QuerySet["Connection"]):
+    def attached(self) -> ConnectionQuerySet:
+        return self.filter(session__isnull=False, ended_at=None)
+
+
+class Connection(models.Model):
+    """A client's socket that is, or was, attached to a session."""
+
+    sid = models.CharField(max_length=64, unique=True)
+    session = models.ForeignKey(
+        Session, null=True, blank=True, on_delete=models.CASCADE, related_name="connections"
+    )
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    gateway = models.ForeignKey(Process, null=True, on_delete=models.SET_NULL, related_name="connections")
+    transport = models.CharField(max_length=20)
+    address = models.CharField(max_length=64, blank=True)
+    user_agent = models.CharField(max_length=300, blank=True)
+    role = models.CharField(max_length=10)
+    token_version = models.PositiveIntegerField(default=1)
+    connected_at = models.DateTimeField()
+    attached_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    end_reason = models.CharField(max_length=100, blank=True)
+    sent_number = models.BigIntegerField(default=-1)
+
+    objects = ConnectionQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-connected_at"]
+        indexes = [
+            models.Index(fields=["session"], name="ohsessions_attached", condition=Q(ended_at__isnull=True)),
+        ]
+
+    def __str__(self) -> str:
+        return self.sid
+
+
+class Event(models.Model):
+    """One entry of a session's log. `data` is its JSON as it goes over the wire, encoded once."""
+
+    id = models.BigAutoField(primary_key=True)
+    session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="events")
+    number = models.BigIntegerField()
+    source = models.CharField(max_length=20)
+    kind = models.CharField(max_length=64, help_text="Its action or observation.")
+    data = models.TextField()
+    write_key = models.CharField(max_length=120)
+    hidden_text = models.TextField(null=True, blank=True, help_text="Encrypted arguments; null once handled.")
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["session", "number"]
+        constraints = [
+            models.UniqueConstraint(fields=["session", "number"], name="ohsessions_event_number"),
+            models.UniqueConstraint(fields=["session", "write_key"], name="ohsessions_event_write_key"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.session_id} #{self.number}"
+
+
+class Transition(models.Model):
+    """Why a session came into a state: the answer to questions asked at three in the morning."""
+
+    session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="transitions")
+    origin = models.CharField(max_length=20, blank=True, db_column="from", verbose_name="from")
+    target = models.CharField(max_length=20, db_column="to", verbose_name="to")
+    reason = models.CharField(max_length=300, blank=True)
+    by = models.CharField(max_length=200, blank=True)
+    epoch = models.BigIntegerField()
+    at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-at", "-id"]
+        indexes = [models.Index(fields=["session", "-at"], name="ohsessions_transitions")]
+
+    def __str__(self) -> str:
+        return f"{self.origin or '–'} → {self.target}"
