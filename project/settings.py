@@ -128,7 +128,7 @@ if flag("DJANGO_TRUST_PROXY", False):
 
 
 def read_ohsessions() -> dict[str, Any]:
-    """``OHSESSIONS_<NAME>``: JSON, or a bare word for a string. Unknown names are left to the system checks."""
+    """``OHSESSIONS_<NAME>``: JSON, or a bare word for a string. Unknown names are for the system checks."""
     shell = {"BACKEND": "ohsessions.runtimes.shell.ShellRuntime", "OPTIONS": {}}
     site: dict[str, Any] = {"RUNTIMES": {"shell": shell} if DEBUG else {}}
     site["RUNTIMES"] |= Settings.RUNTIMES
@@ -147,9 +147,11 @@ OHSESSIONS = read_ohsessions()
 
 
 def read_database() -> dict[str, Any]:
-    database: dict[str, Any] = dict(
-        dj_database_url.parse(os.environ.get("DATABASE_URL") or f"sqlite:///{VAR_DIR / 'db.sqlite3'}")
-    )
+    url = os.environ.get("DATABASE_URL")
+    if not url:
+        VAR_DIR.mkdir(exist_ok=True)
+        url = f"sqlite:///{VAR_DIR / 'db.sqlite3'}"
+    database: dict[str, Any] = dict(dj_database_url.parse(url))
     options = database.setdefault("OPTIONS", {})
     if database["ENGINE"].endswith("sqlite3"):
         # A transaction that read before it wrote cannot wait for a lock: IMMEDIATE takes it at BEGIN.
