@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -17,6 +19,7 @@ from uuid import UUID
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 from django.core import signing
+from django.utils.encoding import force_bytes
 from django.utils.module_loading import import_string
 
 from ohsessions.conf import conf
@@ -119,7 +122,7 @@ def issue_token(session: Session, role: Role) -> str:
 def read_token(token: str) -> tuple[UUID, Role, int]:
     """Gives session id, role and version from a token, unless it is forged or too old: WireError 401."""
     try:
-        content = signing.loads(token, salt=TOKEN_SALT, max_age=conf.TOKEN_MAX_AGE)
+        content = signing.loads(token, salt=TOKEN_SALT, max_age=timedelta(seconds=conf.TOKEN_MAX_AGE))
         return UUID(hex=content["s"]), Role(content["r"]), int(content["v"])
     except (signing.BadSignature, KeyError, TypeError, ValueError) as error:
         raise invalid_token() from error
@@ -140,11 +143,11 @@ def decrypt(text: str) -> str:
 
 
 def _fernet() -> MultiFernet:
-    keys = conf.SECRETS_KEYS or [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
+    keys: Sequence[str | bytes] = conf.SECRETS_KEYS or [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
     # A key may be any string: what Fernet needs (32 bytes, base64) is derived from it.
     return MultiFernet([Fernet(_derive(key)) for key in keys])
 
 
-def _derive(key: str) -> bytes:
-    digest = hashlib.blake2b(SECRETS_SALT, key=hashlib.sha256(key.encode()).digest(), digest_size=32)
+def _derive(key: str | bytes) -> bytes:
+    digest = hashlib.blake2b(SECRETS_SALT, key=hashlib.sha256(force_bytes(key)).digest(), digest_size=32)
     return base64.urlsafe_b64encode(digest.digest())

@@ -1,7 +1,8 @@
 """Every error that ohsessions raises on purpose.
 
     OhSessionsError
-    ├── WireError               answered to the client that caused it, with PROTOCOL's code and reason
+    ├── WireError               answered to the client that caused it, with the protocol's code and reason
+    │   └── Unavailable         the database is away; trying again later may help
     ├── IllegalTransition       a move that the table of states does not have; nothing was changed
     ├── StaleEpoch              the writer no longer owns the session; nothing was written
     ├── InvalidEvent            a runtime emitted what the wire cannot carry; nothing was written
@@ -36,6 +37,14 @@ class WireError(OhSessionsError):
         self.reason = reason
         self.message = message
         self.extra = extra
+
+
+class Unavailable(WireError):
+    """The database cannot be reached at the moment."""
+
+    def __init__(self, retry_after: float = 1.0) -> None:
+        message = "The database cannot be reached at the moment. Try again."
+        super().__init__(503, "unavailable", message, retry_after=retry_after)
 
 
 class IllegalTransition(OhSessionsError):

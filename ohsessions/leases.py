@@ -1,0 +1,144 @@
+"""Processes and their leases: who lives, and so who may own what.
+
+A process registers under an id that is never used again, and renews by raising its heartbeat counter. Nobody
+compares clocks of two hosts: an observer marks a process gone when its *counter* stood still for LEASE_TTL
+seconds of the observer's own monotonic clock; the UPDATE repeats the counter, so a renewal in the meantime
+wins. A process that was marked gone cannot renew: it learns of it, stops what it owns, and registers anew.
+
+One case needs no waiting. On the same boot and in the same pid namespace, a pid whose start time is no longer
+to be found is a process that has ended (`is_known_dead`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+from django.db.models import F
+
+import ohsessions
+from ohsessions.core.errors import ProcessGone
+from ohsessions.database import database_now
+from ohsessions.models import Process
+
+MAX_GAP = 1.0
+"""Seconds between two successful looks beyond which an observer starts counting again: after an outage of the
+database nobody must be reaped for not having renewed during it."""
+
+
+def start_time(pid: int) -> str | None:
+    """When a process of this pid namespace started, in clock ticks since boot; None if there is none.
+
+    Source: proc(5), field 22 of /proc/PID/stat; the name in field 2 may hold spaces and parentheses.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in ("Z", "X") else fields[19]
+
+
+def _namespace() -> str:
+    """Boot and pid namespace: within both, a pid and its start time name one process. Empty if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
+
+
+def own_birth() -> str:
+    """What distinguishes this process from every other one with its pid."""
+    return f"{_namespace()}/{start_time(os.getpid()) or ''}"
+
+
+def is_known_dead(process: Process) -> bool:
+    """Whether a process certainly no longer exists; False if that cannot be known from here."""
+    namespace, _, started = process.birth.rpartition("/")
+    if not namespace or not started or namespace != _namespace():
+        return False
+    return start_time(process.pid) != started
+
+
+def register(kind: Process.Kind) -> UUID:
+    """Makes this process known, under a new id."""
+    now = database_now()
+    process = Process.objects.create(
+        kind=kind,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        birth=own_birth(),
+        version=ohsessions.__version__,
+        started_at=now,
+        seen_at=now,
+    )
+    return process.pk
+
+
+def renew(process_id: UUID, load: int) -> None:
+    """Renews a lease. Raises ProcessGone if it was declared gone meanwhile."""
+    alive = Process.objects.filter(pk=process_id).exclude(state=Process.State.GONE)
+    if not alive.update(heartbeat=F("heartbeat") + 1, load=load, seen_at=database_now()):
+        raise ProcessGone
+
+
+def begin_drain(process_id: UUID) -> None:
+    """Says that a process takes nothing new."""
+    Process.objects.filter(pk=process_id, state=Process.State.ACTIVE).update(state=Process.State.DRAINING)
+
+
+def mark_gone(process_id: UUID, heartbeat: int | None = None) -> bool:
+    """Declares a process gone, if its counter is still `heartbeat` (None: whatever it is). Says if it did."""
+    rows = Process.objects.filter(pk=process_id).exclude(state=Process.State.GONE)
+    if heartbeat is not None:
+        rows = rows.filter(heartbeat=heartbeat)
+    return bool(rows.update(state=Process.State.GONE))
+
+
+def living() -> list[Process]:
+    """All processes that were not declared gone."""
+    return list(Process.objects.exclude(state=Process.State.GONE))
+
+
+def gone_with_leftovers() -> list[Process]:
+    """Processes declared gone that still own sessions or have connections that did not end."""
+    gone = Process.objects.filter(state=Process.State.GONE)
+    owners = gone.filter(sessions__isnull=False)
+    gateways = gone.filter(connections__ended_at=None, connections__isnull=False)
+    return list((owners | gateways).distinct())
+
+
+@dataclass(slots=True)
+class Observer:
+    """Watches the others' counters with this process's own monotonic clock. See the module's docstring."""
+
+    lease_ttl: float
+    _seen: dict[UUID, tuple[int, float]] = field(default_factory=dict)
+    _last_look: float | None = None
+
+    def observe(self, counters: Iterable[tuple[UUID, int]], now: float) -> list[tuple[UUID, int]]:
+        """Takes (process, counter) of all that live, read successfully at monotonic time `now`.
+
+        Gives those whose counter has stood still for too long, with that counter.
+        """
+        if self._last_look is None or now - self._last_look > MAX_GAP + self._slack():
+            self._seen.clear()
+        self._last_look = now
+        seen: dict[UUID, tuple[int, float]] = {}
+        expired = []
+        for process, counter in counters:
+            before = self._seen.get(process)
+            since = before[1] if before and before[0] == counter else now
+            seen[process] = (counter, since)
+            if now - since >= self.lease_ttl:
+                expired.append((process, counter))
+        self._seen = seen
+        return expired
+
+    def _slack(self) -> float:
+        """A look may come late by scheduling without having missed anything."""
+        return 0.5

@@ -1,0 +1,105 @@
+"""Hints over the channel layer: that something is to be looked at in the database.
+
+A message may be lost, doubled or late by contract of the layer, so nothing depends on one: who gets it looks
+sooner, and reconciliation looks anyway. Therefore nothing here raises. A failing layer is logged once, and
+once more when it works again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from channels.layers import InMemoryChannelLayer, get_channel_layer
+
+from ohsessions.core.runtime import JSON
+
+logger = logging.getLogger(__name__)
+
+WORK_CHANNEL = "ohsessions"
+"""Where workers hear of sessions that nobody owns."""
+MAX_INLINE = 64 * 1024
+"""Characters of events that travel in a message; beyond it only their numbers do."""
+
+
+def worker_channel(process_id: UUID) -> str:
+    return f"ohsessions.worker.{process_id.hex}"
+
+
+def session_group(session_id: UUID) -> str:
+    return f"ohsessions.session.{session_id.hex}"
+
+
+def is_embedded() -> bool:
+    """Whether the channel layer ends at this process: then its gateway runs a worker too."""
+    return isinstance(get_channel_layer(), InMemoryChannelLayer)
+
+
+class Wakeups:
+    """Sends hints. One per process."""
+
+    def __init__(self) -> None:
+        self._layer: Any = get_channel_layer()
+        self.works = True
+
+    async def events(self, session_id: UUID, stored: Sequence[tuple[int, str]], head: int) -> None:
+        """Tells gateways of new events: (number, data) of each when they are small, and the last number."""
+        message: dict[str, Any] = {"type": "session.events", "session": session_id.hex, "head": head}
+        if sum(len(data) for _, data in stored) <= MAX_INLINE:
+            message["events"] = [list(event) for event in stored]
+        await self._to_session(session_id, message)
+
+    async def state(self, session_id: UUID, state: str, reason: str, title: str) -> None:
+        """Tells gateways that a session changed its state or title."""
+        message = {"type": "session.state", "session": session_id.hex}
+        await self._to_session(session_id, message | {"state": state, "reason": reason, "title": title})
+
+    async def presence(self, session_id: UUID) -> None:
+        """Tells gateways that somebody came or went."""
+        await self._to_session(session_id, {"type": "session.presence", "session": session_id.hex})
+
+    async def notice(self, session_id: UUID, notice: dict[str, JSON]) -> None:
+        """Has gateways send a notice to everyone attached."""
+        await self._to_session(
+            session_id, {"type": "session.notice", "session": session_id.hex, "notice": notice}
+        )
+
+    async def error(self, session_id: UUID, payload: dict[str, JSON]) -> None:
+        """Has gateways send an unstored oh_event (an error, a status) to everyone attached."""
+        await self._to_session(
+            session_id, {"type": "session.error", "session": session_id.hex, "payload": payload}
+        )
+
+    async def ended(self, session_id: UUID) -> None:
+        """Tells gateways that connections of a session were ended in the database."""
+        await self._to_session(session_id, {"type": "session.ended", "session": session_id.hex})
+
+    async def wanted(self, session_id: UUID) -> None:
+        """Tells workers that a session has no owner."""
+        await self._send(WORK_CHANNEL, {"type": "session.wanted", "session": session_id.hex})
+
+    async def owner(self, worker: UUID, session_id: UUID, epoch: int) -> None:
+        """Tells a session's owner that there is something to do for it."""
+        message = {"type": "session.work", "session": session_id.hex, "epoch": epoch}
+        await self._send(worker_channel(worker), message)
+
+    async def _to_session(self, session_id: UUID, message: dict[str, Any]) -> None:
+        await self._try(self._layer.group_send, session_group(session_id), message)
+
+    async def _send(self, channel: str, message: dict[str, Any]) -> None:
+        await self._try(self._layer.send, channel, message)
+
+    async def _try(self, send: Any, target: str, message: dict[str, Any]) -> None:
+        try:
+            await send(target, message)
+        except Exception as error:
+            if self.works:
+                self.works = False
+                extra = {"verb": "layer_lost"}
+                logger.warning("The channel layer fails (%s): all goes on, later.", error, extra=extra)
+        else:
+            if not self.works:
+                self.works = True
+                logger.info("The channel layer works again.", extra={"verb": "layer_back"})
