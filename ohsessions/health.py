@@ -1,0 +1,145 @@
+"""Whether this process can serve: the checks behind /readyz. What is answered over HTTP is decided in views.
+
+A check's detail is for people and is public: it has counts and times. Hosts, names and the texts of errors
+are for the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from enum import StrEnum
+
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+
+from ohsessions.models import Process
+
+logger = logging.getLogger(__name__)
+
+LIMIT = 2.0
+"""Seconds that the database, and after it the channel layer, may take."""
+MOST_AT_ONCE = 4
+"""Threads that may wait for the database at a time; a dead one answers none of them."""
+
+
+class Status(StrEnum):
+    READY = "ready"
+    DEGRADED = "degraded"
+    """It serves, but late or not everything: clients wait for what is missing."""
+    UNREADY = "unready"
+    """It cannot serve; send clients elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    status: Status
+    checks: dict[str, Check]
+
+
+NEEDED = frozenset({"database", "migrations"})
+"""Without these nothing works. Without a channel layer wake-ups are late; without a worker sessions wait."""
+
+_free_threads = threading.BoundedSemaphore(MOST_AT_ONCE)
+
+
+def readiness() -> Readiness:
+    """Runs all checks. Returns within about twice LIMIT, whatever hangs; raises nothing."""
+    checks = check_database() | {"channel_layer": check_channel_layer()}
+    failed = {name for name, check in checks.items() if not check.ok}
+    if failed & NEEDED:
+        return Readiness(Status.UNREADY, checks)
+    return Readiness(Status.DEGRADED if failed else Status.READY, checks)
+
+
+def check_database() -> dict[str, Check]:
+    """The checks that ask the database, in a thread of their own.
+
+    A driver has no limit that holds for a host that swallows packets, so the limit is on the waiting. The
+    thread is a daemon: one that hangs does not keep the process from ending.
+    """
+    if not _free_threads.acquire(blocking=False):
+        return _unanswered("Earlier checks still wait for the database.")
+    answer: Future[dict[str, Check]] = Future()
+    threading.Thread(target=_ask_database, args=[answer], name="ohsessions-readyz", daemon=True).start()
+    try:
+        return answer.result(LIMIT)
+    except TimeoutError:
+        return _unanswered(f"No answer within {LIMIT:g} s.")
+
+
+def _unanswered(detail: str) -> dict[str, Check]:
+    skipped = Check(False, "Not checked: the database does not answer.")
+    return {"database": Check(False, detail), "migrations": skipped, "workers": skipped}
+
+
+def _ask_database(answer: Future[dict[str, Check]]) -> None:
+    try:
+        database = _try("database", _select)
+        if database.ok:
+            migrations = _try("migrations", _compare_migrations)
+            workers = _try("workers", _count_workers)
+            answer.set_result({"database": database, "migrations": migrations, "workers": workers})
+        else:
+            answer.set_result(_unanswered(database.detail))
+    finally:
+        connection.close()
+        _free_threads.release()
+
+
+def _try(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except Exception as error:  # drivers and layers have no common base, and a probe must be answered
+        logger.warning("Readiness check %s failed: %s: %s", name, type(error).__name__, error)
+        return Check(False, "Failed; the reason is in the log.")
+
+
+def _select() -> Check:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        cursor.fetchone()
+    return Check(True, "Answers.")
+
+
+def _compare_migrations() -> Check:
+    executor = MigrationExecutor(connection)
+    missing = len(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+    if missing:
+        return Check(False, f"{missing} not applied: run `manage.py migrate`.")
+    return Check(True, "All are applied.")
+
+
+def _count_workers() -> Check:
+    active = Process.objects.filter(kind=Process.Kind.WORKER, state=Process.State.ACTIVE).count()
+    if not active:
+        return Check(False, "None is active: sessions wait. Start `manage.py ohsessions worker`.")
+    return Check(True, f"{active} active.")
+
+
+def check_channel_layer() -> Check:
+    """Sends to a group without members: it goes the whole way and leaves nothing behind."""
+    return _try("channel_layer", async_to_sync(_send))
+
+
+async def _send() -> Check:
+    layer = get_channel_layer()
+    if layer is None:
+        return Check(False, "None is configured: set CHANNEL_LAYERS.")
+    try:
+        await asyncio.wait_for(layer.group_send("ohsessions.readyz", {"type": "readyz"}), LIMIT)
+    except TimeoutError:
+        return Check(False, f"No answer within {LIMIT:g} s: clients are late by a reconcile interval.")
+    return Check(True, "Answers.")

@@ -1,0 +1,222 @@
+"""HTTP beside the sockets: a JSON API for a user's sessions, and the answers to probes.
+
+The API is for what needs no connection: to list, look, rename, share. Whoever asks shows a session's token
+(``Authorization: Bearer …``) or has logged in. A login is a cookie, which other sites' pages can make a
+browser send, so those requests need Django's CSRF token too. Errors are those of the wire, with the code as
+status.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID
+
+from django.db import InterfaceError, OperationalError
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, UnreadablePostError
+from django.middleware.csrf import CsrfViewMiddleware
+from django.urls import get_script_prefix
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_safe
+
+from ohsessions.access import Grant, Role, authorize, issue_token
+from ohsessions.core.errors import WireError
+from ohsessions.core.runtime import JSON
+from ohsessions.core.wire import check_json, malformed, timestamp
+from ohsessions.health import Status, readiness
+from ohsessions.models import Session
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY = 16 * 1024
+"""Bytes of a request's body: a title of 200 characters, escaped, with room to spare."""
+MAX_TITLE = 200
+MOST_LISTED = 100
+
+Handler = Callable[..., JSON]
+"""Takes the request and the address's arguments; gives the answer, or raises WireError."""
+
+
+def endpoint(**handlers: Handler) -> Callable[..., HttpResponse]:
+    """Makes a view of one handler per HTTP method: what it gives, or the WireError it raises, as JSON."""
+    if "GET" in handlers:
+        handlers["HEAD"] = handlers["GET"]
+
+    @csrf_exempt  # Checked in _check_csrf(), where a cookie is what lets the request in.
+    def view(request: HttpRequest, **kwargs: Any) -> HttpResponse:
+        try:
+            handler = handlers.get(request.method or "")
+            if handler is None:
+                raise WireError(405, "method", f"Use {' or '.join(handlers)} here.")
+            return _answer(handler(request, **kwargs))
+        except WireError as error:
+            response = _refusal(error)
+        except (OperationalError, InterfaceError):
+            logger.warning("%s %s: the database is away", request.method, request.path, exc_info=True)
+            response = _refusal(WireError(503, "unavailable", "The database is away. Try again soon."))
+        if response.status_code == 405:
+            response["Allow"] = ", ".join(handlers)
+        return response
+
+    return view
+
+
+def _answer(content: JSON, status: int = 200) -> HttpResponse:
+    # Tokens and titles are nobody else's: no cache may keep them.
+    return JsonResponse(content, status=status, headers={"Cache-Control": "no-store"})
+
+
+def _refusal(error: WireError) -> HttpResponse:
+    fields = {"error_code": error.code, "reason": error.reason, "message": error.message}
+    response = _answer({"error": fields | error.extra}, error.code)
+    if error.code == 401:
+        response["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def list_sessions(request: HttpRequest) -> JSON:
+    """The logged-in user's sessions, the last active ones first."""
+    if not request.user.is_authenticated:
+        raise _login_required()
+    mine = Session.objects.filter(owner=request.user).order_by("-active_at")
+    mine = mine.only("id", "title", "runtime", "state", "created_at", "active_at")
+    return {"sessions": [_describe(session) for session in mine[:MOST_LISTED]]}
+
+
+def show_session(request: HttpRequest, session_id: UUID) -> JSON:
+    """One session, and the role in which whoever asks may join it."""
+    grant = _admit(request, session_id)
+    return _describe(grant.session) | {"role": grant.role.value}
+
+
+def rename_session(request: HttpRequest, session_id: UUID) -> JSON:
+    """Takes ``{"title": …}``; gives the session as it is then."""
+    from ohsessions import lifecycle
+
+    body = _read(request)
+    grant = _admit_actor(request, session_id)
+    title = body.get("title")
+    if set(body) != {"title"} or not isinstance(title, str) or len(title) > MAX_TITLE:
+        raise malformed(f"Send one key, `title`: a string of at most {MAX_TITLE} characters.")
+    lifecycle.rename(session_id, title)
+    grant.session.title = title
+    return _describe(grant.session) | {"role": grant.role.value}
+
+
+def share_session(request: HttpRequest, session_id: UUID) -> JSON:
+    """Takes ``{"role": …}``; gives a token for that role, and the address to hand on."""
+    body = _read(request)
+    grant = _admit_actor(request, session_id)
+    if set(body) != {"role"} or body["role"] not in (Role.EDITOR, Role.VIEWER):
+        raise malformed("Send one key, `role`: editor or viewer.")
+    role = Role(body["role"])
+    token = issue_token(grant.session, role)
+    # In the fragment, which browsers do not send: no server's log gets the token.
+    return {"token": token, "role": role.value, "url": f"{console_path(session_id)}#{token}"}
+
+
+def no_such_address(request: HttpRequest, rest: str) -> JSON:
+    raise WireError(404, "unknown_address", "There is nothing at this address. They end with a slash.")
+
+
+sessions = endpoint(GET=list_sessions)
+session = endpoint(GET=show_session, PATCH=rename_session)
+share = endpoint(POST=share_session)
+nothing = endpoint(**dict.fromkeys(("GET", "POST", "PUT", "PATCH", "DELETE"), no_such_address))
+
+
+def console_path(session_id: UUID) -> str:
+    """Where the console shows a session."""
+    return f"{get_script_prefix()}s/{session_id}"
+
+
+def _describe(session: Session) -> dict[str, JSON]:
+    return {
+        "id": str(session.pk),
+        "title": session.title,
+        "runtime": session.runtime,
+        "state": session.state,
+        "created_at": timestamp(session.created_at),
+        "last_activity_at": timestamp(session.active_at),
+        "url": console_path(session.pk),
+    }
+
+
+def _admit(request: HttpRequest, session_id: UUID) -> Grant:
+    """See access.authorize(). Somebody unknown who shows nothing is asked to log in, whatever the id."""
+    token = _bearer_token(request)
+    try:
+        return authorize(request.user, token, session_id)
+    except WireError as error:
+        if token is None and error.code == 404 and not request.user.is_authenticated:
+            raise _login_required() from error
+        raise
+
+
+def _admit_actor(request: HttpRequest, session_id: UUID) -> Grant:
+    """The same for a request that changes or gives something. Raises WireError 403 for viewers."""
+    if _bearer_token(request) is None:
+        _check_csrf(request)
+    grant = _admit(request, session_id)
+    if not grant.role.may_act:
+        raise WireError(403, "role", "A viewer may only look.")
+    return grant
+
+
+def _bearer_token(request: HttpRequest) -> str | None:
+    # Other schemes are not for us: a proxy may ask for a password of its own.
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _check_csrf(request: HttpRequest) -> None:
+    """Django's own check, with its answer as one of ours. (Django logs why.)"""
+
+    def unprotected(request: HttpRequest) -> HttpResponseBase:
+        raise NotImplementedError("The check is made for a view; this one is not called.")
+
+    check = CsrfViewMiddleware(unprotected)
+    check.process_request(request)
+    if check.process_view(request, unprotected, (), {}) is not None:
+        raise WireError(403, "csrf", "Send the cookie `csrftoken` again as the header X-CSRFToken.")
+
+
+def _login_required() -> WireError:
+    return WireError(401, "login_required", "Log in, or send a session's token as `Authorization: Bearer …`.")
+
+
+def _read(request: HttpRequest) -> dict[str, JSON]:
+    """The request's body: one JSON object. Raises WireError 400 or 413."""
+    if request.content_type != "application/json":
+        raise malformed("Send JSON, with `Content-Type: application/json`.")
+    try:
+        text = request.read(MAX_BODY + 1)
+        if len(text) > MAX_BODY:
+            raise WireError(413, "too_large", f"The body may have at most {MAX_BODY} bytes.")
+        body = json.loads(text)
+    except UnreadablePostError as error:
+        raise malformed("The body broke off.") from error
+    except (ValueError, RecursionError) as error:
+        raise malformed("The body is not JSON.") from error
+    if not isinstance(body, dict):
+        raise malformed("The body must be one JSON object.")
+    check_json(body)
+    return body
+
+
+@require_safe
+def healthz(request: HttpRequest) -> HttpResponse:
+    """The process answers. It asks nobody else: restarting it heals no database."""
+    return _answer({"status": "ok"})
+
+
+@require_safe
+def readyz(request: HttpRequest) -> HttpResponse:
+    """Whether to send clients here: 200, or 503 with the reasons."""
+    found = readiness()
+    checks = {name: asdict(check) for name, check in found.checks.items()}
+    content = {"status": found.status.value, "checks": checks}
+    return _answer(content, 503 if found.status is Status.UNREADY else 200)
