@@ -1,0 +1,56 @@
+"""
+The server side of Socket.IO 5 over Engine.IO 4, as a Channels consumer. It knows nothing of sessions.
+
+    server = SocketIOServer(MyHandler, allow_origin=lambda scope: True)
+    application = SocketIOConsumer.as_asgi(server=server)  # for http and websocket
+
+packets, codec, engine and settings do no I/O and import no Django: so names that need it are found lazily
+here.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from ohsessions.socketio.codec import MalformedEvent, encode_event, encode_event_json
+from ohsessions.socketio.errors import (
+    ConnectionRefused,
+    PacketError,
+    RequestRefused,
+    SocketClosedError,
+    SocketIOError,
+)
+from ohsessions.socketio.settings import EngineSettings
+from ohsessions.socketio.sockets import Ack, Handler, Socket
+
+if TYPE_CHECKING:
+    from ohsessions.socketio.consumer import SocketIOConsumer
+    from ohsessions.socketio.server import EngineServer, SocketIOServer
+
+__all__ = [
+    "Ack",
+    "ConnectionRefused",
+    "EngineServer",
+    "EngineSettings",
+    "Handler",
+    "MalformedEvent",
+    "PacketError",
+    "RequestRefused",
+    "Socket",
+    "SocketClosedError",
+    "SocketIOConsumer",
+    "SocketIOError",
+    "SocketIOServer",
+    "encode_event",
+    "encode_event_json",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("SocketIOServer", "EngineServer"):
+        from ohsessions.socketio import server
+
+        return getattr(server, name)
+    if name == "SocketIOConsumer":
+        from ohsessions.socketio.consumer import SocketIOConsumer
+
+        return SocketIOConsumer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

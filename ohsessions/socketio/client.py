@@ -1,0 +1,118 @@
+"""
+Socket.IO over one Engine.IO connection: its namespaces, each with a socket and a dispatcher.
+
+Owns which packet is legal when. A packet out of place closes the connection, as in Node's server.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from ohsessions.socketio.codec import Kind, Packet, encode_connect_error, parse_packet
+from ohsessions.socketio.connection import Connection
+from ohsessions.socketio.dispatcher import Dispatcher
+from ohsessions.socketio.errors import PacketError
+from ohsessions.socketio.packets import MESSAGE
+from ohsessions.socketio.sockets import Handler, Socket
+
+__all__ = ["Client", "Host"]
+
+
+class Host(Protocol):
+    """What a client needs of its server."""
+
+    namespaces: tuple[str, ...]
+    handler_factory: Callable[[Socket], Handler]
+    farewell: Callable[[Socket, str], None] | None
+
+    def register(self, socket: Socket) -> None:
+        """The socket exists."""
+
+    def unregister(self, socket: Socket) -> None:
+        """It does not any more."""
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run the work in a task that the server awaits when it closes."""
+
+
+class Client:
+    """The receiver of a connection's messages."""
+
+    def __init__(self, host: Host, connection: Connection) -> None:
+        self._host = host
+        self._connection = connection
+        self._dispatchers: dict[str, Dispatcher] = {}
+        self._attachments = 0  # binary messages still announced by a binary event, to be dropped
+        self._timer: asyncio.TimerHandle | None = None
+        self._expect_connect()
+
+    def message(self, data: str | bytes) -> None:
+        """See connection.Receiver."""
+        if isinstance(data, bytes):
+            if not self._attachments:
+                raise PacketError("a binary message that no event announced")
+            self._attachments -= 1
+            return
+        if self._attachments:
+            raise PacketError("text in place of a binary attachment")
+        packet = parse_packet(data)
+        self._attachments = packet.attachments
+        dispatcher = self._dispatchers.get(packet.namespace)
+        if packet.kind is Kind.CONNECT:
+            self._connect(packet)
+        elif dispatcher is None:
+            raise PacketError("the namespace is not connected")
+        elif packet.kind is Kind.DISCONNECT:
+            self._remove(packet.namespace, "client disconnect", drop=False)
+        elif packet.kind in (Kind.ACK, Kind.BINARY_ACK):
+            dispatcher.socket.acknowledged(packet)
+        elif not dispatcher.try_put(packet):
+            self._flooded(dispatcher.socket)
+
+    def closed(self, reason: str) -> None:
+        """See connection.Receiver."""
+        for namespace in list(self._dispatchers):
+            self._remove(namespace, reason, drop=self._connection.closed_by_us)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _connect(self, packet: Packet) -> None:
+        namespace = packet.namespace
+        if namespace in self._dispatchers:
+            raise PacketError("the namespace is connected already")
+        if namespace not in self._host.namespaces:
+            self._connection.send(MESSAGE + encode_connect_error(namespace, "Invalid namespace"))
+            return
+        socket = Socket(self._connection, namespace)
+        dispatcher = Dispatcher(
+            socket,
+            self._host.handler_factory(socket),
+            self._connection.engine.settings,
+            on_refused=lambda: self._remove(namespace, "refused", drop=True),
+        )
+        self._dispatchers[namespace] = dispatcher
+        self._host.register(socket)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._host.spawn(dispatcher.run(packet), f"socket {socket.sid}")
+
+    def _remove(self, namespace: str, reason: str, *, drop: bool) -> None:
+        dispatcher = self._dispatchers.pop(namespace, None)
+        if dispatcher is None:
+            return
+        self._host.unregister(dispatcher.socket)
+        dispatcher.finish(reason, drop=drop)
+        if not self._dispatchers and not self._connection.closed:
+            self._expect_connect()
+
+    def _expect_connect(self) -> None:
+        """A connection that belongs to no namespace costs memory for nothing: limit it."""
+        self._timer = asyncio.get_running_loop().call_later(
+            self._connection.engine.settings.connect_timeout, self._connection.close, "connect timeout"
+        )
+
+    def _flooded(self, socket: Socket) -> None:
+        if self._host.farewell is not None:
+            self._host.farewell(socket, "flooding")
+        socket.close("flooding")

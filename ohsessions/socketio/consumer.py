@@ -1,0 +1,261 @@
+"""
+The Channels consumer that carries Engine.IO: HTTP requests and websockets in, the same out.
+
+Owns only the translation between ASGI and connections. It has its own __call__: that of AsyncConsumer makes a
+channel in the layer for each connection and passes each message through the thread-sensitive thread, and this
+must work at full speed with the layer away.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from channels.consumer import AsyncConsumer
+
+from ohsessions.socketio.connection import Connection, Scope, Send
+from ohsessions.socketio.engine import Transport
+from ohsessions.socketio.errors import PacketError, RequestRefused
+from ohsessions.socketio.requests import Query, header, parse_query
+from ohsessions.socketio.server import EngineServer
+
+__all__ = ["SocketIOConsumer"]
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Headers = list[tuple[bytes, bytes]]
+
+# How long a server may take to pass on a close frame to a client that does not read, in seconds.
+CLOSE_PATIENCE = 5.0
+POLICY_VIOLATION, TOO_BIG = 1008, 1009
+
+
+class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
+    """
+    Mount it for http and websocket alike: `SocketIOConsumer.as_asgi(server=server)`.
+
+    Handshakes (requests without `sid`) should have passed the auth middleware; all others need not.
+    """
+
+    channel_layer_alias = None
+
+    def __init__(self, server: EngineServer) -> None:
+        self.server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            raise ValueError(
+                f"Engine.IO runs over http and websocket, not {scope['type']}: check the routing"
+            )
+
+    # -- websocket
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # websocket.connect
+        try:
+            connection = self._admit_websocket(scope)
+        except RequestRefused:
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+            return
+        try:
+            await send({"type": "websocket.accept"})
+            if connection.is_upgraded or await self._upgrade(connection, receive, send):
+                await self._carry(connection, receive, send)
+        finally:
+            if connection.is_upgraded:
+                connection.abort("transport close")
+            else:
+                connection.end_probe()
+
+    def _admit_websocket(self, scope: Scope) -> Connection:
+        if not self.server.allow_origin(scope):
+            raise RequestRefused.forbidden()
+        query = parse_query(scope)
+        if query.sid is None:
+            return self.server.open(scope, Transport.WEBSOCKET)
+        connection = self.server.find(scope, query.sid)
+        connection.begin_probe()
+        return connection
+
+    async def _upgrade(self, connection: Connection, receive: Receive, send: Send) -> bool:
+        """Speak the upgrade on a websocket that probes. False: it ends without one, polling goes on."""
+        try:
+            async with asyncio.timeout(connection.engine.settings.upgrade_timeout):
+                while not connection.is_upgraded:
+                    message = await receive()
+                    if message["type"] == "websocket.disconnect":
+                        return False
+                    answer = connection.receive_probe(_content(message))
+                    if answer is not None:
+                        await send({"type": "websocket.send", "text": answer})
+        except (PacketError, TimeoutError):
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+            return False
+        return True
+
+    async def _carry(self, connection: Connection, receive: Receive, send: Send) -> None:
+        """Carry a connection over its websocket. Reading has a task of its own, writing has this one."""
+        peer_left = asyncio.Event()
+        reader = asyncio.create_task(
+            self._read(connection, receive, peer_left), name=f"websocket {connection.engine.sid}"
+        )
+        try:
+            await connection.write(send)
+            if not peer_left.is_set():
+                async with asyncio.timeout(CLOSE_PATIENCE):
+                    await send({"type": "websocket.close", "code": 1000})
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _read(self, connection: Connection, receive: Receive, peer_left: asyncio.Event) -> None:
+        limit = connection.engine.settings.max_payload
+        while not connection.closed:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                peer_left.set()
+                connection.abort("transport close")
+                return
+            content = _content(message)
+            if len(content) > limit:
+                connection.abort("payload too large")
+                return
+            connection.received(content)
+            del message, content  # else the last one stays as long as the connection is idle
+
+    # -- http
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if not self.server.allow_origin(scope):
+                raise RequestRefused.forbidden()
+            if scope["method"] == "OPTIONS":
+                await _respond(send, 204, "", _cors(scope) + _preflight(scope))
+                return
+            body, content_type = await self._answer(scope, receive)
+        except RequestRefused as exc:
+            headers = _cors(scope) if exc.status != 403 else []
+            await _respond(send, exc.status, exc.body, [(b"content-type", b"application/json"), *headers])
+        except _ClientGone:
+            return
+        else:
+            await _respond(send, 200, body, [(b"content-type", content_type), *_cors(scope)])
+
+    async def _answer(self, scope: Scope, receive: Receive) -> tuple[str, bytes]:
+        query = parse_query(scope)
+        if query.sid is None:
+            connection = self.server.open(scope, Transport.POLLING)
+            return await connection.poll(), b"text/plain; charset=UTF-8"
+        connection = self._find_polling(scope, query)
+        if scope["method"] == "GET":
+            return await _poll(connection, receive), b"text/plain; charset=UTF-8"
+        if scope["method"] != "POST":
+            raise RequestRefused.bad_request()
+        await self._post(scope, connection, receive)
+        return "ok", b"text/html"
+
+    def _find_polling(self, scope: Scope, query: Query) -> Connection:
+        assert query.sid is not None
+        connection = self.server.find(scope, query.sid)
+        if connection.is_upgraded:
+            raise RequestRefused.bad_request()
+        return connection
+
+    async def _post(self, scope: Scope, connection: Connection, receive: Receive) -> None:
+        if connection.is_posting:
+            connection.abort("overlapping posts")
+            raise RequestRefused.bad_request()
+        connection.is_posting = True
+        try:
+            body = await _read_body(scope, receive, connection.engine.settings.max_payload)
+        finally:
+            connection.is_posting = False
+        if not connection.received_payload(body):
+            raise RequestRefused.bad_request()
+
+
+class _ClientGone(Exception):
+    """The client closed its request; there is nobody to answer."""
+
+
+async def _poll(connection: Connection, receive: Receive) -> str:
+    """Wait for a poll's answer, or for its client to give it up."""
+    poll = asyncio.create_task(connection.poll(), name=f"poll {connection.engine.sid}")
+    leave = asyncio.create_task(_wait_disconnect(receive), name=f"poller {connection.engine.sid}")
+    try:
+        await asyncio.wait({poll, leave}, return_when=asyncio.FIRST_COMPLETED)
+        if poll.done():
+            return poll.result()
+        connection.cancel_poll()
+        raise _ClientGone
+    finally:
+        for task in (poll, leave):
+            task.cancel()
+        await asyncio.gather(poll, leave, return_exceptions=True)
+
+
+async def _wait_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The body of a POST. Raises RequestRefused as soon as it is known to be too large."""
+    announced = header(scope, b"content-length")
+    if announced is not None and announced.isdecimal() and int(announced[:20]) > limit:
+        raise RequestRefused.too_large()
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _ClientGone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise RequestRefused.too_large()
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+def _content(message: dict[str, Any]) -> str | bytes:
+    text = message.get("text")
+    content: str | bytes = message["bytes"] if text is None else text
+    return content
+
+
+def _cors(scope: Scope) -> Headers:
+    """Headers that let an allowed foreign origin read the answer."""
+    origin = header(scope, b"origin")
+    if origin is None:
+        return []
+    return [
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-allow-credentials", b"true"),
+        (b"vary", b"Origin"),
+    ]
+
+
+def _preflight(scope: Scope) -> Headers:
+    wanted = header(scope, b"access-control-request-headers")
+    headers = [(b"access-control-allow-methods", b"GET, POST"), (b"access-control-max-age", b"600")]
+    if wanted:
+        headers.append((b"access-control-allow-headers", wanted.encode("latin-1")))
+    return headers
+
+
+async def _respond(send: Send, status: int, body: str, headers: Headers) -> None:
+    content = body.encode()
+    headers = [
+        *headers,
+        (b"cache-control", b"no-store"),
+        (b"content-length", str(len(content)).encode()),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})

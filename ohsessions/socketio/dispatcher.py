@@ -1,0 +1,125 @@
+"""
+Brings what a client sends to the handler of its socket: one task, a bounded inbox, strictly in order.
+
+The task belongs to the server, not to a request, so it lives on when the client's request is cancelled. What
+arrived before the client left is handled first, then disconnect() is called.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from ohsessions.socketio.codec import (
+    MalformedEvent,
+    MalformedEventError,
+    Packet,
+    parse_auth,
+    parse_event,
+)
+from ohsessions.socketio.errors import ConnectionRefused
+from ohsessions.socketio.settings import EngineSettings
+from ohsessions.socketio.sockets import Handler, Socket
+
+__all__ = ["Dispatcher"]
+
+logger = logging.getLogger("ohsessions.socketio")
+
+
+class Dispatcher:
+    """Runs the handler of one socket. `on_refused` is called when it does not want the client."""
+
+    def __init__(
+        self, socket: Socket, handler: Handler, settings: EngineSettings, on_refused: Callable[[], None]
+    ) -> None:
+        self.socket = socket
+        self._handler = handler
+        self._max_events = settings.inbox_events
+        self._max_bytes = settings.inbox_limit
+        self._on_refused = on_refused
+        self._inbox: deque[Packet] = deque()
+        self._inbox_bytes = 0
+        self._wake = asyncio.Event()
+        self._reason: str | None = None
+
+    def try_put(self, packet: Packet) -> bool:
+        """Take an event that arrived. False: there is no room, the client sends faster than it is handled."""
+        if self._reason is not None:
+            return True
+        size = len(packet.data)
+        if len(self._inbox) >= self._max_events or self._inbox_bytes + size > self._max_bytes:
+            return False
+        self._inbox.append(packet)
+        self._inbox_bytes += size
+        self._wake.set()
+        return True
+
+    def finish(self, reason: str, *, drop: bool) -> None:
+        """The socket has ended. `drop`: by our decision, so what still waits is not handled."""
+        if self._reason is not None:
+            return
+        self._reason = reason
+        self.socket.end()
+        if drop:
+            self._inbox.clear()
+        self._wake.set()
+
+    async def run(self, connect: Packet) -> None:
+        """The life of the socket, from its CONNECT packet to the handler's disconnect()."""
+        try:
+            if await self._connect(connect):
+                await self._serve()
+        except asyncio.CancelledError:
+            self.finish("server shutdown", drop=True)
+            raise
+        finally:
+            try:
+                await self._handler.disconnect(self._reason or "server error")
+            except Exception:
+                logger.exception("disconnect handler failed", extra={"verb": "socket_handler_failed"})
+
+    async def _connect(self, packet: Packet) -> bool:
+        try:
+            await self._handler.connect(parse_auth(packet))
+        except ConnectionRefused as exc:
+            return self._refuse(exc)
+        except MalformedEventError:
+            return self._refuse(ConnectionRefused("Invalid payload"))
+        except Exception:
+            logger.exception("connect handler failed", extra={"verb": "socket_handler_failed"})
+            return self._refuse(ConnectionRefused("Internal error"))
+        self.socket.confirm()
+        return True
+
+    def _refuse(self, refusal: ConnectionRefused) -> bool:
+        self.socket.refuse(refusal.message, refusal.data)
+        self._on_refused()
+        self.finish("refused", drop=True)
+        return False
+
+    async def _serve(self) -> None:
+        inbox = self._inbox
+        while True:
+            while inbox:
+                packet = inbox.popleft()
+                self._inbox_bytes -= len(packet.data)
+                await self._handle(packet)
+            if self._reason is not None:
+                return
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def _handle(self, packet: Packet) -> None:
+        problem: MalformedEvent | None = None
+        try:
+            name, args = parse_event(packet)
+        except MalformedEventError as exc:
+            problem = exc.problem
+        ack = self.socket.ack_for(packet.ack_id)
+        try:
+            if problem is None:
+                await self._handler.event(name, args, ack)
+            else:
+                await self._handler.malformed(problem, ack)
+        except Exception:
+            logger.exception("event handler failed", extra={"verb": "socket_handler_failed"})

@@ -1,0 +1,157 @@
+"""
+The server side of a mount: its connections by Engine.IO sid, its sockets by Socket.IO sid, its configuration.
+
+One per process and mount; all in one event loop. EngineServer speaks Engine.IO only, and is what the official
+Engine.IO suite is run against.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from django.conf import settings as django_settings
+
+from ohsessions.socketio.client import Client
+from ohsessions.socketio.connection import Connection, Receiver, Scope
+from ohsessions.socketio.engine import EngineIO, Transport
+from ohsessions.socketio.errors import RequestRefused
+from ohsessions.socketio.requests import credentials
+from ohsessions.socketio.settings import EngineSettings
+from ohsessions.socketio.sockets import Handler, Socket
+
+__all__ = ["EngineServer", "SocketIOServer"]
+
+# How long close() waits for handlers that are in the middle of something, in seconds.
+GRACE = 5.0
+
+
+class EngineServer(ABC):
+    """The connections of a mount, whatever their messages mean."""
+
+    def __init__(
+        self, *, settings: Callable[[], EngineSettings], allow_origin: Callable[[Scope], bool]
+    ) -> None:
+        self.settings = settings
+        self.allow_origin = allow_origin
+        self._connections: dict[str, Connection] = {}
+        self._stopping = False
+
+    @abstractmethod
+    def make_receiver(self, connection: Connection) -> Receiver:
+        """Who gets the messages of a new connection."""
+
+    @property
+    def connections(self) -> Mapping[str, Connection]:
+        """The connections by Engine.IO sid."""
+        return MappingProxyType(self._connections)
+
+    def open(self, scope: Scope, transport: Transport) -> Connection:
+        """A new connection. Raises RequestRefused while the server stops."""
+        if self._stopping:
+            raise RequestRefused.stopping()
+        engine = EngineIO(self.settings(), transport, asyncio.get_running_loop().time)
+        connection = Connection(engine, scope, credentials(scope, session_cookie_name), self._forget)
+        self._connections[engine.sid] = connection
+        connection.receiver = self.make_receiver(connection)
+        return connection
+
+    def find(self, scope: Scope, sid: str) -> Connection:
+        """The connection that a later request belongs to. Raises RequestRefused if it has no right to it."""
+        connection = self._connections.get(sid)
+        if connection is None:
+            raise RequestRefused.unknown_sid()
+        if connection.credentials != credentials(scope, session_cookie_name):
+            raise RequestRefused.forbidden()
+        return connection
+
+    async def close(self, reason: str) -> None:
+        """
+        Accept no more connections and end all there are, so that their clients reconnect (elsewhere).
+
+        What is queued for connected clients is written. Returns when handlers have ended, at most GRACE
+        seconds later.
+        """
+        self._stopping = True
+        for connection in list(self._connections.values()):
+            connection.close(reason)
+            if not connection.is_upgraded and not connection.engine.poll_waits:
+                connection.abort(reason)
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.pop(connection.engine.sid, None)
+
+
+class SocketIOServer(EngineServer):
+    """
+    Socket.IO for the handlers that `handler_factory` makes.
+
+    `settings` is asked at each handshake; without it the other numbers, which are those of EngineSettings,
+    are fixed. `farewell(socket, reason)` may emit a last word to a socket that is about to be closed for
+    flooding.
+    """
+
+    def __init__(
+        self,
+        handler_factory: Callable[[Socket], Handler],
+        *,
+        allow_origin: Callable[[Scope], bool],
+        namespaces: Iterable[str] = ("/",),
+        settings: Callable[[], EngineSettings] | None = None,
+        farewell: Callable[[Socket, str], None] | None = None,
+        **numbers: Any,
+    ) -> None:
+        if settings is None:
+            fixed = EngineSettings(**numbers)
+            settings = lambda: fixed  # noqa: E731
+        elif numbers:
+            raise TypeError(f"settings() already gives {', '.join(numbers)}; pass one or the other")
+        super().__init__(settings=settings, allow_origin=allow_origin)
+        self.handler_factory = handler_factory
+        self.namespaces = tuple(namespaces)
+        self.farewell = farewell
+        self._sockets: dict[str, Socket] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def sockets(self) -> Mapping[str, Socket]:
+        """The sockets by Socket.IO sid, from the arrival of CONNECT to the end."""
+        return MappingProxyType(self._sockets)
+
+    def make_receiver(self, connection: Connection) -> Receiver:
+        """See EngineServer."""
+        return Client(self, connection)
+
+    async def close(self, reason: str) -> None:
+        """See EngineServer."""
+        await super().close(reason)
+        tasks = self._tasks - {asyncio.current_task()}
+        if not tasks:
+            return
+        _, pending = await asyncio.wait(tasks, timeout=GRACE)
+        for task in pending:
+            task.cancel()
+        if pending:
+            await asyncio.wait(pending, timeout=GRACE)
+
+    # -- see client.Host
+
+    def register(self, socket: Socket) -> None:
+        """The socket exists."""
+        self._sockets[socket.sid] = socket
+
+    def unregister(self, socket: Socket) -> None:
+        """It does not any more."""
+        self._sockets.pop(socket.sid, None)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run the work in a task that close() awaits."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def session_cookie_name() -> str | None:
+    """The name of Django's session cookie; None in a process without Django settings."""
+    return str(django_settings.SESSION_COOKIE_NAME) if django_settings.configured else None

@@ -1,0 +1,122 @@
+"""
+An ASGI application for these tests and the official suites: Socket.IO at /socket.io/, Engine.IO at /engine.io/.
+
+Configured by the environment: SOCKETIO_SETTINGS is JSON for EngineSettings.
+"""
+
+import asyncio
+import json
+import os
+from typing import Any
+
+from ohsessions.socketio import (
+    Ack,
+    ConnectionRefused,
+    EngineServer,
+    EngineSettings,
+    MalformedEvent,
+    Socket,
+    SocketIOConsumer,
+    SocketIOServer,
+)
+from ohsessions.socketio.connection import Connection
+
+SETTINGS = EngineSettings(**json.loads(os.environ.get("SOCKETIO_SETTINGS", "{}")))
+# The official suite listens for `auth` only after it has seen the answer to CONNECT.
+AUTH_DELAY = float(os.environ.get("SOCKETIO_AUTH_DELAY", "0"))
+
+
+class Echo:
+    """Answers each event `name` with `name-back`, or with an acknowledgement where one is asked for."""
+
+    def __init__(self, socket: Socket) -> None:
+        self.socket = socket
+
+    async def connect(self, auth: object) -> None:
+        if isinstance(auth, dict) and auth.get("refuse"):
+            raise ConnectionRefused("no", {"error_code": 401, "reason": auth["refuse"]})
+        if AUTH_DELAY:
+            asyncio.get_running_loop().call_later(AUTH_DELAY, self.socket.emit, "auth", auth)
+        else:
+            self.socket.emit("auth", auth)
+
+    async def event(self, name: str, args: list[Any], ack: Ack | None) -> None:
+        special = getattr(self, f"on_{name}", None)
+        if special is not None:
+            await special(*args)
+        elif ack is not None:
+            ack(*args)
+        else:
+            self.socket.emit(f"{name}-back", *args)
+
+    async def malformed(self, problem: MalformedEvent, ack: Ack | None) -> None:
+        answer = {"reason": problem.reason, "message": problem.message, "name": problem.name}
+        if ack is not None:
+            ack(answer)
+        else:
+            self.socket.emit("malformed", answer)
+
+    async def disconnect(self, reason: str) -> None:
+        for other in server.sockets.values():
+            other.emit("left", self.socket.sid, reason)
+
+    async def on_flood(self, count: int, size: int) -> None:
+        """Emit `count` events of `size` characters as fast as the client reads."""
+        for number in range(count):
+            await self.socket.wait_writable()
+            if self.socket.closed:
+                return
+            self.socket.emit("data", number, "x" * size)
+
+    async def on_burst(self, count: int) -> None:
+        for number in range(count):
+            self.socket.emit("data", number)
+
+    async def on_ask(self, question: str) -> None:
+        self.socket.emit("asked", await self.socket.call("question", question, timeout=10))
+
+    async def on_stall(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def on_leave(self, reconnect: bool = False) -> None:
+        self.socket.emit("bye")
+        await self.socket.disconnect("asked to", reconnect=reconnect)
+
+
+class EngineEcho:
+    """Sends each Engine.IO message back."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def message(self, data: str | bytes) -> None:
+        self.connection.send(data if isinstance(data, bytes) else "4" + data)
+
+    def closed(self, reason: str) -> None:
+        pass
+
+
+class EngineEchoServer(EngineServer):
+    def make_receiver(self, connection: Connection) -> EngineEcho:
+        return EngineEcho(connection)
+
+
+def allow_origin(scope: Any) -> bool:
+    return all(value != b"https://evil.example" for key, value in scope["headers"] if key == b"origin")
+
+
+server = SocketIOServer(
+    Echo,
+    namespaces=("/", "/custom"),
+    settings=lambda: SETTINGS,
+    allow_origin=allow_origin,
+    farewell=lambda socket, reason: socket.emit("farewell", reason),
+)
+socket_io = SocketIOConsumer.as_asgi(server=server)
+engine_io = SocketIOConsumer.as_asgi(
+    server=EngineEchoServer(settings=lambda: SETTINGS, allow_origin=allow_origin)
+)
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    await (engine_io if scope["path"].startswith("/engine.io") else socket_io)(scope, receive, send)
