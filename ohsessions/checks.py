@@ -1,1 +1,244 @@
-"""System checks of the settings. They say what is wrong and what to write instead; nothing here repairs."""
+"""
+System checks: mistakes in the settings, said at start with what to write instead. Nothing here repairs.
+
+E001 OHSESSIONS is no dict             W001 a shell without DEBUG (deploy)
+E002 unknown setting                   W002 SQLite without IMMEDIATE or WAL
+E003 wrong type                        W003 channel layer in memory (deploy)
+E004 value out of range
+E005 no runtimes, or DEFAULT_RUNTIME is none of them
+E006 a runtime's BACKEND cannot be used
+E007 no channel layer
+E008 ACCESS_POLICY cannot be imported
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.db import connections
+from django.utils.module_loading import import_string
+
+from ohsessions.conf import Settings, conf
+from ohsessions.core.runtime import Runtime
+
+TAG = "ohsessions"
+SHELL = "ohsessions.runtimes.shell."
+MEMORY_LAYER = "channels.layers.InMemoryChannelLayer"
+
+LEAST = {
+    "CLOSE_DELAY": 0,
+    "MAX_BUSY": 0,
+    "EVENT_RETENTION": 0,
+    "MAX_ACTION_BYTES": 1024,
+    "MAX_RUNNING_PER_USER": 1,
+    "HEARTBEAT": 0.05,
+    "LEASE_TTL": 0.15,
+    "START_TIMEOUT": 0.05,
+    "PASSIVATE_TIMEOUT": 0.05,
+    "PING_INTERVAL": 0.05,
+    "PING_TIMEOUT": 0.05,
+    "SLOW_TIMEOUT": 0.05,
+    "RATE_LIMIT": 0.01,
+    "TOKEN_MAX_AGE": 1,
+}
+
+
+def setting_types() -> dict[str, Any]:
+    """The type of each setting, as `Settings` declares it."""
+    known = typing.get_type_hints(Settings)
+    for name, attribute in vars(Settings).items():
+        if isinstance(attribute, property) and name.isupper():
+            known[name] = typing.get_type_hints(attribute.fget)["return"]
+    return known
+
+
+def fits(value: object, kind: Any) -> bool:
+    """Whether `value` is of the type `kind`, of those that settings have. True is no number here."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, arg) for arg in args)
+    if origin is list:
+        return isinstance(value, list | tuple) and all(fits(item, args[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            fits(k, args[0]) and fits(v, args[1]) for k, v in value.items()
+        )
+    if typing.is_typeddict(kind):
+        return fits_typed_dict(value, kind)
+    if kind is Any:
+        return True
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def fits_typed_dict(value: object, kind: Any) -> bool:
+    hints = typing.get_type_hints(kind)
+    return (
+        isinstance(value, dict)
+        and kind.__required_keys__ <= value.keys() <= hints.keys()
+        and all(fits(item, hints[key]) for key, item in value.items())
+    )
+
+
+def describe(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("ohsessions.conf.", "")
+
+
+@register(TAG)
+def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Names and types first: with those wrong, the values' checks would only stumble."""
+    site = getattr(settings, "OHSESSIONS", {})
+    if not isinstance(site, Mapping):
+        return [
+            Error("OHSESSIONS is not a dict.", hint='OHSESSIONS = {"CLOSE_DELAY": 60}', id="ohsessions.E001")
+        ]
+    return [*names_and_types(site)] or [*values(), *runtimes(), *access_policy()]
+
+
+def names_and_types(site: Mapping[str, object]) -> Iterator[CheckMessage]:
+    known = setting_types()
+    for name, value in site.items():
+        if name not in known:
+            close = difflib.get_close_matches(str(name).upper(), known, n=1)
+            yield Error(
+                f"OHSESSIONS[{name!r}] is not a setting of ohsessions.",
+                hint=f"Did you mean {close[0]!r}?" if close else "docs/settings.md lists them.",
+                id="ohsessions.E002",
+            )
+        elif not fits(value, known[name]):
+            yield Error(
+                f"OHSESSIONS[{name!r}] is {value!r}, which is not of the type {describe(known[name])}.",
+                hint="Write a value of that type, or leave the setting out for its default.",
+                id="ohsessions.E003",
+            )
+
+
+def values() -> Iterator[CheckMessage]:
+    for name, least in LEAST.items():
+        value = getattr(conf, name)
+        if value is not None and not value >= least:
+            yield out_of_range(f"{name!r}] is {value!r}, less than {least}.", f"At least {least}.")
+    if not conf.LEASE_TTL >= 3 * conf.HEARTBEAT:
+        yield out_of_range(
+            f"'LEASE_TTL'] is {conf.LEASE_TTL}, less than 3 × HEARTBEAT ({conf.HEARTBEAT}).",
+            "One late heartbeat must not cost a process its sessions: raise LEASE_TTL or lower HEARTBEAT.",
+        )
+    if conf.PATH.startswith("/") or not conf.PATH.endswith("/"):
+        yield out_of_range(f"'PATH'] is {conf.PATH!r}.", 'Like "socket.io/": no slash before, one after.')
+    for origin in conf.ALLOWED_ORIGINS or []:
+        if origin != "*" and ("://" not in origin or origin.endswith("/")):
+            yield out_of_range(
+                f"'ALLOWED_ORIGINS'] has {origin!r}, which no browser sends.",
+                'Scheme, host and port without a slash at the end: "https://example.org".',
+            )
+
+
+def out_of_range(what: str, hint: str) -> CheckMessage:
+    return Error(f"OHSESSIONS[{what}", hint=hint, id="ohsessions.E004")
+
+
+def runtimes() -> Iterator[CheckMessage]:
+    if conf.DEFAULT_RUNTIME not in conf.RUNTIMES:
+        yield Error(
+            f"OHSESSIONS['DEFAULT_RUNTIME'] is {conf.DEFAULT_RUNTIME!r}, which RUNTIMES does not have.",
+            hint=f"One of: {', '.join(sorted(conf.RUNTIMES)) or 'none, since RUNTIMES is empty'}.",
+            id="ohsessions.E005",
+        )
+    for alias, entry in conf.RUNTIMES.items():
+        where = f"The BACKEND of the runtime {alias!r}, {entry['BACKEND']!r},"
+        try:
+            backend = import_string(entry["BACKEND"])
+        except ImportError as error:
+            yield Error(
+                f"{where} cannot be imported: {error}",
+                hint="The dotted path of a class, from a module on the Python path.",
+                id="ohsessions.E006",
+            )
+            continue
+        if not (isinstance(backend, type) and issubclass(backend, Runtime)):
+            yield Error(f"{where} is no runtime.", hint="Subclass ohsessions.Runtime.", id="ohsessions.E006")
+
+
+def access_policy() -> Iterator[CheckMessage]:
+    try:
+        import_string(conf.ACCESS_POLICY)
+    except ImportError as error:
+        yield Error(
+            f"OHSESSIONS['ACCESS_POLICY'], {conf.ACCESS_POLICY!r}, cannot be imported: {error}",
+            hint="The dotted path of a class, from a module on the Python path.",
+            id="ohsessions.E008",
+        )
+
+
+@register(TAG)
+def check_channel_layer(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    if getattr(settings, "CHANNEL_LAYERS", {}).get("default"):
+        return []
+    return [
+        Error(
+            "There is no default channel layer: processes could not wake each other.",
+            hint=f'CHANNEL_LAYERS = {{"default": {{"BACKEND": "{MEMORY_LAYER}"}}}} for a single process,'
+            " channels_redis.pubsub.RedisPubSubChannelLayer for more.",
+            id="ohsessions.E007",
+        )
+    ]
+
+
+@register(TAG, Tags.database)
+def check_sqlite(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    messages: list[CheckMessage] = []
+    for alias in databases or []:
+        options = connections[alias].settings_dict.get("OPTIONS", {})
+        if connections[alias].vendor != "sqlite":
+            continue
+        immediate = str(options.get("transaction_mode", "")).upper() == "IMMEDIATE"
+        wal = "journal_mode=wal" in options.get("init_command", "").lower().replace(" ", "")
+        if not (immediate and wal):
+            messages.append(
+                Warning(
+                    f"The SQLite database {alias!r} would fail with 'database is locked' under load.",
+                    hint='OPTIONS = {"transaction_mode": "IMMEDIATE", "timeout": 20, "init_command":'
+                    ' "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"}',
+                    id="ohsessions.W002",
+                )
+            )
+    return messages
+
+
+@register(TAG, deploy=True)
+def check_shell(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    if settings.DEBUG:
+        return []
+    return [
+        Warning(
+            f"The runtime {alias!r} gives whoever may start a session a shell on the worker's host.",
+            hint="Take it out of RUNTIMES, or isolate the workers and silence this check.",
+            id="ohsessions.W001",
+        )
+        for alias, entry in conf.RUNTIMES.items()
+        if entry["BACKEND"].startswith(SHELL)
+    ]
+
+
+@register(TAG, deploy=True)
+def check_memory_layer(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    layer = getattr(settings, "CHANNEL_LAYERS", {}).get("default", {})
+    if layer.get("BACKEND") != MEMORY_LAYER:
+        return []
+    return [
+        Warning(
+            "The channel layer is in memory: a second process would learn of everything late.",
+            hint="Use Redis (REDIS_URL), or silence this check if one process is all there is.",
+            id="ohsessions.W003",
+        )
+    ]

@@ -6,8 +6,6 @@ default below. `Settings` is their list, their types and their documentation; `c
 Nothing here validates: mistakes are system checks (`ohsessions.checks`).
 """
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -107,7 +105,7 @@ class Settings:
     MAX_RUNNING_PER_USER: int | None = None
     """How many sessions of one user may be awake at a time. None: any number."""
 
-    TOKEN_MAX_AGE: float = 30 * 24 * 3600
+    TOKEN_MAX_AGE: int = 30 * 24 * 3600
     """How long a session's token is valid after it was issued."""
 
     ALLOW_TOKEN_IN_QUERY: bool = False

@@ -36,7 +36,7 @@ Application = Callable[..., Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """The largest request body in bytes, by path: at and below `prefix` it is `below`, elsewhere `default`."""
+    """The largest request body in bytes, by path: where it begins with `prefix`, `below`; else `default`."""
 
     prefix: str
     below: int
@@ -48,8 +48,8 @@ class BodyLimits:
 
 class LimitedRequest(WebRequest):  # type: ignore[misc]
     """
-    A request whose body is refused with 413 once it is known to be too large: by its Content-Length before any
-    of it is read, else as soon as so much has come. daphne by itself reads bodies of any size into memory.
+    A request whose body is refused with 413 once it is known to be too large: by its Content-Length before
+    any of it is read, else as soon as so much has come. daphne itself reads bodies of any size into memory.
     """
 
     refused = False
@@ -89,7 +89,7 @@ class LimitedRequest(WebRequest):  # type: ignore[misc]
             b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         logger.warning("Refused a body over %d bytes", self.limit, extra={"verb": "refuse_body"})
-        reactor.callLater(LINGER, self.channel.transport.abortConnection)
+        reactor.callLater(LINGER, self.channel.transport.abortConnection)  # type: ignore[arg-type]
 
 
 class LimitedHTTPFactory(HTTPFactory):  # type: ignore[misc]

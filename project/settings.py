@@ -114,6 +114,9 @@ STATICFILES_DIRS = [path for path in [BASE_DIR / "project" / "static"] if path.i
 WHITENOISE_USE_FINDERS = DEBUG or STATIC_ROOT is None
 WHITENOISE_AUTOREFRESH = DEBUG
 
+# Large snapshots of sessions. Nothing serves them; workers on several hosts need them shared.
+MEDIA_ROOT = os.environ.get("DJANGO_MEDIA_ROOT", VAR_DIR / "files")
+
 # HTTPS: `check --deploy` is clean with it. Only the site's owner knows what else its domain serves, hence the
 # two silenced checks (HSTS for sub-domains, and browsers' preload lists).
 HTTPS = flag("DJANGO_HTTPS", not DEBUG)

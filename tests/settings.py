@@ -7,4 +7,9 @@ os.environ.setdefault("DJANGO_HTTPS", "0")
 
 from project.settings import *  # noqa: F403
 
+MEDIA_ROOT = ""
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

@@ -13,7 +13,7 @@ from django.db import connections
 from ohsessions.conf import conf
 
 SLACK = 1024 * 1024
-"""Bytes beyond MAX_ACTION_BYTES that are read, so that a somewhat larger action gets an answer that says so."""
+"""Bytes read beyond MAX_ACTION_BYTES, so that an action that is somewhat larger gets an answer."""
 
 
 class Command(BaseCommand):
@@ -28,10 +28,13 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         options["run"](**options)
 
-    def serve(self, *, bind: str, port: int, max_body: int | None, proxy_headers: bool, **options: Any) -> None:
-        from ohsessions import server  # installs the reactor, so before the application is imported
-
+    def serve(
+        self, *, bind: str, port: int, max_body: int | None, proxy_headers: bool, **options: Any
+    ) -> None:
+        # Not at the top: importing the server installs the reactor, which must precede the application.
         from channels.routing import get_default_application
+
+        from ohsessions import server
 
         application = get_default_application()
         self.check_migrations()
@@ -69,7 +72,9 @@ PROXY_HEADERS = {
 
 def add_serve_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--bind", default="127.0.0.1", metavar="ADDR", help="default: %(default)s")
-    parser.add_argument("--port", type=int, default=8000, metavar="N", help="default: %(default)s; 0: any free")
+    parser.add_argument(
+        "--port", type=int, default=8000, metavar="N", help="default: %(default)s; 0: any free"
+    )
     parser.add_argument(
         "--max-body",
         type=int,
@@ -79,5 +84,5 @@ def add_serve_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--proxy-headers",
         action="store_true",
-        help="take the client's address and scheme from X-Forwarded-*, as a proxy before the server sets them",
+        help="take the client's address and scheme from X-Forwarded-*, which a proxy sets",
     )

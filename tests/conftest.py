@@ -1,0 +1,57 @@
+"""What a test needs beyond Python, by name. `tests.requirements` says how it is found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from tests import requirements
+from tests.requirements import RedisServer, require
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    return require(requirements.find_node)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    return require(requirements.find_chromium)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """One Redis for the whole run. Whoever stops or flushes it takes `redis_server`."""
+    servers = requirements.run_redis()
+    yield require(lambda: next(servers))
+    servers.close()
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis of the test's own, running."""
+    server = RedisServer(require(requirements.find_redis_server))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """One PostgreSQL for the whole run: the address of its maintenance database."""
+    servers = requirements.run_postgres()
+    yield require(lambda: next(servers))
+    servers.close()
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str) -> Iterator[str]:
+    """The DATABASE_URL of an empty database of the test's own."""
+    name = f"ohsessions_{uuid4().hex}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+        yield postgres_url.rsplit("/", 1)[0] + "/" + name
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -1,0 +1,152 @@
+"""Each mistake in the settings is found by its check, and settings without mistakes by none."""
+
+import pytest
+from django.core import checks
+from django.test import override_settings
+
+from ohsessions.checks import TAG
+from ohsessions.core.runtime import Runtime
+
+SQLITE = {"transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode = WAL;"}
+RUNTIMES = {"own": {"BACKEND": f"{__name__}.OwnRuntime"}}
+
+
+class OwnRuntime(Runtime):
+    pass
+
+
+def run_checks(**kwargs):
+    return checks.run_checks(tags=[TAG], **kwargs)
+
+
+def found(site, **kwargs):
+    with override_settings(OHSESSIONS={"RUNTIMES": RUNTIMES} | site):
+        return [(message.id, message.hint) for message in run_checks(**kwargs)]
+
+
+def ids(site, **kwargs):
+    return [id for id, _ in found(site, **kwargs)]
+
+
+def test_the_defaults_with_a_runtime_of_ones_own_are_clean():
+    assert ids({}) == []
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        {"CLOSE_DELAY": None},
+        {"CLOSE_DELAY": 0},
+        {"CLOSE_DELAY": 0.5},
+        {"ALLOWED_ORIGINS": ["https://example.org", "*"]},
+        {"WORKSPACE_ROOT": "/srv/workspaces"},
+        {"RUNTIMES": {"own": {"BACKEND": f"{__name__}.OwnRuntime", "OPTIONS": {"depth": [1]}}}},
+        {"HEARTBEAT": 1, "LEASE_TTL": 3},
+        {"PATH": "deep/socket.io/"},
+    ],
+)
+def test_right_values_are_accepted(site):
+    assert ids(site) == []
+
+
+def test_settings_that_are_no_dict_are_refused():
+    with override_settings(OHSESSIONS=[("CLOSE_DELAY", 1)]):
+        assert [message.id for message in run_checks()] == ["ohsessions.E001"]
+
+
+def test_a_misspelled_setting_is_refused_with_the_one_that_was_meant():
+    assert found({"CLOSE_DELY": 1}) == [("ohsessions.E002", "Did you mean 'CLOSE_DELAY'?")]
+    assert found({"close_delay": 1}) == [("ohsessions.E002", "Did you mean 'CLOSE_DELAY'?")]
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        {"CLOSE_DELAY": "15"},
+        {"HEARTBEAT": None},
+        {"HEARTBEAT": True},
+        {"MAX_ACTION_BYTES": 1.5},
+        {"ALLOW_ANONYMOUS": 1},
+        {"ALLOWED_ORIGINS": "https://example.org"},
+        {"SECRETS_KEYS": [b"key"]},
+        {"RUNTIMES": {"own": f"{__name__}.OwnRuntime"}},
+        {"RUNTIMES": {"own": {"OPTIONS": {}}}},
+        {"RUNTIMES": {"own": {"BACKEND": f"{__name__}.OwnRuntime", "OPTION": {}}}},
+        {"DEFAULT_RUNTIME": None},
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused(site):
+    assert ids(site) == ["ohsessions.E003"]
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        {"CLOSE_DELAY": -1},
+        {"CLOSE_DELAY": float("nan")},
+        {"HEARTBEAT": 4},
+        {"LEASE_TTL": 5.9},
+        {"PATH": "/socket.io/"},
+        {"PATH": "socket.io"},
+        {"ALLOWED_ORIGINS": ["https://example.org/"]},
+        {"ALLOWED_ORIGINS": ["example.org"]},
+        {"MAX_RUNNING_PER_USER": 0},
+    ],
+)
+def test_a_value_out_of_range_is_refused(site):
+    assert ids(site) == ["ohsessions.E004"]
+
+
+def test_a_default_runtime_that_does_not_exist_is_refused_with_those_that_do():
+    assert found({"DEFAULT_RUNTIME": "shell"}) == [("ohsessions.E005", "One of: own.")]
+    assert ids({"RUNTIMES": {}}) == ["ohsessions.E005"]
+
+
+@pytest.mark.parametrize("backend", ["nowhere.Runtime", "builtins.dict", "builtins.len", "no dots"])
+def test_a_backend_that_is_no_runtime_is_refused(backend):
+    assert ids({"RUNTIMES": {"own": {"BACKEND": backend}}}) == ["ohsessions.E006"]
+
+
+@pytest.mark.parametrize("layers", [{}, {"other": {"BACKEND": "x"}}])
+def test_a_site_without_a_channel_layer_is_refused(layers):
+    with override_settings(CHANNEL_LAYERS=layers):
+        assert ids({}) == ["ohsessions.E007"]
+
+
+def test_an_access_policy_that_cannot_be_imported_is_refused():
+    assert ids({"ACCESS_POLICY": "nowhere.Policy"}) == ["ohsessions.E008"]
+
+
+def test_a_shell_is_warned_of_at_deployment_without_debug_only():
+    site = {"RUNTIMES": {"shell": {"BACKEND": "ohsessions.runtimes.shell.ShellRuntime"}}}
+    layers = {"default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer"}}
+    with override_settings(CHANNEL_LAYERS=layers):
+        assert "ohsessions.W001" in ids(site, include_deployment_checks=True)
+        assert "ohsessions.W001" not in ids(site)
+        with override_settings(DEBUG=True):
+            assert "ohsessions.W001" not in ids(site, include_deployment_checks=True)
+
+
+def test_a_channel_layer_in_memory_is_warned_of_at_deployment():
+    layers = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+    with override_settings(CHANNEL_LAYERS=layers):
+        assert ids({}, include_deployment_checks=True) == ["ohsessions.W003"]
+        assert ids({}) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (SQLITE, []),
+        ({}, ["ohsessions.W002"]),
+        (SQLITE | {"transaction_mode": None}, ["ohsessions.W002"]),
+        (SQLITE | {"init_command": ""}, ["ohsessions.W002"]),
+    ],
+)
+def test_sqlite_that_would_be_locked_under_load_is_warned_of(options, expected, monkeypatch):
+    from django.db import connection
+
+    if connection.vendor != "sqlite":
+        pytest.skip("This run's database is not SQLite.")
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
+    assert ids({}, databases=["default"]) == expected

@@ -1,0 +1,118 @@
+"""The layers: each module imports only what stands lower, and two of them do without Django."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "ohsessions"
+
+# From the lowest row to the highest. A module may import its own row and those before it.
+ROWS = [
+    ["core"],
+    ["socketio"],
+    ["conf", "database", "models", "migrations"],
+    ["journal", "leases", "lifecycle", "wakeups", "access", "snapshots"],
+    ["runtimes"],
+    ["gateway", "worker"],
+    ["admin", "apps", "checks", "health", "management", "routing", "server", "testing", "urls", "views"],
+]
+ROW = {name: number for number, row in enumerate(ROWS) for name in row}
+APART = [("gateway", "worker"), ("worker", "gateway"), ("socketio", "core")]
+"""Pairs where the first does not import the second although its row would let it."""
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(part for part in parts if part != "__init__"), path
+
+
+def imports(module: str, path: Path) -> Iterator[str]:
+    """The absolute names that `module` imports anywhere, those only for types excepted."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in runtime_nodes(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")[: -(node.level - 1) or None] if node.level else []
+            base = ".".join([*parts, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            continue
+        yield child
+        yield from runtime_nodes(child)
+
+
+def part(module: str) -> str | None:
+    """The row's word for a module of ours: ohsessions.core.wire is core. None for the package itself."""
+    _, _, rest = module.partition(".")
+    name = rest.partition(".")[0]
+    return name if name in ROW else None
+
+
+def violations(module: str, path: Path) -> Iterator[str]:
+    own = part(module)
+    if own is None:
+        return
+    for name in imports(module, path):
+        other = part(name) if name.startswith("ohsessions.") else None
+        if other and (ROW[other] > ROW[own] or (own, other) in APART):
+            yield f"{module} imports {name}"
+
+
+def test_every_module_has_a_row():
+    strangers = {module for module, _ in modules() if "." in module and part(module) is None}
+    assert strangers == set(), "say in ROWS where they stand"
+
+
+def test_modules_import_only_what_stands_lower():
+    found = [line for module, path in modules() for line in violations(module, path)]
+    assert found == []
+
+
+def test_an_import_of_a_higher_row_is_found(tmp_path):
+    (tmp_path / "wire.py").write_text("def f():\n    from ..models import Session\n")
+    assert [*violations("ohsessions.core.wire", tmp_path / "wire.py")] == [
+        "ohsessions.core.wire imports ohsessions.models.Session"
+    ]
+
+
+BLOCKER = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"django", "channels"}:
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Blocker())
+import importlib
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def without_django(names: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", BLOCKER, *names]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_core_and_the_protocol_engine_import_without_django():
+    names = [module for module, _ in modules() if part(module) == "core"]
+    names += ["ohsessions.socketio.engine"]
+    result = without_django(names)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("name", ["django.db", "ohsessions.models"])
+def test_the_blocker_blocks(name):
+    assert "is blocked" in without_django([name]).stderr
