@@ -21,7 +21,7 @@ def console(request: HttpRequest, session_id: UUID | None = None) -> HttpRespons
         "default_runtime": conf.DEFAULT_RUNTIME,
         "session_id": str(session_id) if session_id else None,
         "user": {"name": request.user.get_username(), "authenticated": request.user.is_authenticated},
-        "api": "/api/sessions/",
+        "api": reverse("ohsessions:sessions"),
         "login_url": reverse("admin:login"),
         "admin_url": reverse("admin:index"),
     }
