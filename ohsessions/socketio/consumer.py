@@ -25,7 +25,8 @@ Headers = list[tuple[bytes, bytes]]
 
 # How long a server may take to pass on a close frame to a client that does not read, in seconds.
 CLOSE_PATIENCE = 5.0
-POLICY_VIOLATION, TOO_BIG = 1008, 1009
+# daphne sends no other of the registered codes (it raises), and Engine.IO clients read none.
+CLOSE_WEBSOCKET = {"type": "websocket.close", "code": 1000}
 
 
 class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
@@ -56,13 +57,42 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
         try:
-            connection = self._admit_websocket(scope)
+            connection, is_new = self._admit_websocket(scope)
         except RequestRefused:
-            await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+            await send(CLOSE_WEBSOCKET)
+            return
+        if is_new:
+            try:
+                await send({"type": "websocket.accept"})
+                await self._carry(connection, receive, send)
+            finally:
+                connection.abort("transport close")
+        else:
+            await send({"type": "websocket.accept"})
+            await self._upgrade(connection, receive, send)
+
+    def _admit_websocket(self, scope: Scope) -> tuple[Connection, bool]:
+        """The connection that the websocket belongs to, and whether this is its handshake."""
+        if not self.server.allow_origin(scope):
+            raise RequestRefused.forbidden()
+        query = parse_query(scope)
+        if query.sid is None:
+            return self.server.open(scope, Transport.WEBSOCKET), True
+        return self.server.find(scope, query.sid), False
+
+    async def _upgrade(self, connection: Connection, receive: Receive, send: Send) -> None:
+        """
+        Carry a connection that polls, if the websocket probes well. If not, only the websocket ends.
+
+        A connection that has a websocket gets no second one: as in Node that is accepted, then closed.
+        """
+        try:
+            connection.begin_probe()
+        except RequestRefused:
+            await send(CLOSE_WEBSOCKET)
             return
         try:
-            await send({"type": "websocket.accept"})
-            if connection.is_upgraded or await self._upgrade(connection, receive, send):
+            if await self._probe(connection, receive, send):
                 await self._carry(connection, receive, send)
         finally:
             if connection.is_upgraded:
@@ -70,18 +100,8 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
             else:
                 connection.end_probe()
 
-    def _admit_websocket(self, scope: Scope) -> Connection:
-        if not self.server.allow_origin(scope):
-            raise RequestRefused.forbidden()
-        query = parse_query(scope)
-        if query.sid is None:
-            return self.server.open(scope, Transport.WEBSOCKET)
-        connection = self.server.find(scope, query.sid)
-        connection.begin_probe()
-        return connection
-
-    async def _upgrade(self, connection: Connection, receive: Receive, send: Send) -> bool:
-        """Speak the upgrade on a websocket that probes. False: it ends without one, polling goes on."""
+    async def _probe(self, connection: Connection, receive: Receive, send: Send) -> bool:
+        """Whether the client upgraded."""
         try:
             async with asyncio.timeout(connection.engine.settings.upgrade_timeout):
                 while not connection.is_upgraded:
@@ -92,7 +112,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
                     if answer is not None:
                         await send({"type": "websocket.send", "text": answer})
         except (PacketError, TimeoutError):
-            await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+            await send(CLOSE_WEBSOCKET)
             return False
         return True
 
@@ -106,7 +126,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
             await connection.write(send)
             if not peer_left.is_set():
                 async with asyncio.timeout(CLOSE_PATIENCE):
-                    await send({"type": "websocket.close", "code": 1000})
+                    await send(CLOSE_WEBSOCKET)
         except (OSError, TimeoutError):
             pass
         finally:

@@ -1,5 +1,5 @@
 """
-An ASGI application for these tests and the official suites: Socket.IO at /socket.io/, Engine.IO at /engine.io/.
+An ASGI application for these tests and the official suites: Socket.IO at /socket.io/, Engine.IO below.
 
 Configured by the environment: SOCKETIO_SETTINGS is JSON for EngineSettings.
 """
@@ -24,6 +24,8 @@ from ohsessions.socketio.connection import Connection
 SETTINGS = EngineSettings(**json.loads(os.environ.get("SOCKETIO_SETTINGS", "{}")))
 # The official suite listens for `auth` only after it has seen the answer to CONNECT.
 AUTH_DELAY = float(os.environ.get("SOCKETIO_AUTH_DELAY", "0"))
+
+watchers: set[Socket] = set()
 
 
 class Echo:
@@ -57,8 +59,14 @@ class Echo:
             self.socket.emit("malformed", answer)
 
     async def disconnect(self, reason: str) -> None:
-        for other in server.sockets.values():
-            other.emit("left", self.socket.sid, reason)
+        for watcher in watchers:
+            watcher.emit("left", self.socket.sid, reason)
+        watchers.discard(self.socket)
+
+    async def on_watch(self) -> None:
+        """Be told how others leave."""
+        watchers.add(self.socket)
+        self.socket.emit("watching", self.socket.sid)
 
     async def on_flood(self, count: int, size: int) -> None:
         """Emit `count` events of `size` characters as fast as the client reads."""
