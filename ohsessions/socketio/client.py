@@ -17,6 +17,9 @@ from ohsessions.socketio.sockets import Handler, Socket
 
 __all__ = ["Client", "Host"]
 
+# Sockets of one connection whose handlers have not returned from disconnect(), the connected ones included.
+MAX_RUNNING = 32
+
 
 class Host(Protocol):
     """What a client needs of its server."""
@@ -31,7 +34,7 @@ class Host(Protocol):
     def unregister(self, socket: Socket) -> None:
         """It does not any more."""
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run the work in a task that the server awaits when it closes."""
 
 
@@ -42,6 +45,7 @@ class Client:
         self._host = host
         self._connection = connection
         self._dispatchers: dict[str, Dispatcher] = {}
+        self._running = 0
         self._attachments = 0  # binary messages still announced by a binary event, to be dropped
         self._timer: asyncio.TimerHandle | None = None
         self._expect_connect()
@@ -80,6 +84,8 @@ class Client:
         namespace = packet.namespace
         if namespace in self._dispatchers:
             raise PacketError("the namespace is connected already")
+        if self._running >= MAX_RUNNING:
+            raise PacketError("connects and disconnects faster than that is handled")
         if namespace not in self._host.namespaces:
             self._connection.send(MESSAGE + encode_connect_error(namespace, "Invalid namespace"))
             return
@@ -95,7 +101,12 @@ class Client:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._host.spawn(dispatcher.run(packet), f"socket {socket.sid}")
+        task = self._host.spawn(dispatcher.run(packet), f"socket {socket.sid}")
+        self._running += 1
+        task.add_done_callback(self._ran)
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        self._running -= 1
 
     def _remove(self, namespace: str, reason: str, *, drop: bool) -> None:
         dispatcher = self._dispatchers.pop(namespace, None)

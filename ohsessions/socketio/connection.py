@@ -143,19 +143,26 @@ class Connection:
 
     # -- long polling
 
-    async def poll(self) -> str:
-        """
-        The answer to a GET, as soon as there is one.
-
-        Raises RequestRefused when polls overlap.
-        """
+    def begin_poll(self) -> None:
+        """See EngineIO.begin_poll."""
         try:
             self.engine.begin_poll()
         finally:
             self._settle()
+
+    @property
+    def poll_is_ready(self) -> bool:
+        """See EngineIO.poll_is_ready."""
+        return self.engine.poll_is_ready
+
+    async def wait_poll(self) -> None:
+        """Return as soon as the poll can be answered. A turn of the loop later, so answers gather."""
         while not self.engine.poll_is_ready:
             self._wake.clear()
             await self._wake.wait()
+
+    def end_poll(self) -> str:
+        """See EngineIO.end_poll."""
         body = self.engine.end_poll()
         self._settle()
         return body

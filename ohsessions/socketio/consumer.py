@@ -170,7 +170,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
         query = parse_query(scope)
         if query.sid is None:
             connection = self.server.open(scope, Transport.POLLING)
-            return await connection.poll(), b"text/plain; charset=UTF-8"
+            return await _poll(connection, receive), b"text/plain; charset=UTF-8"
         connection = self._find_polling(scope, query)
         if scope["method"] == "GET":
             return await _poll(connection, receive), b"text/plain; charset=UTF-8"
@@ -204,19 +204,28 @@ class _ClientGone(Exception):
 
 
 async def _poll(connection: Connection, receive: Receive) -> str:
-    """Wait for a poll's answer, or for its client to give it up."""
-    poll = asyncio.create_task(connection.poll(), name=f"poll {connection.engine.sid}")
+    """The answer to a GET, when there is one. Raises _ClientGone if the client gives up before."""
+    connection.begin_poll()
+    try:
+        if not connection.poll_is_ready:
+            await _wait_poll(connection, receive)
+    except (_ClientGone, asyncio.CancelledError):
+        connection.cancel_poll()
+        raise
+    return connection.end_poll()
+
+
+async def _wait_poll(connection: Connection, receive: Receive) -> None:
+    ready = asyncio.create_task(connection.wait_poll(), name=f"poll {connection.engine.sid}")
     leave = asyncio.create_task(_wait_disconnect(receive), name=f"poller {connection.engine.sid}")
     try:
-        await asyncio.wait({poll, leave}, return_when=asyncio.FIRST_COMPLETED)
-        if poll.done():
-            return poll.result()
-        connection.cancel_poll()
-        raise _ClientGone
+        await asyncio.wait({ready, leave}, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            raise _ClientGone
     finally:
-        for task in (poll, leave):
-            task.cancel()
-        await asyncio.gather(poll, leave, return_exceptions=True)
+        ready.cancel()
+        leave.cancel()
+        await asyncio.gather(ready, leave, return_exceptions=True)
 
 
 async def _wait_disconnect(receive: Receive) -> None:

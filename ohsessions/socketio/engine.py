@@ -59,7 +59,6 @@ class EngineIO:
         "_poll_is_open",
         "_pong_due",
         "_pongs",
-        "_probe_due",
         "_unconfirmed",
         "probing",
         "queue",
@@ -91,7 +90,6 @@ class EngineIO:
         self._behind = 0  # bytes since the barrier that is out
         self._ping_due = clock() + settings.ping_interval
         self._pong_due: float | None = None
-        self._probe_due: float | None = None
         self._linger_due: float | None = None
         upgrades = [Transport.WEBSOCKET.value] if transport is Transport.POLLING else []
         self.queue.append(
@@ -236,11 +234,14 @@ class EngineIO:
     # -- upgrade
 
     def begin_probe(self) -> None:
-        """A websocket arrived for this connection. Raises RequestRefused unless it may upgrade now."""
+        """
+        A websocket arrived for this connection; end_probe() must follow, within upgrade_timeout.
+
+        Raises RequestRefused unless the connection may upgrade now.
+        """
         if self.transport is Transport.WEBSOCKET or self.probing or self.state is not State.OPEN:
             raise RequestRefused.bad_request()
         self.probing = True
-        self._probe_due = self._clock() + self.settings.upgrade_timeout
 
     def receive_probe(self, packet: str | bytes) -> str | None:
         """
@@ -262,7 +263,6 @@ class EngineIO:
         if not self.probing:
             return
         self.probing = self.upgrading = False
-        self._probe_due = None
         now = self._clock()
         if self._pong_due is not None:
             self._pong_due = now + self.settings.ping_timeout
@@ -281,12 +281,6 @@ class EngineIO:
         """When tick() is to be called; None: never."""
         if self.state is not State.OPEN:
             return self._linger_due if self.state is State.CLOSING else None
-        heartbeat = self._heartbeat_deadline()
-        if self._probe_due is None:
-            return heartbeat
-        return self._probe_due if heartbeat is None else min(self._probe_due, heartbeat)
-
-    def _heartbeat_deadline(self) -> float | None:
         if self.upgrading:
             return None
         if self._barrier_due is not None:
@@ -300,9 +294,7 @@ class EngineIO:
             self.abort(self.reason)
         if self.state is not State.OPEN:
             return
-        if self._probe_due is not None and now >= self._probe_due:
-            self.end_probe()
-        due = self._heartbeat_deadline()
+        due = self.deadline
         if due is None or now < due:
             return
         if self._barrier_due is not None:

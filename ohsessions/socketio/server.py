@@ -37,6 +37,7 @@ class EngineServer(ABC):
         self.allow_origin = allow_origin
         self._connections: dict[str, Connection] = {}
         self._stopping = False
+        self._empty = asyncio.Event()
 
     @abstractmethod
     def make_receiver(self, connection: Connection) -> Receiver:
@@ -78,9 +79,19 @@ class EngineServer(ABC):
             connection.close(reason)
             if not connection.is_upgraded and not connection.engine.poll_waits:
                 connection.abort(reason)
+        if self._connections:
+            self._empty.clear()
+            try:
+                async with asyncio.timeout(GRACE):
+                    await self._empty.wait()
+            except TimeoutError:
+                for connection in list(self._connections.values()):
+                    connection.abort(reason)
 
     def _forget(self, connection: Connection) -> None:
         self._connections.pop(connection.engine.sid, None)
+        if not self._connections:
+            self._empty.set()
 
 
 class SocketIOServer(EngineServer):
@@ -126,7 +137,7 @@ class SocketIOServer(EngineServer):
     async def close(self, reason: str) -> None:
         """See EngineServer."""
         await super().close(reason)
-        tasks = self._tasks - {asyncio.current_task()}
+        tasks = set(self._tasks)
         if not tasks:
             return
         _, pending = await asyncio.wait(tasks, timeout=GRACE)
@@ -145,11 +156,12 @@ class SocketIOServer(EngineServer):
         """It does not any more."""
         self._sockets.pop(socket.sid, None)
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run the work in a task that close() awaits."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def session_cookie_name() -> str | None:
