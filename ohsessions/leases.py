@@ -125,7 +125,7 @@ class Observer:
 
         Gives those whose counter has stood still for too long, with that counter.
         """
-        if self._last_look is None or now - self._last_look > MAX_GAP + self._slack():
+        if self._last_look is None or now - self._last_look > MAX_GAP:
             self._seen.clear()
         self._last_look = now
         seen: dict[UUID, tuple[int, float]] = {}
@@ -138,7 +138,3 @@ class Observer:
                 expired.append((process, counter))
         self._seen = seen
         return expired
-
-    def _slack(self) -> float:
-        """A look may come late by scheduling without having missed anything."""
-        return 0.5

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
 from ohsessions.core.runtime import JSON
+from ohsessions.core.states import State
+
+if TYPE_CHECKING:
+    from ohsessions.lifecycle import Change
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +47,19 @@ class Wakeups:
     def __init__(self) -> None:
         self._layer: Any = get_channel_layer()
         self.works = True
+
+    async def change(self, change: Change) -> None:
+        """Tells everybody whom a committed life-cycle transaction concerns."""
+        if change.stored:
+            await self.events(change.session_id, change.stored, change.head)
+        if change.moved:
+            await self.state(change.session_id, change.state, change.reason, change.title)
+        if change.ended:
+            await self.ended(change.session_id)
+        if change.worker is not None:
+            await self.owner(change.worker, change.session_id, change.epoch)
+        elif change.state == State.STARTING:
+            await self.wanted(change.session_id)
 
     async def events(self, session_id: UUID, stored: Sequence[tuple[int, str]], head: int) -> None:
         """Tells gateways of new events: (number, data) of each when they are small, and the last number."""

@@ -1,0 +1,55 @@
+"""The life of a session. Each function is one transaction, called in a thread (see ohsessions.database).
+
+Only `Locked.move` changes a state; with it go the reason, the epoch and a row of Transition. An awake session
+without connections always has a `passivate_at`. The epoch is raised whenever a session changes hands, so that
+whoever had it before is refused from then on: claim, release, close, fail and takeover all raise it.
+"""
+
+from ohsessions.lifecycle.clients import (
+    Attached,
+    Socket,
+    attach,
+    close,
+    detach,
+    force_passivation,
+    open_session,
+    rename,
+    request_passivation,
+)
+from ohsessions.lifecycle.locked import Change
+from ohsessions.lifecycle.owners import Claimed, claim, claim_passivation, crash, due, release, run, wanted
+from ohsessions.lifecycle.sweeps import (
+    end_reasons,
+    hand_over,
+    open_connections,
+    owned_by,
+    settle,
+    strays,
+)
+
+__all__ = [
+    "Attached",
+    "Change",
+    "Claimed",
+    "Socket",
+    "attach",
+    "claim",
+    "claim_passivation",
+    "close",
+    "crash",
+    "detach",
+    "due",
+    "end_reasons",
+    "force_passivation",
+    "hand_over",
+    "open_connections",
+    "open_session",
+    "owned_by",
+    "release",
+    "rename",
+    "request_passivation",
+    "run",
+    "settle",
+    "strays",
+    "wanted",
+]

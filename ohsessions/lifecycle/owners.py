@@ -1,0 +1,175 @@
+"""What the worker that owns a session does to it: claim, run, passivate, release, crash.
+
+Every function but `claim` takes the epoch under which the worker owns the session, and raises StaleEpoch,
+having written nothing, if the session changed hands since.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Q
+
+from ohsessions import snapshots
+from ohsessions.conf import conf
+from ohsessions.core import policy
+from ohsessions.core.errors import ProcessGone, WireError
+from ohsessions.core.states import State
+from ohsessions.lifecycle.locked import Change, Locked, lock, lock_owned
+from ohsessions.models import Process, Session
+from ohsessions.snapshots import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A session as its new owner needs it."""
+
+    session_id: UUID
+    epoch: int
+    runtime: str
+    settings: dict[str, Any]
+    secrets: str
+    """Encrypted."""
+    snapshot: Any
+    started_number: int
+    handled_number: int
+    interrupted_number: int
+    attempts: int
+
+
+def wanted(now: datetime, limit: int) -> list[UUID]:
+    """Sessions that need a worker: starting and their time has come, longest waiting first."""
+    ready = Q(retry_at=None) | Q(retry_at__lte=now)
+    rows = Session.objects.filter(ready, state=State.STARTING, worker=None).order_by("state_at")
+    return list(rows.values_list("pk", flat=True)[:limit])
+
+
+@transaction.atomic
+def claim(session_id: UUID, worker: UUID) -> tuple[Claimed, Change] | None:
+    """Makes a worker the owner of a `starting` session; None if somebody else was faster."""
+    try:
+        locked = lock(session_id)
+    except WireError:
+        return None
+    session = locked.session
+    waits = session.retry_at is not None and session.retry_at > locked.now
+    if session.state != State.STARTING or session.worker_id is not None or waits:
+        return None
+    if not Process.objects.filter(pk=worker, state=Process.State.ACTIVE).exists():
+        raise ProcessGone
+    session.worker_id = worker
+    session.epoch += 1
+    session.retry_at = None
+    locked.write_agent_state("loading")
+    change = locked.save()
+    claimed = Claimed(
+        session.pk,
+        session.epoch,
+        session.runtime,
+        session.settings,
+        session.secrets,
+        snapshots.load(session),
+        session.started_number,
+        session.handled_number,
+        session.interrupted_number,
+        session.attempts,
+    )
+    return claimed, change
+
+
+@transaction.atomic
+def run(session_id: UUID, epoch: int) -> Change:
+    """The owner's runtime is ready. Raises StaleEpoch."""
+    locked = lock_owned(session_id, epoch)
+    locked.move(State.RUNNING, "its runtime is ready", _owner(locked))
+    locked.write_agent_state("init")
+    return locked.save()
+
+
+def _owner(locked: Locked) -> str:
+    return f"worker {locked.session.worker_id}"
+
+
+def due(worker: UUID, now: datetime) -> list[UUID]:
+    """The running sessions of a worker that are due for passivation."""
+    rows = Session.objects.filter(worker=worker, state=State.RUNNING, passivate_at__lte=now)
+    return list(rows.values_list("pk", flat=True))
+
+
+@transaction.atomic
+def claim_passivation(session_id: UUID, epoch: int, *, busy: bool, reason: str = "") -> Change | None:
+    """Moves a due session to `passivating` for its owner; None if it is not due, or may not be yet.
+
+    With `reason` (a drain) due or not does not count, pending work does. Raises StaleEpoch.
+    """
+    locked = lock_owned(session_id, epoch)
+    session = locked.session
+    if session.state != State.RUNNING:
+        return None
+    if not reason and not policy.may_passivate(session, locked.now, busy=busy, max_busy=conf.MAX_BUSY):
+        return None
+    if not reason:
+        reason = "by an operator" if session.forced_by else f"no connection for {conf.CLOSE_DELAY} s"
+    locked.move(State.PASSIVATING, reason, session.forced_by or _owner(locked))
+    return locked.save()
+
+
+@transaction.atomic
+def release(session_id: UUID, epoch: int, snapshot: Snapshot | None, reason: str = "") -> Change:
+    """The end of a passivation: stores the snapshot (None: the last checkpoint stays) and lets go.
+
+    If somebody attached or acted meanwhile the session starts again. `reason`: what went wrong, if anything
+    did. Raises StaleEpoch.
+    """
+    locked = lock_owned(session_id, epoch)
+    session = locked.session
+    by = session.forced_by or _owner(locked)
+    why = session.reason
+    replaced = _set_snapshot(session, snapshot)
+    locked.write_agent_state("stopped")
+    connections = locked.attached()
+    if connections or session.has_pending_work:
+        locked.move(State.STARTING, "a client attached or acted while it was passivated", by)
+    else:
+        locked.move(State.PASSIVATED, f"{why}; {reason}" if reason else why, by)
+    locked.disown()
+    locked.set_due(connections)
+    change = locked.save()
+    transaction.on_commit(lambda: snapshots.discard(replaced))
+    return change
+
+
+def _set_snapshot(session: Session, snapshot: Snapshot | None) -> str:
+    """Gives the file that is no longer named."""
+    if snapshot is None:
+        return ""
+    replaced = session.snapshot_file
+    session.snapshot, session.snapshot_file = snapshot.value, snapshot.file
+    return replaced
+
+
+@transaction.atomic
+def crash(session_id: UUID, epoch: int, reason: str) -> Change:
+    """The runtime could not start, or broke: it is tried again later, or the session fails beyond its budget.
+
+    Raises StaleEpoch.
+    """
+    locked = lock_owned(session_id, epoch)
+    session = locked.session
+    ran = session.state == State.RUNNING and locked.now - session.state_at
+    stable = ran and ran >= timedelta(seconds=policy.STABLE_AFTER)
+    session.crashes = 1 if stable else session.crashes + 1
+    session.retry_at = locked.now + timedelta(seconds=policy.retry_delay(session.crashes))
+    owner = _owner(locked)
+    if policy.is_beyond_budget(session.crashes):
+        locked.move(State.FAILED, reason, owner)
+        locked.write_agent_state("error")
+    else:
+        locked.move(State.STARTING, reason, owner)
+    locked.disown()
+    locked.set_due(locked.attached())
+    return locked.save()

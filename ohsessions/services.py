@@ -1,0 +1,59 @@
+"""What gateway and worker both need, once per process: the database's threads and the wake-ups.
+
+The event loop's side of journal and lifecycle: each call here runs one of their functions in a thread and,
+after the commit, tells whom it concerns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+from uuid import UUID
+
+from ohsessions import journal
+from ohsessions.database import Database
+from ohsessions.journal import Append, Appended
+from ohsessions.lifecycle import Change
+from ohsessions.wakeups import Wakeups
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Services:
+    """Made inside the event loop that it serves; `close` it at the end."""
+
+    def __init__(self) -> None:
+        self.database = Database()
+        self.wakeups = Wakeups()
+
+    async def change(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs one transaction of lifecycle. Announcing its Change is the caller's (see `announce`)."""
+        return await self.database.write(function, *args, **kwargs)
+
+    async def announce(self, *changes: Change | None) -> None:
+        """Tells everybody concerned of what was committed."""
+        for change in changes:
+            if change is not None:
+                await self.wakeups.change(change)
+
+    async def append(self, append: Append) -> Appended:
+        """Stores events (see journal.commit_appends) and wakes whom they concern.
+
+        Its place in line is taken before the first await. Raises StaleEpoch or WireError: nothing is stored.
+        """
+        done: Appended = await self.database.write_gathered(journal.commit_appends, append)
+        if done.stored:
+            await self.wakeups.events(append.session_id, done.stored, done.stored[-1][0])
+        if append.epoch is None and append.events:
+            await self._wake_handler(append.session_id, done)
+        return done
+
+    async def _wake_handler(self, session_id: UUID, done: Appended) -> None:
+        if done.worker is not None:
+            await self.wakeups.owner(done.worker, session_id, done.epoch)
+        else:
+            await self.wakeups.wanted(session_id)
+
+    async def close(self) -> None:
+        await self.database.close()
