@@ -1,0 +1,97 @@
+/** Who, what and how it stands, in words: the bar above the timeline and the banner below it. */
+
+import { STATE_WORDS } from "./blocks.js";
+import { byId, el } from "./dom.js";
+
+const SESSION_WORDS = {
+  starting: "waking up…",
+  passivating: "going to sleep…",
+  passivated: "asleep",
+  failed: "failed",
+  closed: "closed",
+};
+const ROLE_WORDS = { viewer: "you watch", editor: "shared with you", owner: "" };
+
+export class Header {
+  setTitle(title) {
+    byId("title").textContent = title;
+    byId("title").title = title;
+  }
+
+  clear() {
+    for (const id of ["connection", "agent-state", "presence", "role"]) byId(id).textContent = "";
+    byId("banner").hidden = true;
+    byId("stop").hidden = true;
+    byId("stop").disabled = true;
+  }
+
+  showConnection({ state, text }) {
+    const element = byId("connection");
+    element.dataset.state = state;
+    if (element.textContent !== text) element.textContent = text;
+  }
+
+  /** @param {{connections?: number, users?: string[]}} presence */
+  showPresence({ connections = 0, users = [] }) {
+    const names = [...new Set(users)].filter(Boolean);
+    const element = byId("presence");
+    element.textContent = connections > 1 ? `${connections} here` : "only you here";
+    element.title = names.join(", ");
+    if (connections > 1 && names.length && names.length <= 3) element.textContent += `: ${names.join(", ")}`;
+  }
+
+  /** @returns {string|null} why nothing can be sent; null: it can */
+  showState({ session, agentState, connection }) {
+    const state = SESSION_WORDS[session.state] ?? STATE_WORDS[agentState]?.toLowerCase() ?? "";
+    const isRunning = agentState === "running" && session.state === "running";
+    const isViewer = session.role === "viewer";
+    byId("agent-state").textContent = state;
+    byId("role").textContent = ROLE_WORDS[session.role] ?? "";
+    byId("stop").hidden = !isRunning || isViewer;
+    byId("stop").disabled = !isRunning || isViewer || connection.state !== "connected";
+    byId("close").hidden = session.role !== "owner" || session.state === "closed";
+    byId("rename").hidden = isViewer;
+    byId("share").disabled = !session.id || !session.token;
+    if (session.state === "closed") return "This session is closed: it can be read, and nothing can be sent.";
+    if (isViewer) return "You are watching. The owner can give you a link with which you can take part.";
+    return null;
+  }
+
+  showBanner({ session, connection, onRetry, onNew }) {
+    const banner = byId("banner");
+    const [kind, text, label, handler] = bannerFor({ session, connection, onRetry, onNew });
+    banner.hidden = !kind;
+    banner.dataset.kind = kind ?? "";
+    const button = label && el("button", { type: "button", class: "button", text: label, onclick: handler });
+    // Written only when it changes: a status that is written again is read aloud again.
+    if (banner.dataset.said === `${text}${label}`) return;
+    banner.dataset.said = `${text}${label}`;
+    banner.replaceChildren(...[text && el("span", { text }), button].filter(Boolean));
+  }
+}
+
+function bannerFor({ session, connection, onRetry, onNew }) {
+  switch (connection.state) {
+    case "refused":
+      return ["bad", connection.text, "Reconnect", onRetry];
+    case "offline":
+      return ["wait late", `You are ${connection.text}. What you send now waits for the network.`, "Try now", onRetry];
+    case "reconnecting":
+      return ["wait late", `The connection is gone: ${connection.text}.`, "Try now", onRetry];
+    case "connecting":
+      return ["wait late", connection.error ? `The server is not ready: ${connection.error.message}` : "Connecting…"];
+  }
+  switch (session.state) {
+    case "closed":
+      return ["calm", "This session is closed. You can still read it.", "New session", onNew];
+    case "failed":
+      return ["bad", `What runs here has failed${session.reason ? `: ${session.reason}` : ""}.`, "Try again", onRetry];
+    case "starting":
+    case "passivated":
+      return ["wait", "Waking up…"];
+    case "passivating":
+      return ["wait", "Going to sleep…"];
+  }
+  if (connection.error) return ["wait", `${connection.text}.`];
+  return [];
+}
