@@ -13,12 +13,16 @@ from ohsessions.socketio.engine import EngineIO, State, Transport
 from ohsessions.socketio.errors import PacketError
 from ohsessions.socketio.packets import decode_payload
 
-__all__ = ["Connection", "Credentials", "Receiver", "Scope", "Send"]
+__all__ = ["FAIR_SHARE", "Connection", "Credentials", "Receiver", "Scope", "Send"]
 
 Scope = Mapping[str, Any]
 # What must be the same in all requests of a connection: see requests.credentials().
 Credentials = tuple[str | None, ...]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+# After so many packets in a row others have their turn, first of all the handler: else the bound of its inbox
+# would refuse a burst that it could handle.
+FAIR_SHARE = 100
 
 
 class Receiver(Protocol):
@@ -103,11 +107,13 @@ class Connection:
             self.engine.abort("parse error")
         self._settle()
 
-    def received_payload(self, body: bytes) -> bool:
+    async def receive_payload(self, body: bytes) -> bool:
         """Take the body of a POST. False: it broke the protocol and the connection with it."""
         try:
-            for packet in decode_payload(body):
+            for number, packet in enumerate(decode_payload(body), 1):
                 self.received(packet)
+                if number % FAIR_SHARE == 0:
+                    await asyncio.sleep(0)
         except PacketError:
             self.abort("parse error")
         return self.engine.reason != "parse error"

@@ -7,12 +7,13 @@ must work at full speed with the layer away.
 """
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from channels.consumer import AsyncConsumer
 
-from ohsessions.socketio.connection import Connection, Scope, Send
+from ohsessions.socketio.connection import FAIR_SHARE, Connection, Scope, Send
 from ohsessions.socketio.engine import Transport
 from ohsessions.socketio.errors import PacketError, RequestRefused
 from ohsessions.socketio.requests import Query, header, parse_query
@@ -135,7 +136,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
 
     async def _read(self, connection: Connection, receive: Receive, peer_left: asyncio.Event) -> None:
         limit = connection.engine.settings.max_payload
-        while not connection.closed:
+        for number in itertools.count(1):
             message = await receive()
             if message["type"] == "websocket.disconnect":
                 peer_left.set()
@@ -146,7 +147,11 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
                 connection.abort("payload too large")
                 return
             connection.received(content)
+            if connection.closed:
+                return
             del message, content  # else the last one stays as long as the connection is idle
+            if number % FAIR_SHARE == 0:  # receive() need not give way when much has arrived
+                await asyncio.sleep(0)
 
     # -- http
 
@@ -193,10 +198,10 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
         connection.is_posting = True
         try:
             body = await _read_body(scope, receive, connection.engine.settings.max_payload)
+            if not await connection.receive_payload(body):
+                raise RequestRefused.bad_request()
         finally:
             connection.is_posting = False
-        if not connection.received_payload(body):
-            raise RequestRefused.bad_request()
 
 
 class _ClientGone(Exception):
