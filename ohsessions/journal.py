@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from django.db import DataError, IntegrityError, transaction
@@ -22,6 +21,7 @@ from django.db import DataError, IntegrityError, transaction
 from ohsessions import access, snapshots
 from ohsessions.core import wire
 from ohsessions.core.errors import StaleEpoch, WireError
+from ohsessions.core.runtime import Action
 from ohsessions.core.states import State
 from ohsessions.database import database_now
 from ohsessions.models import Connection, Event, Session
@@ -264,30 +264,20 @@ def read_page(session_id: UUID, after: int) -> list[tuple[int, str]]:
     return page
 
 
-@dataclass(frozen=True, slots=True)
-class StoredAction:
-    """A client's action as its runtime is to get it."""
-
-    number: int
-    type: str
-    args: dict[str, Any]
-    hidden: bool
-
-
-def read_actions(session_id: UUID, after: int) -> list[StoredAction]:
-    """The next actions of clients after a number, in order, with their real arguments; a page at most."""
+def new_actions(session_id: UUID, after: int) -> list[tuple[int, str]]:
+    """The actions of clients after a number, in order, as (number, type)."""
     rows = Event.objects.filter(session_id=session_id, number__gt=after, source="user").order_by("number")
-    return list(_actions(rows[:100]))
+    return list(rows.values_list("number", "kind"))
 
 
-def _actions(rows: Iterable[Event]) -> Iterable[StoredAction]:
-
-    for row in rows:
-        args = json.loads(row.data)["args"]
-        hidden = args.get("hidden") is True
-        if row.hidden_text is not None:
-            args = json.loads(access.decrypt(row.hidden_text))
-        yield StoredAction(row.number, row.kind, args, hidden)
+def read_action(session_id: UUID, number: int) -> Action:
+    """One action of a client, with its real arguments."""
+    row = Event.objects.get(session_id=session_id, number=number)
+    args = json.loads(row.data)["args"]
+    hidden = args.get("hidden") is True
+    if row.hidden_text is not None:
+        args = json.loads(access.decrypt(row.hidden_text))
+    return Action(row.number, row.kind, args, hidden)
 
 
 @dataclass(frozen=True, slots=True)

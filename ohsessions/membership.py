@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable
+from typing import Protocol
 from uuid import UUID
 
 from ohsessions import leases, lifecycle
@@ -22,7 +22,6 @@ from ohsessions.models import Process
 from ohsessions.services import Services
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at the other processes."""
@@ -55,15 +54,23 @@ class Membership:
         self._clock = clock or Clock()
         self._confirmed = 0.0
         self._held = False
+        self._rejoined = asyncio.Condition()
         self.process_id: UUID
 
     async def join(self) -> UUID:
         """Registers; gives the id. Waits for a database that is away."""
         sent = self._clock.monotonic()
-        self.process_id = await retry(lambda: self._services.change(leases.register, self._kind))
+        self.process_id = await self._services.change_patiently(leases.register, self._kind)
         self._confirmed = sent
         self._held = True
+        async with self._rejoined:
+            self._rejoined.notify_all()
         return self.process_id
+
+    async def wait_rejoined(self, process_id: UUID) -> None:
+        """Waits until it goes by another id than this one."""
+        async with self._rejoined:
+            await self._rejoined.wait_for(lambda: self.process_id != process_id)
 
     async def keep(self) -> None:
         """Renews for ever, every HEARTBEAT seconds."""
@@ -151,12 +158,3 @@ class Reaper:
             change = await self._services.change(lifecycle.detach, sid, "gateway_lost")
             await self._services.announce(change)
             await self._services.wakeups.presence(session_id)
-
-
-async def retry(attempt: Callable[[], Awaitable[T]], pause: float = 0.5) -> T:
-    """Repeats what the database's absence prevented, until it works."""
-    while True:
-        try:
-            return await attempt()
-        except Unavailable:
-            await asyncio.sleep(pause)

@@ -188,6 +188,12 @@ class Event(models.Model):
             models.UniqueConstraint(fields=["session", "number"], name="ohsessions_event_number"),
             models.UniqueConstraint(fields=["session", "write_key"], name="ohsessions_event_write_key"),
         ]
+        indexes = [
+            # Runtimes look for the next action behind any number of their own events.
+            models.Index(
+                fields=["session", "number"], name="ohsessions_event_action", condition=Q(source="user")
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.session_id} #{self.number}"

@@ -6,11 +6,13 @@ after the commit, tells whom it concerns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 from uuid import UUID
 
 from ohsessions import journal
+from ohsessions.core.errors import Unavailable
 from ohsessions.database import Database
 from ohsessions.journal import Append, Appended
 from ohsessions.lifecycle import Change
@@ -18,6 +20,9 @@ from ohsessions.wakeups import Wakeups
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+RETRY_PAUSE = 0.5
+"""Seconds between two tries while the database is away."""
 
 
 class Services:
@@ -30,6 +35,14 @@ class Services:
     async def change(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs one transaction of lifecycle. Announcing its Change is the caller's (see `announce`)."""
         return await self.database.write(function, *args, **kwargs)
+
+    async def change_patiently(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `change`, again and again while the database is away."""
+        return await _patiently(lambda: self.database.write(function, *args, **kwargs))
+
+    async def read_patiently(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `database.read`, again and again while the database is away."""
+        return await _patiently(lambda: self.database.read(function, *args, **kwargs))
 
     async def announce(self, *changes: Change | None) -> None:
         """Tells everybody concerned of what was committed."""
@@ -57,3 +70,11 @@ class Services:
 
     async def close(self) -> None:
         await self.database.close()
+
+
+async def _patiently(attempt: Callable[[], Awaitable[T]]) -> T:
+    while True:
+        try:
+            return await attempt()
+        except Unavailable:
+            await asyncio.sleep(RETRY_PAUSE)

@@ -56,9 +56,10 @@ class Wakeups:
             await self.state(change.session_id, change.state, change.reason, change.title)
         if change.ended:
             await self.ended(change.session_id)
-        if change.worker is not None:
-            await self.owner(change.worker, change.session_id, change.epoch)
-        elif change.state == State.STARTING:
+        owner = change.worker or change.former
+        if owner is not None:
+            await self.owner(owner, change.session_id, change.epoch)
+        if change.worker is None and change.state == State.STARTING:
             await self.wanted(change.session_id)
 
     async def events(self, session_id: UUID, stored: Sequence[tuple[int, str]], head: int) -> None:

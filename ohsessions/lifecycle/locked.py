@@ -35,6 +35,8 @@ class Change:
     moved: bool = False
     ended: bool = False
     """Whether connections were ended."""
+    former: UUID | None = None
+    """The worker from whom it was taken."""
 
 
 class Locked:
@@ -46,6 +48,7 @@ class Locked:
         self.stored: list[tuple[int, str]] = []
         self.moved = False
         self.ended = False
+        self.former: UUID | None = None
 
     def move(self, target: State, reason: str, by: str) -> None:
         """The one place where a state changes."""
@@ -95,6 +98,7 @@ class Locked:
             session.forced_by = ""
 
     def disown(self) -> None:
+        self.former = self.session.worker_id
         self.session.worker = None
         self.session.forced_by = ""
 
@@ -115,6 +119,7 @@ class Locked:
             self.stored,
             self.moved,
             self.ended,
+            self.former,
         )
 
 

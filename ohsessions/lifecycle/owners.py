@@ -7,7 +7,7 @@ having written nothing, if the session changed hands since.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from ohsessions.conf import conf
 from ohsessions.core import policy
 from ohsessions.core.errors import ProcessGone, WireError
 from ohsessions.core.states import State
+from ohsessions.database import database_now
 from ohsessions.lifecycle.locked import Change, Locked, lock, lock_owned
 from ohsessions.models import Process, Session
 from ohsessions.snapshots import Snapshot
@@ -41,8 +42,9 @@ class Claimed:
     attempts: int
 
 
-def wanted(now: datetime, limit: int) -> list[UUID]:
+def wanted(limit: int) -> list[UUID]:
     """Sessions that need a worker: starting and their time has come, longest waiting first."""
+    now = database_now()
     ready = Q(retry_at=None) | Q(retry_at__lte=now)
     rows = Session.objects.filter(ready, state=State.STARTING, worker=None).order_by("state_at")
     return list(rows.values_list("pk", flat=True)[:limit])
@@ -94,9 +96,9 @@ def _owner(locked: Locked) -> str:
     return f"worker {locked.session.worker_id}"
 
 
-def due(worker: UUID, now: datetime) -> list[UUID]:
+def due(worker: UUID) -> list[UUID]:
     """The running sessions of a worker that are due for passivation."""
-    rows = Session.objects.filter(worker=worker, state=State.RUNNING, passivate_at__lte=now)
+    rows = Session.objects.filter(worker=worker, state=State.RUNNING, passivate_at__lte=database_now())
     return list(rows.values_list("pk", flat=True))
 
 
@@ -108,7 +110,7 @@ def claim_passivation(session_id: UUID, epoch: int, *, busy: bool, reason: str =
     """
     locked = lock_owned(session_id, epoch)
     session = locked.session
-    if session.state != State.RUNNING:
+    if session.state != State.RUNNING or (reason and session.has_pending_work):
         return None
     if not reason and not policy.may_passivate(session, locked.now, busy=busy, max_busy=conf.MAX_BUSY):
         return None

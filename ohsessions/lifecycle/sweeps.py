@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +10,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from ohsessions.core.states import State
+from ohsessions.database import database_now
 from ohsessions.lifecycle.locked import Change, lock
 from ohsessions.models import Connection, Session
 
@@ -32,8 +32,9 @@ def owned_by(worker: UUID) -> dict[UUID, int]:
     return dict(Session.objects.filter(worker=worker).values_list("pk", "epoch"))
 
 
-def strays(now: datetime, limit: int = 200) -> list[UUID]:
+def strays(limit: int = 200) -> list[UUID]:
     """Sessions that `settle` has something to do for."""
+    now = database_now()
     overdue = Q(state=State.STARTING, worker=None, passivate_at__lte=now)
     ownerless = Q(state__in=[State.PASSIVATING, State.RUNNING], worker=None)
     asleep = Q(state=State.PASSIVATED) | Q(state=State.FAILED, retry_at__lte=now)

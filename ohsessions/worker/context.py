@@ -1,0 +1,92 @@
+"""What a hosted runtime is given: RuntimeContext over the outbox of its activation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ohsessions import snapshots
+from ohsessions.conf import conf
+from ohsessions.core import wire
+from ohsessions.core.errors import InvalidEvent
+from ohsessions.core.redaction import Redactor
+from ohsessions.core.runtime import JSON, SupervisedProcess
+from ohsessions.lifecycle import Claimed
+from ohsessions.services import Services
+from ohsessions.worker.outbox import Outbox
+from ohsessions.worker.processes import ProcessSupervisor
+
+
+class HostContext:
+    """See core.runtime.RuntimeContext."""
+
+    def __init__(
+        self, services: Services, claimed: Claimed, secrets: Mapping[str, str], outbox: Outbox
+    ) -> None:
+        self.session_id = claimed.session_id
+        self.settings: Mapping[str, JSON] = claimed.settings
+        self.secrets = secrets
+        self.workspace = Path(conf.WORKSPACE_ROOT) / str(claimed.session_id)
+        self.cause: int | None = None
+        self.processes = ProcessSupervisor(lease_seconds=conf.LEASE_TTL)
+        self._services = services
+        self._outbox = outbox
+        self._redactor = Redactor(list(secrets.values()))
+        self._agent_state = "loading"
+
+    async def emit(self, *, source: str = "agent", cause: int | None = None, **event: Any) -> None:
+        cause = self.cause if cause is None else cause
+        clean = {name: self._redactor.redact_json(value) for name, value in event.items()}
+        body = wire.event_body(source=source, cause=cause, **clean)
+        await self._outbox.put(source, str(event.get("observation") or event.get("action")), body)
+
+    async def set_agent_state(self, state: str) -> None:
+        if state != self._agent_state:
+            self._agent_state = state
+            await self._outbox.put("environment", "agent_state_changed", wire.agent_state(state))
+
+    async def notify(self, notice: Mapping[str, JSON]) -> None:
+        clean = self._redactor.redact_json(dict(notice))
+        await self._services.wakeups.notice(self.session_id, clean)
+
+    def checkpoint(self, snapshot: JSON) -> None:
+        self._outbox.checkpoint = self.store(snapshot)
+
+    def store(self, snapshot: JSON) -> snapshots.Snapshot:
+        """Makes a snapshot ready for the row. Raises InvalidEvent if it is not JSON."""
+        try:
+            return snapshots.store(self.session_id, snapshot)
+        except (TypeError, ValueError) as error:
+            raise InvalidEvent(f"The snapshot cannot be stored as JSON: {error}.") from error
+
+    async def spawn(
+        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None
+    ) -> SupervisedProcess:
+        return await self.processes.spawn(argv, env=env, cwd=cwd)
+
+    def redact(self, text: str) -> str:
+        """Cuts the session's secrets out of a text."""
+        return self._redactor.redact(text)
+
+    async def tell(self, reason: str, message: str, cause: int | None) -> None:
+        """Stores an error of ours in the session's log, for its users."""
+        body = wire.event_body(
+            observation="error",
+            content=message,
+            message=message,
+            extras={"reason": reason},
+            source="environment",
+            cause=cause,
+        )
+        await self._outbox.put("environment", "error", body)
+
+
+async def within(seconds: float, what: str, awaitable: Any) -> Any:
+    """Awaits under a time limit. Raises TimeoutError with words for people."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await awaitable
+    except TimeoutError as error:
+        raise TimeoutError(f"{what} took longer than {seconds:g} s") from error

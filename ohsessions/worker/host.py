@@ -1,0 +1,282 @@
+"""One activation of one session: its runtime, from the claim to the release.
+
+A host is one task. It starts the runtime, feeds it actions from the log in order, delivers interrupts at
+once, and ends in one of four ways: passivated (asked for by the worker's sweep), crashed, closed by somebody
+else, or lost (another owner, or no lease). Whatever the way, the runtime is closed and its processes killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import traceback
+from collections import deque
+
+from django.utils.module_loading import import_string
+
+from ohsessions import access, journal, lifecycle
+from ohsessions.conf import conf
+from ohsessions.core import policy, wire
+from ohsessions.core.errors import RuntimeFailure, StaleEpoch, WireError
+from ohsessions.core.runtime import Action, Runtime
+from ohsessions.lifecycle import Claimed
+from ohsessions.services import Services
+from ohsessions.worker.context import HostContext, within
+from ohsessions.worker.outbox import Outbox
+
+logger = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds a runtime gets to close before its processes are killed anyway."""
+
+
+class SessionHost:
+    """Hosts the runtime of one claimed session. `run` it as a task; it ends by itself."""
+
+    def __init__(self, services: Services, claimed: Claimed) -> None:
+        self.session_id = claimed.session_id
+        self._services = services
+        self._claimed = claimed
+        self._outbox = Outbox(services, claimed.session_id, claimed.epoch)
+        self._runtime: Runtime | None = None
+        self._context: HostContext | None = None
+        self._work = asyncio.Event()
+        self._queue: deque[int] = deque()
+        self._queued = asyncio.Event()
+        self._passivating = asyncio.Event()
+        self._read_number = claimed.handled_number
+        self._current: int | None = None
+        self._claiming_passivation = False
+        self.ready = False
+
+    @property
+    def epoch(self) -> int:
+        return self._outbox.epoch
+
+    @property
+    def busy(self) -> bool:
+        return self._runtime is not None and self._runtime.busy
+
+    @property
+    def is_passivating(self) -> bool:
+        """Whether its epoch is changing, or has changed for the last time."""
+        return self._claiming_passivation or self._passivating.is_set()
+
+    def wake(self) -> None:
+        """There may be new actions in the log."""
+        self._work.set()
+
+    def feed(self) -> None:
+        """The worker's lease was renewed."""
+        if self._context is not None:
+            self._context.processes.feed()
+
+    async def run(self) -> None:
+        """The whole activation."""
+        try:
+            await self._start()
+            await self._serve()
+            await self._passivate()
+        except (StaleEpoch, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            await self._crash(error)
+        finally:
+            await self._close()
+
+    # Starting
+
+    async def _start(self) -> None:
+        secrets = {}
+        if self._claimed.secrets:
+            secrets = json.loads(access.decrypt(self._claimed.secrets))
+        self._context = HostContext(self._services, self._claimed, secrets, self._outbox)
+        entry = conf.RUNTIMES.get(self._claimed.runtime)
+        if entry is None:
+            reason = f"its runtime {self._claimed.runtime!r} is not in the setting RUNTIMES any more"
+            raise RuntimeFailure("start_failed", reason)
+        backend = import_string(entry["BACKEND"])
+        self._runtime = backend(self._context, **entry.get("OPTIONS", {}))
+        assert self._runtime is not None
+        await within(conf.START_TIMEOUT, "its start", self._runtime.start(self._claimed.snapshot))
+        await self._outbox.flush()
+        change = await self._services.change_patiently(lifecycle.run, self.session_id, self.epoch)
+        self.ready = True
+        logger.info("Session %s runs", self.session_id, extra={"verb": "running"})
+        await self._services.announce(change)
+
+    # Serving
+
+    async def _serve(self) -> None:
+        """Works until passivation is asked for. Raises what the runtime raised, or StaleEpoch."""
+        jobs = [self._read_log(), self._handle_actions(), self._outbox.run(), self._passivating.wait()]
+        names = ["log", "actions", "outbox", "passivating"]
+        tasks = [
+            asyncio.create_task(job, name=f"session {self.session_id} {name}")  # type: ignore[arg-type]
+            for job, name in zip(jobs, names, strict=True)
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read_log(self) -> None:
+        """Brings actions from the log into the queue, and interrupts to the runtime, as they come."""
+        self._work.set()
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            read = self._services.read_patiently
+            found = await read(journal.new_actions, self.session_id, self._read_number)
+            for number, kind in found:
+                self._read_number = number
+                if kind not in wire.INTERRUPTS:
+                    self._queue.append(number)
+                    self._queued.set()
+                elif number > self._claimed.interrupted_number:
+                    await self._interrupt(number)
+
+    async def _interrupt(self, number: int) -> None:
+        assert self._runtime is not None
+        await self._runtime.interrupt(await self._load(number))
+        await self._outbox.flush(interrupted=number)
+
+    async def _handle_actions(self) -> None:
+        while True:
+            await self._queued.wait()
+            while self._queue:
+                await self._handle(self._queue.popleft())
+            self._queued.clear()
+
+    async def _handle(self, number: int) -> None:
+        assert self._runtime is not None
+        assert self._context is not None
+        self._current = self._context.cause = number
+        if self._was_cut_off(number):
+            message = "This action was cut off when its worker stopped. It was not repeated."
+            await self._context.tell("interrupted", message, number)
+        else:
+            action = await self._load(number)
+            self._outbox.in_action = True
+            await self._outbox.flush(started=number)
+            await self._runtime.handle(action)
+        await self._outbox.flush(handled=number)
+        self._outbox.in_action = False
+        self._current = self._context.cause = None
+
+    async def _load(self, number: int) -> Action:
+        return await self._services.read_patiently(journal.read_action, self.session_id, number)
+
+    def _was_cut_off(self, number: int) -> bool:
+        """Whether an earlier activation began this action, and it must not be begun again."""
+        assert self._runtime is not None
+        if number != self._claimed.started_number:
+            return False
+        return not self._runtime.retries_interrupted or self._claimed.attempts >= 2
+
+    # Ending
+
+    async def try_passivate(self, reason: str = "") -> bool:
+        """Claims the passivation of this session if it is due, or for `reason`; then `run` does it.
+
+        Raises StaleEpoch.
+        """
+        if not self.ready or self.is_passivating:
+            return False
+        self._claiming_passivation = True
+        try:
+            async with self._outbox.paused():
+                change = await self._services.change(
+                    lifecycle.claim_passivation, self.session_id, self.epoch, busy=self.busy, reason=reason
+                )
+                if change is None:
+                    return False
+                self._outbox.epoch = change.epoch
+                self._passivating.set()
+        finally:
+            self._claiming_passivation = False
+        logger.info(
+            "Session %s passivates: %s", self.session_id, change.reason, extra={"verb": "passivating"}
+        )
+        await self._services.announce(change)
+        return True
+
+    async def _passivate(self) -> None:
+        assert self._runtime is not None
+        assert self._context is not None
+        snapshot, problem = None, ""
+        try:
+            await self._end_cut_off_action()
+            taken = within(conf.PASSIVATE_TIMEOUT, "saving its state", self._runtime.passivate())
+            snapshot = self._context.store(await taken)
+        except Exception as error:
+            problem = f"{self._describe(error)}; its last checkpoint counts"
+            logger.warning("Session %s: %s", self.session_id, problem, extra={"verb": "passivate_failed"})
+        # Its processes are gone before anybody can start it elsewhere.
+        await self._close()
+        await self._outbox.flush()
+        change = await self._services.change_patiently(
+            lifecycle.release, self.session_id, self.epoch, snapshot, problem
+        )
+        logger.info("Session %s is %s", self.session_id, change.state, extra={"verb": change.state})
+        await self._services.announce(change)
+
+    async def _end_cut_off_action(self) -> None:
+        """An operator's passivation may come in the middle of an action: its sender is told."""
+        assert self._context is not None
+        number = self._current
+        if number is not None:
+            message = "This action was cut off by an operator, who put the session to sleep."
+            await self._context.tell("interrupted", message, number)
+            await self._outbox.flush(handled=number)
+
+    async def _crash(self, error: Exception) -> None:
+        reason = f"{'its runtime broke' if self.ready else 'it could not start'}: {self._describe(error)}"
+        trace = self._redacted("".join(traceback.format_exception(error)))
+        logger.warning("Session %s: %s\n%s", self.session_id, reason, trace, extra={"verb": "crashed"})
+        await self._close()
+        try:
+            await self._tell_of_crash(reason)
+            change = await self._services.change_patiently(
+                lifecycle.crash, self.session_id, self.epoch, reason
+            )
+        except (StaleEpoch, WireError):
+            return  # somebody else owns it: nothing to say any more
+        await self._services.announce(change)
+        if not self.ready:
+            seconds = policy.retry_delay(1)
+            failed = WireError(503, "start_failed", f"The session is {change.state}: {reason}.")
+            failed.extra["retry_after"] = seconds
+            await self._services.wakeups.error(self.session_id, wire.error_event(failed))
+
+    async def _tell_of_crash(self, reason: str) -> None:
+        """The action that was being handled is not tried again: it may be what breaks the runtime."""
+        if self._context is None or not self.ready:
+            return
+        number = self._current
+        await self._context.tell("crashed", f"Sorry, {reason}.", number)
+        await self._outbox.flush(handled=number)
+
+    async def _close(self) -> None:
+        runtime, self._runtime = self._runtime, None
+        if runtime is not None:
+            try:
+                await within(CLOSE_TIMEOUT, "closing", runtime.close())
+            except Exception as error:
+                text = self._describe(error)
+                logger.warning("Session %s: %s", self.session_id, text, extra={"verb": "close_failed"})
+        if self._context is not None:
+            await self._context.processes.kill_all()
+
+    def _redacted(self, text: str) -> str:
+        return self._context.redact(text) if self._context is not None else text
+
+    def _describe(self, error: BaseException) -> str:
+        """One line about an error, for the reason column and for users: no traceback, no secret."""
+        name, text = type(error).__name__, str(error).partition("\n")[0]
+        return self._redacted(f"{name}: {text}" if text else name)[:200]

@@ -1,0 +1,59 @@
+"""The Channels worker: hears over the channel layer which sessions want attention.
+
+Channels' own listens on its channels and hands each message to a consumer. What is added: it outlives a
+layer that fails (the database is the truth, wake-ups come late), and its consumer needs no layer channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from channels.consumer import AsyncConsumer
+from channels.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+RETRY_PAUSE = 1.0
+
+
+class WakeupConsumer(AsyncConsumer):  # type: ignore[misc]
+    """Turns the messages of ohsessions.wakeups into calls. Nothing here awaits or raises."""
+
+    def __init__(self, wanted: Callable[[UUID], None], work: Callable[[UUID, int], None]) -> None:
+        self._wanted = wanted
+        self._work = work
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        while True:
+            await self.dispatch(await receive())
+
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        try:
+            session_id = UUID(message["session"])
+            if message["type"] == "session.wanted":
+                self._wanted(session_id)
+            elif message["type"] == "session.work":
+                self._work(session_id, message["epoch"])
+        except (KeyError, ValueError):
+            logger.warning("A message of the layer that is none of ours: %s", message.get("type"))
+
+
+class LayerWorker(Worker):  # type: ignore[misc]
+    """A Channels worker whose listeners go on when the layer fails."""
+
+    async def listener(self, channel: str) -> None:
+        while True:
+            try:
+                await super().listener(channel)
+            except Exception as error:
+                logger.debug("Listening to %s: %r", channel, error)
+                await asyncio.sleep(RETRY_PAUSE)
+
+    def close(self) -> None:
+        """Ends the consumers."""
+        for name in list(self.application_instances):
+            self.delete_application_instance(name)

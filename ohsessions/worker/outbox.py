@@ -1,0 +1,132 @@
+"""What a runtime has emitted and is not stored yet.
+
+One write of a session is under way at a time, and takes everything that has gathered since the last; so a
+session's events keep their order, nothing overtakes a write that failed, and a runtime that emits faster than
+the database stores is made to wait (`put`), with a bounded amount of memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from ohsessions.core.errors import StaleEpoch, Unavailable
+from ohsessions.journal import Append, NewEvent
+from ohsessions.services import Services
+from ohsessions.snapshots import Snapshot
+
+logger = logging.getLogger(__name__)
+
+MAX_EVENTS = 1000
+MAX_CHARACTERS = 4 * 1024 * 1024
+BATCH_CHARACTERS = 1024 * 1024
+RETRY_PAUSE = 0.25
+"""Seconds between two tries while the database is away; the lease ends the trying."""
+
+
+class Outbox:
+    """The stream of one activation's writes, under one epoch at a time."""
+
+    def __init__(self, services: Services, session_id: UUID, epoch: int) -> None:
+        self._services = services
+        self._session_id = session_id
+        self.epoch = epoch
+        self._sequence = 0
+        self._events: list[NewEvent] = []
+        self._characters = 0
+        self._gathered = asyncio.Event()
+        self._roomy = asyncio.Event()
+        self._roomy.set()
+        self._writing = asyncio.Lock()
+        self._failure: Exception | None = None
+        self.checkpoint: Snapshot | None = None
+        """Stored with the next write; while an action is handled, with the write that ends it."""
+        self.in_action = False
+
+    async def put(self, source: str, kind: str, body: str) -> None:
+        """Takes an event. Raises what ended the stream, if it has ended (StaleEpoch, …)."""
+        await self._roomy.wait()
+        if self._failure is not None:
+            raise self._failure
+        # Unique over all activations and, since numbers are counted on, over a change of the epoch too.
+        self._sequence += 1
+        key = f"{self.epoch}.{self._sequence}"
+        self._events.append(NewEvent(source, kind, body, write_key=key))
+        self._characters += len(body)
+        if len(self._events) >= MAX_EVENTS or self._characters >= MAX_CHARACTERS:
+            self._roomy.clear()
+        self._gathered.set()
+
+    async def run(self) -> None:
+        """Writes what gathers, for as long as the activation lasts. Raises what ended the stream."""
+        while True:
+            await self._gathered.wait()
+            await self.flush()
+
+    async def flush(
+        self, *, started: int | None = None, handled: int | None = None, interrupted: int | None = None
+    ) -> None:
+        """Writes everything there is, with these marks in the transaction of the last part."""
+        async with self._writing:
+            while True:
+                events = self._take()
+                last = not self._events
+                if not last:
+                    await self._write(Append(self._session_id, events, epoch=self.epoch))
+                    continue
+                checkpoint = self._take_checkpoint(handled)
+                marks = (started, handled, interrupted, checkpoint)
+                if events or any(mark is not None for mark in marks):
+                    await self._write(Append(self._session_id, events, None, self.epoch, *marks))
+                return
+
+    def _take_checkpoint(self, handled: int | None) -> Snapshot | None:
+        if self.in_action and handled is None:
+            return None
+        checkpoint, self.checkpoint = self.checkpoint, None
+        return checkpoint
+
+    def _take(self) -> list[NewEvent]:
+        taken: list[NewEvent] = []
+        size = 0
+        while len(taken) < len(self._events) and size < BATCH_CHARACTERS:
+            event = self._events[len(taken)]
+            size += len(event.body)
+            taken.append(event)
+        del self._events[: len(taken)]
+        self._characters -= size
+        if not self._events:
+            self._gathered.clear()
+        if len(self._events) < MAX_EVENTS and self._characters < MAX_CHARACTERS:
+            self._roomy.set()
+        return taken
+
+    async def _write(self, append: Append) -> None:
+        if self._failure is not None:
+            raise self._failure
+        while True:
+            try:
+                await self._services.append(append)
+            except Unavailable:
+                # The write keys make it safe to repeat a write that may have been done.
+                await asyncio.sleep(RETRY_PAUSE)
+            except Exception as error:
+                self._fail(error)
+                raise
+            else:
+                return
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, StaleEpoch):
+            logger.info("Session %s has another owner", self._session_id, extra={"verb": "stale"})
+        self._failure = error
+        self._roomy.set()
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Nothing is written inside; for changing the epoch without refusing our own writes."""
+        async with self._writing:
+            yield

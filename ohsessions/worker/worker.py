@@ -1,0 +1,235 @@
+"""A worker: owns sessions, hosts them, and looks after those that nobody owns.
+
+Wake-ups make it look sooner; `_sweep` makes it look anyway. It claims, and everything it decides about a
+session is decided by the transaction in lifecycle, so any number of workers may try the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+from uuid import UUID
+
+from channels.layers import get_channel_layer
+
+from ohsessions import leases, lifecycle
+from ohsessions.core.errors import ProcessGone, StaleEpoch, Unavailable
+from ohsessions.membership import Membership, Reaper
+from ohsessions.models import Process
+from ohsessions.services import Services
+from ohsessions.wakeups import WORK_CHANNEL, worker_channel
+from ohsessions.worker.host import SessionHost
+from ohsessions.worker.layer import LayerWorker, WakeupConsumer
+
+logger = logging.getLogger(__name__)
+
+SWEEP_EVERY = 0.5
+"""Seconds between two looks at what is due or wanted, when nothing wakes the worker before."""
+RECONCILE_EVERY = 2
+"""Sweeps between two comparisons of what the rows say with what is hosted."""
+CLAIMS_AT_ONCE = 8
+STOP_TIMEOUT = 20.0
+"""Seconds for passivating everything at an orderly stop."""
+
+
+class SessionWorker:
+    """One worker process. `start` it in the event loop; `stop` hands everything back."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._membership = Membership(services, Process.Kind.WORKER, self)
+        self._reaper = Reaper(services, lambda: self._membership.process_id)
+        self._hosts: dict[UUID, tuple[SessionHost, asyncio.Task[None]]] = {}
+        self._claiming: set[UUID] = set()
+        self._look = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._listening: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    # What its membership asks
+
+    def load(self) -> int:
+        return len(self._hosts)
+
+    def renewed(self) -> None:
+        for host, _ in self._hosts.values():
+            host.feed()
+
+    async def lost(self, reason: str) -> None:
+        """Kills everything it hosts: others may own it from now on."""
+        tasks = [task for _, task in self._hosts.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # Running
+
+    async def start(self) -> None:
+        """Registers, and begins to work."""
+        await self._membership.join()
+        self._spawn(self._membership.keep(), "lease")
+        self._spawn(self._reaper.watch(), "reaper")
+        self._spawn(self._sweep_for_ever(), "sweep")
+        self._spawn(self._listen_for_ever(), "listen")
+
+    def _spawn(self, job: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(job, name=f"worker {name}")
+        task.add_done_callback(_report)
+        self._tasks.append(task)
+
+    async def _listen_for_ever(self) -> None:
+        """Listens under the id of the present membership, which may change."""
+        while True:
+            process_id = self._membership.process_id
+            channels = [WORK_CHANNEL, worker_channel(process_id)]
+            consumer = WakeupConsumer.as_asgi(wanted=self._on_wanted, work=self._on_work)
+            worker = LayerWorker(consumer, channels, get_channel_layer())
+            listening = asyncio.create_task(worker.handle(), name="worker layer")
+            try:
+                await self._membership.wait_rejoined(process_id)
+            finally:
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
+                worker.close()
+
+    def _on_wanted(self, session_id: UUID) -> None:
+        self._look.set()
+
+    def _on_work(self, session_id: UUID, epoch: int) -> None:
+        hosted = self._hosts.get(session_id)
+        if hosted is not None and epoch >= hosted[0].epoch:
+            hosted[0].wake()
+            if epoch > hosted[0].epoch:
+                self._reconcile_now = True
+        self._look.set()
+
+    # Sweeping
+
+    _reconcile_now = True
+
+    async def _sweep_for_ever(self) -> None:
+        rounds = 0
+        while True:
+            try:
+                await self._sweep()
+                rounds += 1
+                if self._reconcile_now or rounds >= RECONCILE_EVERY:
+                    rounds, self._reconcile_now = 0, False
+                    await self._reconcile()
+            except Unavailable:
+                await asyncio.sleep(SWEEP_EVERY)
+            except ProcessGone:
+                logger.info("Waiting to be registered anew", extra={"verb": "gone"})
+                await asyncio.sleep(SWEEP_EVERY)
+            except Exception:
+                logger.exception("A sweep failed; the next one goes on", extra={"verb": "sweep_failed"})
+                await asyncio.sleep(SWEEP_EVERY)
+            try:
+                async with asyncio.timeout(SWEEP_EVERY):
+                    await self._look.wait()
+            except TimeoutError:
+                pass
+            self._look.clear()
+
+    async def _sweep(self) -> None:
+        """Claims what is wanted, and passivates what is due."""
+        if self._stopping:
+            return
+        read = self._services.database.read
+        for session_id in await read(lifecycle.due, self._membership.process_id):
+            hosted = self._hosts.get(session_id)
+            if hosted is not None:
+                await self._try_passivate(hosted[0])
+        for session_id in await read(lifecycle.wanted, CLAIMS_AT_ONCE):
+            await self._claim(session_id)
+
+    @staticmethod
+    async def _try_passivate(host: SessionHost, reason: str = "") -> bool:
+        try:
+            return await host.try_passivate(reason)
+        except StaleEpoch:
+            return False
+
+    async def _claim(self, session_id: UUID) -> None:
+        self._claiming.add(session_id)
+        try:
+            won = await self._services.change(lifecycle.claim, session_id, self._membership.process_id)
+            if won is None:
+                return
+            claimed, change = won
+            host = SessionHost(self._services, claimed)
+            task = asyncio.create_task(host.run(), name=f"session {session_id}")
+            self._hosts[session_id] = (host, task)
+            task.add_done_callback(lambda done: self._ended(session_id, host, done))
+        finally:
+            self._claiming.discard(session_id)
+        await self._services.announce(change)
+
+    def _ended(self, session_id: UUID, host: SessionHost, task: asyncio.Task[None]) -> None:
+        hosted = self._hosts.get(session_id)
+        if hosted is not None and hosted[0] is host:
+            del self._hosts[session_id]
+        if task.cancelled() or isinstance(task.exception(), StaleEpoch):
+            return
+        if error := task.exception():
+            extra = {"verb": "host_failed"}
+            logger.error("The host of session %s failed", session_id, exc_info=error, extra=extra)
+        self._look.set()
+
+    async def _reconcile(self) -> None:
+        """Compares both ways what rows say and what is hosted; puts right what nobody owns."""
+        before = {
+            session_id: (host, host.epoch)
+            for session_id, (host, _) in self._hosts.items()
+            if not host.is_passivating
+        }
+        read = self._services.database.read
+        process_id = self._membership.process_id
+        rows = await read(lifecycle.owned_by, process_id)
+        for session_id, (host, epoch) in before.items():
+            hosted = self._hosts.get(session_id)
+            same = hosted is not None and hosted[0] is host and host.epoch == epoch
+            if same and hosted is not None and not host.is_passivating and rows.get(session_id) != epoch:
+                hosted[1].cancel()
+        for session_id in rows:
+            if session_id not in self._hosts and session_id not in self._claiming:
+                change = await self._services.change(
+                    lifecycle.hand_over, session_id, process_id, "its worker does not serve it"
+                )
+                await self._services.announce(change)
+        if self._stopping:
+            return
+        for session_id in await read(lifecycle.strays):
+            change = await self._services.change(lifecycle.settle, session_id, f"worker {process_id}")
+            await self._services.announce(change)
+
+    # Stopping
+
+    async def stop(self, reason: str) -> None:
+        """Takes nothing new, passivates what it can, gives back the rest."""
+        self._stopping = True
+        process_id = self._membership.process_id
+        await self._services.change(leases.begin_drain, process_id)
+        hosts = [host for host, _ in self._hosts.values()]
+        tasks = [task for _, task in self._hosts.values()]
+        await asyncio.gather(*(self._try_passivate(host, reason) for host in hosts))
+        waiting = [task for host, task in self._hosts.values() if host.is_passivating]
+        if waiting:
+            await asyncio.wait(waiting, timeout=STOP_TIMEOUT)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for session_id in await self._services.database.read(lifecycle.owned_by, process_id):
+            change = await self._services.change(lifecycle.hand_over, session_id, process_id, reason)
+            await self._services.announce(change)
+        await self._membership.leave()
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        logger.error("%s ended", task.get_name(), exc_info=error, extra={"verb": "task_failed"})
