@@ -6,11 +6,13 @@ Engine.IO suite is run against.
 """
 
 import asyncio
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from django.conf import ENVIRONMENT_VARIABLE
 from django.conf import settings as django_settings
 
 from ohsessions.socketio.client import Client
@@ -166,4 +168,5 @@ class SocketIOServer(EngineServer):
 
 def session_cookie_name() -> str | None:
     """The name of Django's session cookie; None in a process without Django settings."""
-    return str(django_settings.SESSION_COOKIE_NAME) if django_settings.configured else None
+    has_settings = django_settings.configured or ENVIRONMENT_VARIABLE in os.environ
+    return str(django_settings.SESSION_COOKIE_NAME) if has_settings else None

@@ -1,0 +1,621 @@
+"""The consumer and the server over an ASGI server of the test's own: admission, delivery, no leftovers."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from ohsessions.socketio import (
+    Ack,
+    ConnectionRefused,
+    EngineSettings,
+    MalformedEvent,
+    Socket,
+    SocketClosedError,
+    SocketIOConsumer,
+    SocketIOServer,
+    encode_event,
+)
+
+LIMIT = 5.0
+Headers = dict[str, str]
+
+
+class Recorder:
+    """A handler that notes what it is told and does what the test says."""
+
+    def __init__(self, world: "World", socket: Socket) -> None:
+        self.world = world
+        self.socket = socket
+
+    async def connect(self, auth: object) -> None:
+        await self.world.note("connect", auth)
+        if isinstance(auth, dict) and "refuse" in auth:
+            raise ConnectionRefused("no", auth["refuse"])
+        if auth == {"crash": 1}:
+            raise RuntimeError("crashed as asked")
+
+    async def event(self, name: str, args: list[Any], ack: Ack | None) -> None:
+        await self.world.note("event", name, *args)
+        if name == "crash":
+            raise RuntimeError("crashed as asked")
+        if ack is not None:
+            ack(*args)
+            ack("a second time")
+
+    async def malformed(self, problem: MalformedEvent, ack: Ack | None) -> None:
+        await self.world.note("malformed", problem.reason, problem.name)
+        if ack is not None:
+            ack(problem.reason)
+
+    async def disconnect(self, reason: str) -> None:
+        await self.world.note("disconnect", reason)
+
+
+class WebSocket:
+    """The client's end of a websocket."""
+
+    def __init__(self, world: "World", query: str, headers: Headers) -> None:
+        self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._incoming.put_nowait({"type": "websocket.connect"})
+        scope = world.scope("websocket", query, headers)
+        self.task = asyncio.create_task(world.app(scope, self._incoming.get, self._outgoing.put))
+
+    async def message(self) -> dict[str, Any]:
+        async with asyncio.timeout(LIMIT):
+            return await self._outgoing.get()
+
+    async def receive(self) -> str | bytes:
+        message = await self.message()
+        assert message["type"] == "websocket.send", message
+        content: str | bytes = message.get("text") or message["bytes"]
+        return content
+
+    def send(self, *contents: str | bytes) -> None:
+        for content in contents:
+            key = "text" if isinstance(content, str) else "bytes"
+            self._incoming.put_nowait({"type": "websocket.receive", key: content})
+
+    async def expect_close(self) -> None:
+        assert (await self.message())["type"] == "websocket.close"
+        await self.ended()
+
+    async def leave(self) -> None:
+        self._incoming.put_nowait({"type": "websocket.disconnect", "code": 1006})
+        await self.ended()
+
+    async def ended(self) -> None:
+        async with asyncio.timeout(LIMIT):
+            await self.task
+
+
+@dataclass
+class Response:
+    status: int
+    headers: dict[bytes, bytes]
+    body: str
+
+
+class Request:
+    """An HTTP request under way."""
+
+    def __init__(
+        self, world: "World", method: str, query: str, chunks: list[bytes], headers: Headers
+    ) -> None:
+        self.read = 0
+        self._chunks = chunks
+        self._gone = asyncio.Event()
+        self._sent: list[dict[str, Any]] = []
+        scope = world.scope("http", query, headers) | {"method": method}
+        self.task = asyncio.create_task(world.app(scope, self._receive, self._send))
+
+    async def _receive(self) -> dict[str, Any]:
+        if self.read < len(self._chunks):
+            self.read += 1
+            more = self.read < len(self._chunks)
+            return {"type": "http.request", "body": self._chunks[self.read - 1], "more_body": more}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        self._sent.append(message)
+
+    async def give_up(self) -> None:
+        self._gone.set()
+        async with asyncio.timeout(LIMIT):
+            await self.task
+
+    async def response(self) -> Response:
+        async with asyncio.timeout(LIMIT):
+            await self.task
+        start, body = self._sent
+        return Response(start["status"], dict(start["headers"]), body["body"].decode())
+
+
+@dataclass
+class World:
+    """A server with a recording handler, and ways to reach it."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: asyncio.Queue[tuple[Any, ...]] = field(default_factory=asyncio.Queue)
+    gates: dict[str, asyncio.Event] = field(default_factory=dict)
+    handlers: list[Recorder] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.server = SocketIOServer(
+            self._make_handler,
+            namespaces=("/", "/custom"),
+            settings=lambda: EngineSettings(**self.settings),
+            allow_origin=self._allow_origin,
+            farewell=lambda socket, reason: socket.emit("farewell", reason),
+        )
+        app: Callable[..., Awaitable[None]] = SocketIOConsumer.as_asgi(server=self.server)
+        self.app = app
+
+    def _make_handler(self, socket: Socket) -> Recorder:
+        self.handlers.append(Recorder(self, socket))
+        return self.handlers[-1]
+
+    @staticmethod
+    def _allow_origin(scope: Any) -> bool:
+        return dict(scope["headers"]).get(b"origin") != b"https://evil.example"
+
+    @staticmethod
+    def scope(kind: str, query: str, headers: Headers) -> dict[str, Any]:
+        pairs = [(key.encode(), value.encode()) for key, value in headers.items()]
+        return {"type": kind, "path": "/socket.io/", "query_string": query.encode(), "headers": pairs}
+
+    async def note(self, *what: Any) -> None:
+        """Record, and wait if the test holds this kind of call back."""
+        self.notes.put_nowait(what)
+        if what[0] in self.gates:
+            await self.gates[what[0]].wait()
+
+    async def noted(self) -> tuple[Any, ...]:
+        async with asyncio.timeout(LIMIT):
+            return await self.notes.get()
+
+    def request(self, method: str, query: str, body: bytes = b"", **headers: str) -> Request:
+        return Request(self, method, "EIO=4&" + query, [body], headers)
+
+    async def ask(self, method: str, query: str, body: bytes = b"", **headers: str) -> Response:
+        return await self.request(method, query, body, **headers).response()
+
+    async def open_polling(self, **headers: str) -> str:
+        """The query string of a new connection that polls."""
+        response = await self.ask("GET", "transport=polling", **headers)
+        assert response.status == 200
+        return f"transport=polling&sid={json.loads(response.body[1:])['sid']}"
+
+    def websocket(self, query: str = "transport=websocket", **headers: str) -> WebSocket:
+        return WebSocket(self, "EIO=4&" + query, headers)
+
+    async def connected(self) -> tuple[WebSocket, Recorder]:
+        """A websocket that is connected to the main namespace, and its handler."""
+        websocket = self.websocket()
+        assert (await websocket.message())["type"] == "websocket.accept"
+        assert str(await websocket.receive()).startswith("0{")
+        websocket.send("40")
+        assert str(await websocket.receive()).startswith('40{"sid":')
+        assert await self.noted() == ("connect", {})
+        return websocket, self.handlers[-1]
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    """Its end is a test of its own: no task and no timer is left of whatever happened."""
+    world = World()
+    yield world
+    await world.server.close("end of the test")
+    for _ in range(10):  # turns of the loop, in which requests return
+        await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert dict(world.server.sockets) == {}
+    assert dict(world.server.connections) == {}
+
+
+# -- admission
+
+
+@pytest.mark.parametrize(
+    ("method", "query", "body"),
+    [
+        ("GET", "EIO=4", '{"code":0,"message":"Transport unknown"}'),
+        ("GET", "EIO=4&transport=abc", '{"code":0,"message":"Transport unknown"}'),
+        ("GET", "EIO=4&transport=polling&sid=abc", '{"code":1,"message":"Session ID unknown"}'),
+        ("POST", "EIO=4&transport=polling", '{"code":2,"message":"Bad handshake method"}'),
+        ("PUT", "EIO=4&transport=polling", '{"code":2,"message":"Bad handshake method"}'),
+        ("GET", "EIO=4&transport=websocket", '{"code":3,"message":"Bad request"}'),
+        ("GET", "EIO=3&transport=polling", '{"code":5,"message":"Unsupported protocol version"}'),
+        ("GET", "transport=polling", '{"code":5,"message":"Unsupported protocol version"}'),
+    ],
+)
+async def test_a_bad_handshake_is_answered_as_engine_io_specifies(
+    world: World, method: str, query: str, body: str
+) -> None:
+    response = await Request(world, method, query, [b""], {}).response()
+    assert (response.status, response.body) == (400, body)
+
+
+@pytest.mark.parametrize("query", ["", "transport=polling", "transport=abc", "transport=websocket&sid=abc"])
+async def test_a_bad_websocket_is_closed_before_it_is_accepted(world: World, query: str) -> None:
+    await world.websocket(query).expect_close()
+
+
+async def test_a_foreign_origin_is_refused_on_both_transports_and_later_requests(world: World) -> None:
+    evil = {"origin": "https://evil.example"}
+    assert (await world.ask("GET", "transport=polling", **evil)).status == 403
+    query = await world.open_polling()
+    response = await world.ask("POST", query, b"40", **evil)
+    assert (response.status, response.body) == (403, '{"code":4,"message":"Forbidden"}')
+    assert b"access-control-allow-origin" not in response.headers
+    assert (await world.ask("OPTIONS", query, **evil)).status == 403
+    await world.websocket(**evil).expect_close()
+
+
+async def test_an_allowed_foreign_origin_may_read_answers_and_errors(world: World) -> None:
+    friend = {"origin": "https://friend.example", "access-control-request-headers": "authorization"}
+    preflight = await world.ask("OPTIONS", "transport=polling", **friend)
+    assert (preflight.status, preflight.headers[b"access-control-allow-headers"]) == (204, b"authorization")
+    for query in ("transport=polling", "transport=abc"):
+        response = await world.ask("GET", query, **friend)
+        assert response.headers[b"access-control-allow-origin"] == b"https://friend.example"
+        assert response.headers[b"access-control-allow-credentials"] == b"true"
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [{}, {"cookie": "sessionid=bob"}, {"cookie": "sessionid=ann", "authorization": "Bearer x"}],
+)
+async def test_a_sid_is_of_no_use_to_anybody_else(world: World, stranger: Headers) -> None:
+    owner = {"cookie": "theme=dark; sessionid=ann"}
+    query = await world.open_polling(**owner)
+    assert (await world.ask("GET", query, **stranger)).status == 403
+    assert (await world.ask("POST", query, b"1", **stranger)).status == 403
+    await world.websocket(query.replace("polling", "websocket"), **stranger).expect_close()
+    response = await world.ask("POST", query, b"40", cookie="sessionid=ann")
+    assert (response.status, response.body) == (200, "ok")
+
+
+# -- polling
+
+
+async def test_events_travel_both_ways_by_polling(world: World) -> None:
+    query = await world.open_polling()
+    poll = world.request("GET", query)
+    assert (await world.ask("POST", query, b'40\x1e421["a",2]\x1e42["b"]')).body == "ok"
+    assert [await world.noted() for _ in range(3)] == [("connect", {}), ("event", "a", 2), ("event", "b")]
+    sid = world.handlers[0].socket.sid
+    assert (await poll.response()).body == f'40{{"sid":"{sid}"}}\x1e431[2]'
+
+
+async def test_a_post_over_the_limit_is_refused_before_it_is_read(world: World) -> None:
+    world.settings["max_payload"] = 100
+    query = await world.open_polling()
+    announced = world.request("POST", query, b"4" * 101, **{"content-length": "101"})
+    assert ((await announced.response()).status, announced.read) == (413, 0)
+    streamed = Request(world, "POST", "EIO=4&" + query, [b"4" * 60] * 5, {})
+    assert ((await streamed.response()).status, streamed.read) == (413, 2)
+    assert (await world.ask("POST", query, b"40")).status == 200
+
+
+@pytest.mark.parametrize(
+    "body", [b"abc", b"", b"4abc", b"\xff", b"42{}", b"b!", b"4\x1eb", b'42["x"]', b"bAQI="]
+)
+async def test_a_bad_packet_in_a_post_closes_the_connection(world: World, body: bytes) -> None:
+    query = await world.open_polling()
+    assert (await world.ask("POST", query, body)).status == 400
+    assert (await world.ask("GET", query)).status == 400
+
+
+async def test_overlapping_polls_end_the_connection(world: World) -> None:
+    query = await world.open_polling()
+    first = world.request("GET", query)
+    await asyncio.sleep(0)
+    assert (await world.ask("GET", query)).status == 400
+    assert (await first.response()).body == "1"
+
+
+async def test_a_poll_that_is_given_up_is_noticed_at_once(world: World) -> None:
+    query = await world.open_polling()
+    await world.ask("POST", query, b"40")
+    await world.ask("GET", query)
+    assert await world.noted() == ("connect", {})
+    poll = world.request("GET", query)
+    await asyncio.sleep(0)
+    await poll.give_up()
+    assert await world.noted() == ("disconnect", "transport close")
+
+
+async def test_a_put_to_a_connection_is_a_bad_request(world: World) -> None:
+    assert (await world.ask("PUT", await world.open_polling(), b"40")).status == 400
+
+
+async def test_an_upgraded_connection_is_polled_no_more_and_loses_nothing(world: World) -> None:
+    query = await world.open_polling()
+    await world.ask("POST", query, b"40")
+    websocket = world.websocket(query.replace("polling", "websocket"))
+    assert (await websocket.message())["type"] == "websocket.accept"
+    websocket.send("2probe")
+    assert await websocket.receive() == "3probe"
+    assert (await world.ask("GET", query)).body.startswith("40{")
+    world.handlers[0].socket.emit("a")
+    websocket.send("5", '42["b"]')
+    assert await websocket.receive() == '42["a"]'
+    assert (await world.ask("GET", query)).status == 400
+    assert world.handlers[0].socket.transport == "websocket"
+    second = world.websocket(query.replace("polling", "websocket"))
+    assert (await second.message())["type"] == "websocket.accept"
+    await second.expect_close()
+    await websocket.leave()
+
+
+# -- Socket.IO
+
+
+async def test_an_unknown_namespace_is_refused_and_the_connection_lives(world: World) -> None:
+    websocket, _ = await world.connected()
+    websocket.send("40/random,", "40/custom,")
+    assert await websocket.receive() == '44/random,{"message":"Invalid namespace"}'
+    assert str(await websocket.receive()).startswith('40/custom,{"sid":"')
+
+
+async def test_a_handler_can_refuse_with_data(world: World) -> None:
+    websocket, _ = await world.connected()
+    websocket.send('40/custom,{"refuse":{"error_code":401}}')
+    assert await websocket.receive() == '44/custom,{"message":"no","data":{"error_code":401}}'
+    assert await world.noted() == ("connect", {"refuse": {"error_code": 401}})
+    assert await world.noted() == ("disconnect", "refused")
+    websocket.send('421["still here",1]')
+    assert await websocket.receive() == "431[1]"
+
+
+async def test_a_connect_handler_that_crashes_tells_the_client_nothing_more(world: World) -> None:
+    websocket, _ = await world.connected()
+    websocket.send('40/custom,{"crash":1}')
+    assert await websocket.receive() == '44/custom,{"message":"Internal error"}'
+
+
+async def test_an_auth_that_is_no_json_is_refused(world: World) -> None:
+    websocket, _ = await world.connected()
+    websocket.send('40/custom,{"a":NaN}')
+    assert await websocket.receive() == '44/custom,{"message":"Invalid payload"}'
+
+
+async def test_what_is_emitted_while_connecting_comes_after_the_answer(world: World) -> None:
+    world.gates["connect"] = asyncio.Event()
+    websocket = world.websocket()
+    await websocket.message()
+    await websocket.receive()
+    websocket.send("40")
+    await world.noted()
+    socket = world.handlers[0].socket
+    socket.emit("early")
+    socket.send_text(encode_event("earlier", 1))
+    world.gates["connect"].set()
+    assert await websocket.receive() == f'40{{"sid":"{socket.sid}"}}'
+    assert await websocket.receive() == '42["early"]'
+    assert await websocket.receive() == '42["earlier",1]'
+
+
+async def test_an_acknowledgement_is_sent_once(world: World) -> None:
+    websocket, _ = await world.connected()
+    websocket.send('421["a",5]', '422["a",6]')
+    assert [await websocket.receive(), await websocket.receive()] == ["431[5]", "432[6]"]
+
+
+async def test_malformed_events_reach_the_handler_in_their_place_and_cost_no_connection(world: World) -> None:
+    websocket, _ = await world.connected()
+    websocket.send(
+        '42["a"]', '421["b",NaN]', '452-2["c",{"_placeholder":true,"num":0}]', b"1", b"2", '42["d"]'
+    )
+    assert [await world.noted() for _ in range(4)] == [
+        ("event", "a"),
+        ("malformed", "not_json", "b"),
+        ("malformed", "not_json", "c"),
+        ("event", "d"),
+    ]
+    assert [await websocket.receive(), await websocket.receive()] == ['431["not_json"]', '432["not_json"]']
+
+
+@pytest.mark.parametrize(
+    "packets",
+    [
+        ["4abc"],
+        ["42{}"],
+        ["42abc[]"],
+        [b"1"],
+        ["40"],
+        ['42/custom,["a"]'],
+        ["451-[]", '42["a"]'],
+        ["2"],
+        [""],
+    ],
+)
+async def test_a_broken_packet_closes_the_connection(world: World, packets: list[str | bytes]) -> None:
+    websocket, _ = await world.connected()
+    websocket.send(*packets)
+    await websocket.expect_close()
+    assert ("disconnect", "parse error") in [await world.noted() for _ in range(world.notes.qsize() or 1)]
+
+
+async def test_a_message_over_the_limit_closes_the_connection(world: World) -> None:
+    world.settings["max_payload"] = 100
+    websocket, _ = await world.connected()
+    websocket.send('42["' + "x" * 100 + '"]')
+    await websocket.expect_close()
+    assert await world.noted() == ("disconnect", "payload too large")
+
+
+async def test_the_client_acknowledges_what_it_is_asked(world: World) -> None:
+    websocket, handler = await world.connected()
+    call = asyncio.create_task(handler.socket.call("question", 1, timeout=LIMIT))
+    assert await websocket.receive() == '420["question",1]'
+    websocket.send("437[1]", '430["yes"]', '430["again"]')
+    assert await call == ["yes"]
+
+
+async def test_a_client_that_leaves_acknowledges_nothing(world: World) -> None:
+    websocket, handler = await world.connected()
+    call = asyncio.create_task(handler.socket.call("question"))
+    await websocket.receive()
+    await websocket.leave()
+    with pytest.raises(SocketClosedError):
+        await call
+
+
+# -- order, bounds and ends
+
+
+async def test_what_was_sent_before_leaving_is_handled_before_disconnect(world: World) -> None:
+    world.gates["event"] = asyncio.Event()
+    websocket, _ = await world.connected()
+    websocket.send('42["a"]', '42["b"]', "41")
+    await websocket.leave()
+    assert await world.noted() == ("event", "a")
+    assert world.notes.empty()
+    world.gates["event"].set()
+    assert await world.noted() == ("event", "b")
+    assert await world.noted() == ("disconnect", "client disconnect")
+
+
+async def test_disconnect_follows_a_connect_that_the_client_did_not_wait_for(world: World) -> None:
+    world.gates["connect"] = asyncio.Event()
+    websocket = world.websocket()
+    await websocket.message()
+    websocket.send("40")
+    assert await world.noted() == ("connect", {})
+    await websocket.leave()
+    assert dict(world.server.sockets) == {}
+    world.gates["connect"].set()
+    assert await world.noted() == ("disconnect", "transport close")
+
+
+async def test_a_handler_that_crashes_gets_the_next_event(world: World) -> None:
+    websocket, _ = await world.connected()
+    websocket.send('42["crash"]', '42["a"]')
+    assert [await world.noted(), await world.noted()] == [("event", "crash"), ("event", "a")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"), [({"inbox_events": 3}, 1), ({"inbox_bytes": 400, "max_payload": 200}, 100)]
+)
+async def test_a_client_that_floods_is_told_and_closed(
+    world: World, settings: dict[str, int], size: int
+) -> None:
+    world.settings.update(settings)
+    world.gates["event"] = asyncio.Event()
+    websocket, handler = await world.connected()
+    websocket.send('42["first"]')
+    assert await world.noted() == ("event", "first")
+    websocket.send(*[f'42["{"x" * size}"]'] * 6)
+    assert await websocket.receive() == '42["farewell","flooding"]'
+    assert await websocket.receive() == "41"
+    await websocket.expect_close()
+    assert handler.socket.closed
+    world.gates["event"].set()
+    assert await world.noted() == ("disconnect", "flooding")
+
+
+async def test_a_burst_that_the_handler_keeps_up_with_is_no_flood(world: World) -> None:
+    world.settings["inbox_events"] = 200
+    websocket, _ = await world.connected()
+    websocket.send(*['42["a"]'] * 1000)
+    for _ in range(1000):
+        assert await world.noted() == ("event", "a")
+    query = await world.open_polling()
+    await world.ask("POST", query, b"\x1e".join([b"40", *[b'42["b"]'] * 1000]))
+    assert await world.noted() == ("connect", {})
+    for _ in range(1000):
+        assert await world.noted() == ("event", "b")
+
+
+async def test_connecting_and_disconnecting_in_circles_is_bounded(world: World) -> None:
+    world.gates["disconnect"] = asyncio.Event()
+    websocket = world.websocket()
+    await websocket.message()
+    websocket.send(*["40", "41"] * 100)
+    for _ in range(200):
+        if (await websocket.message())["type"] == "websocket.close":
+            break
+    await websocket.ended()
+    assert len(world.handlers) < 100
+    world.gates["disconnect"].set()
+
+
+async def test_a_socket_is_not_writable_until_the_client_read(world: World) -> None:
+    world.settings["barrier_bytes"] = 1000
+    websocket, handler = await world.connected()
+    handler.socket.emit("a", "x" * 1000)
+    assert not handler.socket.writable
+    wait = asyncio.create_task(handler.socket.wait_writable())
+    await websocket.receive()
+    assert await websocket.receive() == "2"
+    assert not wait.done()
+    websocket.send("3")
+    await wait
+    assert handler.socket.writable
+
+
+async def test_waiting_for_writable_ends_with_the_connection(world: World) -> None:
+    world.settings["barrier_bytes"] = 1000
+    websocket, handler = await world.connected()
+    handler.socket.emit("a", "x" * 1000)
+    wait = asyncio.create_task(handler.socket.wait_writable())
+    await websocket.leave()
+    await wait
+    assert handler.socket.closed
+
+
+async def test_our_disconnect_says_so_after_what_is_queued(world: World) -> None:
+    websocket, handler = await world.connected()
+    handler.socket.emit("last")
+    await handler.socket.disconnect("enough")
+    handler.socket.emit("too late")
+    assert [await websocket.receive(), await websocket.receive()] == ['42["last"]', "41"]
+    await websocket.expect_close()
+    assert await world.noted() == ("disconnect", "enough")
+
+
+async def test_a_client_that_shall_come_back_is_not_told_to_stay_away(world: World) -> None:
+    websocket, handler = await world.connected()
+    await handler.socket.disconnect("draining", reconnect=True)
+    await websocket.expect_close()
+    assert await world.noted() == ("disconnect", "draining")
+
+
+async def test_a_connection_without_a_namespace_is_closed(world: World) -> None:
+    world.settings["connect_timeout"] = 0.01
+    websocket = world.websocket()
+    await websocket.message()
+    await websocket.receive()
+    await websocket.expect_close()
+
+
+async def test_a_stop_ends_all_and_lets_nobody_in(world: World) -> None:
+    websocket, handler = await world.connected()
+    query = await world.open_polling()
+    handler.socket.emit("last")
+    await world.server.close("stopping")
+    assert await websocket.receive() == '42["last"]'
+    await websocket.expect_close()
+    assert await world.noted() == ("disconnect", "stopping")
+    assert (await world.ask("GET", query)).status == 400
+    assert (await world.ask("GET", "transport=polling")).status == 503
+
+
+async def test_a_request_that_the_server_cancels_leaves_nothing(world: World) -> None:
+    websocket, _ = await world.connected()
+    websocket.task.cancel()
+    assert await world.noted() == ("disconnect", "transport close")
+    query = await world.open_polling()
+    poll = world.request("GET", query)
+    await asyncio.sleep(0)
+    poll.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await poll.task
+    assert (await world.ask("GET", query)).status == 400
