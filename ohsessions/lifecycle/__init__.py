@@ -23,6 +23,7 @@ from ohsessions.lifecycle.sweeps import (
     hand_over,
     open_connections,
     owned_by,
+    presence,
     settle,
     strays,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "open_connections",
     "open_session",
     "owned_by",
+    "presence",
     "release",
     "rename",
     "request_passivation",

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
+from django.contrib.auth import get_user_model
 from django.db import transaction
 from django.db.models import Q
 
@@ -87,3 +88,10 @@ def end_reasons(sids: Iterable[str]) -> dict[str, str]:
     """Which of these connections were ended in the database, and why."""
     rows = Connection.objects.filter(sid__in=list(sids), ended_at__isnull=False)
     return dict(rows.values_list("sid", "end_reason"))
+
+
+def presence(session_id: UUID) -> tuple[int, list[str]]:
+    """How many connections are attached to a session, and the names of those who have one."""
+    rows = Connection.objects.attached().filter(session=session_id)
+    names = list(rows.values_list(f"user__{get_user_model().USERNAME_FIELD}", flat=True))
+    return len(names), sorted({str(name) for name in names if name})

@@ -113,7 +113,7 @@ class SessionHost:
         jobs = [self._read_log(), self._handle_actions(), self._outbox.run(), self._passivating.wait()]
         names = ["log", "actions", "outbox", "passivating"]
         tasks = [
-            asyncio.create_task(job, name=f"session {self.session_id} {name}")  # type: ignore[arg-type]
+            asyncio.create_task(job, name=f"session {self.session_id} {name}")
             for job, name in zip(jobs, names, strict=True)
         ]
         try:

@@ -1,0 +1,158 @@
+"""Where ohsessions is mounted: beside Django, in one ASGI application.
+
+    application = mount(get_asgi_application())
+
+The gateway, and on one machine the worker too, run in the event loop of whatever serves that application.
+They start with the server, not with its first request: daphne has no lifespan events, but its reactor says
+when it runs; other servers send `lifespan`. The first request is the last resort.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from channels.auth import AuthMiddlewareStack
+
+from ohsessions.conf import conf
+from ohsessions.gateway.gateway import Gateway
+from ohsessions.services import Services
+from ohsessions.socketio import SocketIOConsumer, SocketIOServer
+from ohsessions.wakeups import is_embedded
+from ohsessions.worker.worker import SessionWorker
+
+logger = logging.getLogger(__name__)
+
+Scope = Mapping[str, Any]
+
+
+def mount(django_application: Any, *, authenticate: Any = AuthMiddlewareStack) -> Mount:
+    """The ASGI application of a site: Socket.IO at the setting PATH, `django_application` elsewhere.
+
+    `authenticate` wraps an ASGI application and sets `scope["user"]`; a site with logins of its own passes
+    its own.
+    """
+    return Mount(django_application, authenticate)
+
+
+class Mount:
+    """An ASGI application; see mount()."""
+
+    def __init__(self, django_application: Any, authenticate: Any) -> None:
+        self._django = django_application
+        self._authenticate = authenticate
+        self._starting: asyncio.Task[None] | None = None
+        self._socketio: Any = None
+        self._with_login: Any = None
+        self._start_with_twisted()
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        if scope["type"] in ("http", "websocket") and _is_ours(scope):
+            await self.started()
+            # Only a handshake asks who it is: later requests show the same credentials (see socketio).
+            is_handshake = b"sid" not in parse_qs(scope.get("query_string", b""))
+            application = self._with_login if is_handshake else self._socketio
+            await application(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 4404})
+        else:
+            await self._django(scope, receive, send)
+
+    # Starting and stopping
+
+    async def started(self) -> None:
+        """Waits until gateway and worker run; starts them if nobody has."""
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start(), name="ohsessions start")
+        await asyncio.shield(self._starting)
+
+    async def _start(self) -> None:
+        self._services = Services()
+        self._gateway = Gateway(self._services)
+        server = SocketIOServer(
+            self._gateway.accept,
+            settings=self._gateway.engine_settings,
+            allow_origin=is_allowed_origin,
+        )
+        self._server = server
+        self._socketio = SocketIOConsumer.as_asgi(server=server)
+        self._with_login = self._authenticate(self._socketio)
+        self._worker = SessionWorker(self._services) if is_embedded() else None
+        await self._gateway.start()
+        if self._worker is not None:
+            await self._worker.start()
+        logger.info("ohsessions serves", extra={"verb": "started"})
+
+    async def stop(self) -> None:
+        """Lets go of everything in order. Safe to call twice, or before anything has started."""
+        starting, self._starting = self._starting, None
+        if starting is None:
+            return
+        await starting
+        await self._gateway.stop("draining")
+        await self._server.close("draining")
+        if self._worker is not None:
+            await self._worker.stop("the server stopped")
+        await self._services.close()
+        logger.info("ohsessions has stopped", extra={"verb": "stopped"})
+
+    def _start_with_twisted(self) -> None:
+        """daphne imports the application when its reactor is installed and does not run yet."""
+        if "twisted.internet.reactor" not in sys.modules:
+            return
+        from twisted.internet import reactor
+        from twisted.internet.defer import Deferred
+
+        def start() -> None:
+            # The task is kept; who needs it awaits it, and its failure is told to the first of them.
+            self._starting = asyncio.get_event_loop().create_task(self._start(), name="ohsessions start")
+            self._starting.add_done_callback(_report)
+
+        def stop() -> Any:
+            return Deferred.fromFuture(asyncio.ensure_future(self.stop()))
+
+        running: Any = reactor
+        running.callWhenRunning(start)
+        running.addSystemEventTrigger("before", "shutdown", stop)
+
+    async def _live(self, receive: Any, send: Any) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.started()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        logger.error("ohsessions could not start", exc_info=error, extra={"verb": "start_failed"})
+
+
+def _is_ours(scope: Scope) -> bool:
+    """Whether a request is for Socket.IO. Its path may lack the trailing slash."""
+    path: str = scope["path"].removeprefix(scope.get("root_path", "")).strip("/")
+    return path == conf.PATH.strip("/")
+
+
+def is_allowed_origin(scope: Scope) -> bool:
+    """Whether a page of this origin may connect. Programs other than browsers send none, and may."""
+    headers = dict(scope.get("headers", []))
+    origin = headers.get(b"origin", b"").decode("latin-1")
+    if not origin:
+        return True
+    allowed = conf.ALLOWED_ORIGINS
+    if allowed is not None:
+        return "*" in allowed or origin in allowed
+    return bool(urlsplit(origin).netloc == headers.get(b"host", b"").decode("latin-1"))
