@@ -122,6 +122,11 @@ class Backoff {
     return delay * (0.7 + 0.6 * Math.random());
   }
 
+  /** Something worked, although perhaps not for long: no more than a second or two until the next attempt. */
+  ease() {
+    this.#attempts = Math.min(this.#attempts, 2);
+  }
+
   reset() {
     this.#attempts = 0;
   }
@@ -614,6 +619,7 @@ export class SessionClient extends EventTarget {
     this.#attached = true;
     this.#wasAttached = true;
     this.#attachedAt = Date.now();
+    this.#backoff.ease();
     this.#token = answer.token || this.#token;
     if (answer.reset) {
       this.#cursor = (answer.first_event_id ?? 0) - 1;
@@ -825,6 +831,7 @@ export class SessionClient extends EventTarget {
     if (this.#environment.document?.visibilityState === "hidden" || this.#timers.redial === null) return;
     // A server that asked for time gets it.
     if (this.#connection.error?.retry_after) return;
+    this.#backoff.reset();
     this.#dial();
   };
 

@@ -66,6 +66,11 @@ export class RunBlock {
     if (this.element.dataset.status === "running") this.#show("unknown", "no result");
   }
 
+  /** An error came instead of an exit code. */
+  fail() {
+    this.#show("failed", "error");
+  }
+
   draw() {
     const isDrawn = this.#output.draw();
     this.#copy.hidden = this.#output.isEmpty;
@@ -95,11 +100,10 @@ export function messageBlock(event, text, who) {
     el(
       "div",
       { class: "bubble" },
-      el("span", { class: "who", text: who ?? (isUser ? "You" : "Agent") }),
+      el("span", { class: "who" }, who ?? (isUser ? "You" : "Agent"), timeElement(event.timestamp)),
       prose(text),
       images(event.args?.image_urls),
     ),
-    timeElement(event.timestamp),
   );
 }
 
@@ -128,9 +132,8 @@ export function errorBlock(event) {
   return el(
     "li",
     { class: "entry error" },
-    el("strong", { text: "Error" }),
+    el("p", { class: "who" }, "Error", timeElement(event.timestamp)),
     el("pre", { class: "error-text", text: plainText(event.content || event.message || "No details.") }),
-    timeElement(event.timestamp),
   );
 }
 
@@ -143,11 +146,10 @@ export function echoBlock(event) {
     el(
       "div",
       { class: "bubble" },
-      el("span", { class: "who", text: "Echo" }),
+      el("span", { class: "who" }, "Echo", timeElement(event.timestamp)),
       content ? prose(content) : el("p", { class: "muted", text: "(nothing to repeat)" }),
       content ? null : jsonDetails("Details", event.extras),
     ),
-    timeElement(event.timestamp),
   );
 }
 

@@ -98,7 +98,7 @@ function showDead(reason, { id = null, detail = "" } = {}) {
   leaveCurrent();
   show("dead");
   const [title, text] = DEAD[reason] ?? DEAD.other;
-  header.setTitle(title);
+  header.setTitle("Session");
   document.title = `${title} · ohsessions`;
   byId("dead-title").textContent = title;
   byId("dead-text").textContent = text;
@@ -297,9 +297,15 @@ function onNotice(notice) {
 function updateState() {
   const { client } = open;
   const session = client.session;
-  const canSend = header.showState({ session, agentState: client.agentState, connection: client.connection });
-  composer.setReason(canSend);
-  header.showBanner({ session, connection: client.connection, onRetry: () => client.reconnect(), onNew: goHome });
+  const facts = { session, agentState: client.agentState, connection: client.connection };
+  composer.setReason(header.showState(facts));
+  // What can only be read needs no field; the banner says why.
+  byId("composer").hidden = session.state === "closed";
+  header.showBanner(facts, {
+    retry: () => client.reconnect(),
+    startNew: goHome,
+    setAgentState: (state) => client.send("change_agent_state", { agent_state: state }, { interrupt: true }),
+  });
 }
 
 // -- what people do --------------------------------------------------------------------------------------------------

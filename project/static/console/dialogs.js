@@ -15,10 +15,10 @@ function ask(dialog) {
   });
 }
 
-/** A click beside a dialog means no. */
+/** A click beside a dialog means no. Cancel is no submit button: the first of those is what Enter in a field presses. */
 export function prepareDialogs() {
   for (const dialog of document.querySelectorAll("dialog")) {
-    dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+    dialog.addEventListener("click", ({ target }) => (target === dialog || target.closest("[data-cancel]")) && dialog.close());
   }
 }
 

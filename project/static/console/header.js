@@ -35,7 +35,7 @@ export class Header {
   showPresence({ connections = 0, users = [] }) {
     const names = [...new Set(users)].filter(Boolean);
     const element = byId("presence");
-    element.textContent = connections > 1 ? `${connections} here` : "only you here";
+    element.textContent = connections > 1 ? `${connections} here` : "just you";
     element.title = names.join(", ");
     if (connections > 1 && names.length && names.length <= 3) element.textContent += `: ${names.join(", ")}`;
   }
@@ -57,35 +57,40 @@ export class Header {
     return null;
   }
 
-  showBanner({ session, connection, onRetry, onNew }) {
+  /**
+   * @param {object} facts  `session`, `agentState`, `connection`
+   * @param {object} handlers  `retry`, `startNew`, `setAgentState`
+   */
+  showBanner(facts, handlers) {
     const banner = byId("banner");
-    const [kind, text, label, handler] = bannerFor({ session, connection, onRetry, onNew });
+    const [kind, text, ...choices] = bannerFor(facts, handlers);
     banner.hidden = !kind;
     banner.dataset.kind = kind ?? "";
-    const button = label && el("button", { type: "button", class: "button", text: label, onclick: handler });
     // Written only when it changes: a status that is written again is read aloud again.
-    if (banner.dataset.said === `${text}${label}`) return;
-    banner.dataset.said = `${text}${label}`;
-    banner.replaceChildren(...[text && el("span", { text }), button].filter(Boolean));
+    const said = JSON.stringify([text, choices.map(([label]) => label)]);
+    if (banner.dataset.said === said) return;
+    banner.dataset.said = said;
+    const buttons = choices.map(([label, onclick]) => el("button", { type: "button", class: "button", text: label, onclick }));
+    banner.replaceChildren(el("span", { text: text ?? "" }), el("span", { class: "banner-tools" }, ...buttons));
   }
 }
 
-function bannerFor({ session, connection, onRetry, onNew }) {
+function bannerFor({ session, agentState, connection }, { retry, startNew, setAgentState }) {
   switch (connection.state) {
     case "refused":
-      return ["bad", connection.text, "Reconnect", onRetry];
+      return ["bad", connection.text, ["Reconnect", retry]];
     case "offline":
-      return ["wait late", `You are ${connection.text}. What you send now waits for the network.`, "Try now", onRetry];
+      return ["wait late", `You are ${connection.text}. What you send now waits for the network.`, ["Try now", retry]];
     case "reconnecting":
-      return ["wait late", `The connection is gone: ${connection.text}.`, "Try now", onRetry];
+      return ["wait late", `The connection is gone: ${connection.text}.`, ["Try now", retry]];
     case "connecting":
       return ["wait late", connection.error ? `The server is not ready: ${connection.error.message}` : "Connecting…"];
   }
   switch (session.state) {
     case "closed":
-      return ["calm", "This session is closed. You can still read it.", "New session", onNew];
+      return ["calm", "This session is closed. You can still read it.", ["New session", startNew]];
     case "failed":
-      return ["bad", `What runs here has failed${session.reason ? `: ${session.reason}` : ""}.`, "Try again", onRetry];
+      return ["bad", `What runs here has failed${session.reason ? `: ${session.reason}` : ""}.`, ["Try again", retry]];
     case "starting":
     case "passivated":
       return ["wait", "Waking up…"];
@@ -93,5 +98,11 @@ function bannerFor({ session, connection, onRetry, onNew }) {
       return ["wait", "Going to sleep…"];
   }
   if (connection.error) return ["wait", `${connection.text}.`];
+  if (session.role === "viewer") return [];
+  if (agentState === "paused") return ["calm", "The agent is paused.", ["Go on", () => setAgentState("running")]];
+  if (agentState === "awaiting_user_confirmation") {
+    const [confirm, reject] = ["user_confirmed", "user_rejected"].map((state) => () => setAgentState(state));
+    return ["calm", "The agent asks whether it may go on.", ["Reject", reject], ["Confirm", confirm]];
+  }
   return [];
 }

@@ -26,6 +26,8 @@ const SLICE = 10;
 /** A hidden page gets no frames, and still has to keep up. */
 const HIDDEN_PAUSE = 200;
 const AT_END_WITHIN = 48;
+/** Milliseconds for which a scroll may follow the hand that caused it. */
+const HAND_FOR = 1000;
 
 const INTERRUPT_WORDS = {
   stopped: "Asked to stop",
@@ -55,6 +57,9 @@ export class Timeline extends EventTarget {
   #unseen = 0;
   #drawnId = -1;
   #lastTop = 0;
+  #lastHeight = 0;
+  /** Until when scrolling counts as the reader's doing. */
+  #handUntil = 0;
 
   constructor({ scroller, list, pendingList, jump }) {
     super();
@@ -63,6 +68,9 @@ export class Timeline extends EventTarget {
     this.#pendingList = pendingList;
     this.#jump = jump;
     scroller.addEventListener("scroll", () => this.#noteScroll(), { passive: true });
+    for (const name of ["wheel", "touchmove", "pointerdown", "keydown"]) {
+      scroller.addEventListener(name, () => (this.#handUntil = performance.now() + HAND_FOR), { passive: true });
+    }
     jump.addEventListener("click", () => this.jumpToEnd());
     // Images, fonts and a keyboard that opens change heights without a scroll.
     const observer = new ResizeObserver(() => this.#keepAtEnd());
@@ -204,7 +212,10 @@ export class Timeline extends EventTarget {
       return lineBlock(event, INTERRUPT_WORDS[state] ?? `Asked for the state ${state}`);
     }
     if (event.observation === "echo") return echoBlock(event);
-    if (event.observation === "error") return errorBlock(event);
+    if (event.observation === "error") {
+      this.#failRun(event.cause);
+      return errorBlock(event);
+    }
     // Other runtimes answer in words, under this name.
     if (event.observation === "message" || event.observation === "chat") return messageBlock(event, event.content);
     return unknownBlock(event);
@@ -247,6 +258,13 @@ export class Timeline extends EventTarget {
     return isNew ? run.element : null;
   }
 
+  #failRun(cause) {
+    const run = this.#runs.get(cause);
+    if (!run || (run.element.dataset.status ?? "running") !== "running") return;
+    run.fail();
+    this.#running.delete(run);
+  }
+
   #dropDrawnPending() {
     for (const [clientId, block] of this.#pending) {
       const { eventId } = block.action;
@@ -264,12 +282,15 @@ export class Timeline extends EventTarget {
   #noteScroll() {
     const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
     const isNearEnd = scrollHeight - scrollTop - clientHeight < AT_END_WITHIN;
-    // Only going up leaves the end: this report may be late, and the list may have grown since.
+    // Only a reader who goes up leaves the end. Entries that get their real height when they come into sight move things
+    // too; but without a hand on the page, and not while its focus is in the browser's search field.
+    const isLayout = scrollHeight !== this.#lastHeight && performance.now() > this.#handUntil && document.hasFocus();
     if (isNearEnd) this.#isAtEnd = true;
-    else if (scrollTop < this.#lastTop) this.#isAtEnd = false;
+    else if (scrollTop < this.#lastTop && !isLayout) this.#isAtEnd = false;
     this.#lastTop = scrollTop;
+    this.#lastHeight = scrollHeight;
     if (this.#isAtEnd) this.#setUnseen(0);
-    this.#jump.hidden = this.#isAtEnd;
+    this.#keepAtEnd();
   }
 
   #keepAtEnd() {
