@@ -89,7 +89,7 @@ class LimitedRequest(WebRequest):  # type: ignore[misc]
             b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         logger.warning("Refused a body over %d bytes", self.limit, extra={"verb": "refuse_body"})
-        reactor.callLater(LINGER, self.channel.transport.abortConnection)  # type: ignore[arg-type]
+        reactor.callLater(LINGER, self.channel.transport.loseConnection)  # type: ignore[arg-type]
 
 
 class LimitedHTTPFactory(HTTPFactory):  # type: ignore[misc]
