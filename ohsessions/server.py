@@ -36,13 +36,15 @@ Application = Callable[..., Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """The largest request body in bytes, by path: where it begins with `prefix`, `below`; else `default`."""
+    """The largest request body in bytes: `below` at and under the path `prefix`, `default` elsewhere."""
 
     prefix: str
     below: int
     default: int
 
-    def limit(self, path: str) -> int:
+    def limit(self, target: str) -> int:
+        """`target` is a request's: its path, and perhaps a query."""
+        path = unquote(target.partition("?")[0]) + "/"
         return self.below if path.startswith(self.prefix) else self.default
 
 
@@ -58,8 +60,7 @@ class LimitedRequest(WebRequest):  # type: ignore[misc]
 
     def gotLength(self, length: int | None) -> None:
         # Twisted tells a request its path only with its body; the channel has it before.
-        path = unquote(self.channel._path.decode("latin-1"))
-        self.limit = self.server.body_limits.limit(path)
+        self.limit = self.server.body_limits.limit(self.channel._path.decode("latin-1"))
         if length is not None and length > self.limit:
             self.refuse()
             length = 0

@@ -119,7 +119,9 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 def test_the_longer_limit_holds_for_the_socketio_path_only():
     limits = BodyLimits(prefix="/socket.io/", below=5, default=2)
-    assert [limits.limit(path) for path in ("/socket.io/?EIO=4", "/api/", "/socket.iox/")] == [5, 2, 2]
+    own = ["/socket.io/?EIO=4", "/socket.io?EIO=4", "/socket%2Eio/"]
+    assert [limits.limit(path) for path in own] == [5, 5, 5]
+    assert [limits.limit(path) for path in ("/api/?/socket.io/", "/socket.iox/", "*")] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -19,9 +19,11 @@ ROWS = [
     ["socketio"],
     ["conf", "database", "models", "migrations"],
     ["journal", "leases", "lifecycle", "wakeups", "access", "snapshots"],
+    ["services", "membership"],
     ["runtimes"],
     ["gateway", "worker"],
-    ["admin", "apps", "checks", "health", "management", "routing", "server", "testing", "urls", "views"],
+    ["admin", "apps", "checks", "health", "management", "routing", "server", "templatetags", "testing"]
+    + ["urls", "views"],
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 APART = [("gateway", "worker"), ("worker", "gateway"), ("socketio", "core")]
