@@ -22,8 +22,7 @@ ROWS = [
     ["services", "membership"],
     ["runtimes"],
     ["gateway", "worker"],
-    ["admin", "apps", "checks", "health", "management", "routing", "server", "templatetags", "testing"]
-    + ["urls", "views"],
+    "admin apps checks health management routing server templatetags testing urls views".split(),
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 APART = [("gateway", "worker"), ("worker", "gateway"), ("socketio", "core")]
