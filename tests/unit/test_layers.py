@@ -22,7 +22,8 @@ ROWS = [
     ["services", "membership"],
     ["runtimes"],
     ["gateway", "worker"],
-    "admin apps checks health management routing server templatetags testing urls views".split(),
+    ["admin", "checks", "health", "routing", "server", "templatetags", "testing", "urls", "views"],
+    ["apps", "management"],
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 APART = [("gateway", "worker"), ("worker", "gateway"), ("socketio", "core")]

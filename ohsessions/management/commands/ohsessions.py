@@ -12,8 +12,8 @@ from django.db import connections
 
 from ohsessions.conf import conf
 
-SLACK = 1024 * 1024
-"""Bytes read beyond MAX_ACTION_BYTES, so that an action that is somewhat larger gets an answer."""
+ABOVE = 64 * 1024
+"""Bytes by which the server's limit lies above the gateway's own, which answers more kindly."""
 
 
 class Command(BaseCommand):
@@ -35,11 +35,12 @@ class Command(BaseCommand):
         from channels.routing import get_default_application
 
         from ohsessions import server
+        from ohsessions.gateway.gateway import FRAME_SLACK
 
         application = get_default_application()
         self.check_migrations()
         connections.close_all()
-        max_message = conf.MAX_ACTION_BYTES + SLACK
+        max_message = FRAME_SLACK * conf.MAX_ACTION_BYTES + ABOVE
         if max_body is None:
             max_body = settings.DATA_UPLOAD_MAX_MEMORY_SIZE or sys.maxsize
         running = server.Server(
