@@ -7,7 +7,7 @@ moment at which tick() has something to do is `deadline`. It refuses to know of 
 Socket.IO.
 
 States: open → closing → closed, or open → closed. Closing is our orderly end: what is queued is still
-written (in polling: taken by a poll, followed by a CLOSE packet) within ping_timeout.
+written (in polling: taken by polls, the last of which gets CLOSE) within ping_timeout.
 
 The barrier. Servers give no sign that a client reads. Clients answer every PING in order, so a PING behind
 each `barrier_bytes` gives it: until its PONG the connection is not writable. In polling the next GET is the
@@ -27,6 +27,9 @@ from ohsessions.socketio.errors import PacketError, RequestRefused
 from ohsessions.socketio.settings import EngineSettings
 
 __all__ = ["EngineIO", "State", "Transport"]
+
+# python-engineio's client drops the connection over a payload of more (Payload.max_decode_packets).
+PACKETS_PER_POLL = 16
 
 
 class Transport(StrEnum):
@@ -59,6 +62,7 @@ class EngineIO:
         "_poll_is_open",
         "_pong_due",
         "_pongs",
+        "_taken",
         "_unconfirmed",
         "probing",
         "queue",
@@ -86,13 +90,14 @@ class EngineIO:
         self._pings = self._pongs = 0
         self._barrier_ping = 0  # the number of the PING that is the barrier
         self._barrier_due: float | None = None  # set while a barrier is out
-        self._unconfirmed = 0  # bytes since the last barrier, or since the last GET
+        self._unconfirmed = 0  # bytes since the last barrier; in polling, since the last GET
+        self._taken = 0  # bytes of the last poll's answer, of which only the next GET says that it was read
         self._behind = 0  # bytes since the barrier that is out
         self._ping_due = clock() + settings.ping_interval
         self._pong_due: float | None = None
         self._linger_due: float | None = None
         upgrades = [Transport.WEBSOCKET.value] if transport is Transport.POLLING else []
-        self.queue.append(
+        self._enqueue(
             packets.open_packet(
                 self.sid, upgrades, settings.ping_interval, settings.ping_timeout, settings.max_payload
             )
@@ -104,14 +109,17 @@ class EngineIO:
         """Queue an encoded packet: text with its type character, or a binary message. Never blocks."""
         if self.state is not State.OPEN:
             return
-        self.queue.append(packet)
-        self._unconfirmed += len(packet)
+        self._enqueue(packet)
         if self._barrier_due is not None:
             self._behind += len(packet)
             if self._behind > self.settings.backlog_bytes:
                 self.abort("slow")
         elif self._unconfirmed >= self.settings.barrier_bytes:
             self._raise_barrier()
+
+    def _enqueue(self, packet: str | bytes) -> None:
+        self.queue.append(packet)
+        self._unconfirmed += len(packet)
 
     @property
     def writable(self) -> bool:
@@ -127,8 +135,6 @@ class EngineIO:
         self.state = State.CLOSING
         self.reason = reason
         self._linger_due = self._clock() + self.settings.ping_timeout
-        if self.transport is Transport.POLLING:
-            self.queue.append(packets.CLOSE)
 
     def abort(self, reason: str, last_word: str = packets.CLOSE) -> None:
         """End it now. A poll that waits is answered by `last_word`."""
@@ -193,7 +199,8 @@ class EngineIO:
             raise RequestRefused.bad_request()
         self._poll_is_open = True
         if self.transport is Transport.POLLING:
-            self._unconfirmed = sum(map(len, self.queue))
+            self._unconfirmed -= self._taken
+            self._taken = 0
             self._barrier_due = None
             if self._unconfirmed >= self.settings.barrier_bytes:
                 self._raise_barrier()
@@ -218,13 +225,22 @@ class EngineIO:
         self._poll_is_open = False
         if self.state is State.CLOSED:
             return self._last_word
-        if self.transport is Transport.WEBSOCKET or not self.queue:
+        if self.transport is Transport.WEBSOCKET:
             return packets.NOOP
-        body = packets.encode_payload(self.queue)
-        self.queue.clear()
-        if self.state is State.CLOSING:
-            self.abort(self.reason)
-        return body
+        if not self.queue:
+            return self._say_close() if self.state is State.CLOSING else packets.NOOP
+        taken = [self.queue.popleft() for _ in range(min(PACKETS_PER_POLL, len(self.queue)))]
+        self._taken = sum(map(len, taken))
+        return packets.encode_payload(taken)
+
+    def _say_close(self) -> str:
+        """
+        The last answer to a client that we leave.
+
+        It stands alone: the JavaScript client acts on CLOSE before it reads a DISCONNECT of the same payload.
+        """
+        self.abort(self.reason)
+        return packets.CLOSE
 
     def cancel_poll(self) -> None:
         """The client gave a poll up; what it missed is not known, so the connection ends (as in Node)."""
@@ -308,7 +324,7 @@ class EngineIO:
             self._ping(now)
 
     def _ping(self, now: float) -> None:
-        self.queue.append(packets.PING)
+        self._enqueue(packets.PING)
         self._pings += 1
         self._pong_due = now + self.settings.ping_timeout
 

@@ -20,7 +20,7 @@ class World:
 
     def __init__(self, transport: Transport, **settings: float) -> None:
         self.clock = Clock()
-        defaults = {"ping_interval": 10, "ping_timeout": 5, "barrier_bytes": 200, "barrier_timeout": 60}
+        defaults = {"ping_interval": 10, "ping_timeout": 5, "barrier_bytes": 1000, "barrier_timeout": 60}
         self.engine = EngineIO(EngineSettings(**(defaults | settings)), transport, self.clock)  # type: ignore[arg-type]
         if transport is Transport.POLLING:
             self.opened = self.poll()
@@ -108,19 +108,19 @@ def test_pongs_that_nobody_asked_for_do_not_answer_later_pings(socket: World) ->
 
 
 def test_a_ping_follows_so_many_bytes_and_its_pong_makes_writable_again(socket: World) -> None:
-    socket.engine.send("4" + "x" * 198)
+    socket.engine.send("4" + "x" * 800)
     assert socket.engine.writable
-    socket.engine.send("4y")
+    socket.engine.send("4" + "y" * 300)
     assert not socket.engine.writable
-    assert socket.written() == ["4" + "x" * 198, "4y", "2"]
+    assert socket.written() == ["4" + "x" * 800, "4" + "y" * 300, "2"]
     socket.engine.receive("3")
     assert socket.engine.writable
 
 
 def test_what_is_sent_behind_a_barrier_counts_for_the_next(socket: World) -> None:
-    socket.engine.send("4" + "x" * 200)
-    socket.engine.send("4" + "y" * 200)
-    assert socket.written()[1:] == ["2", "4" + "y" * 200]
+    socket.engine.send("4" + "x" * 1000)
+    socket.engine.send("4" + "y" * 1000)
+    assert socket.written()[1:] == ["2", "4" + "y" * 1000]
     socket.engine.receive("3")
     assert not socket.engine.writable
     assert socket.written() == ["2"]
@@ -130,8 +130,8 @@ def test_what_is_sent_behind_a_barrier_counts_for_the_next(socket: World) -> Non
 
 def test_the_pong_of_an_earlier_heartbeat_does_not_lift_a_barrier(socket: World) -> None:
     socket.wait(10)
-    socket.engine.send("4" + "x" * 200)
-    assert socket.written() == ["2", "4" + "x" * 200, "2"]
+    socket.engine.send("4" + "x" * 1000)
+    assert socket.written() == ["2", "4" + "x" * 1000, "2"]
     socket.engine.receive("3")
     assert not socket.engine.writable
     socket.engine.receive("3")
@@ -139,7 +139,7 @@ def test_the_pong_of_an_earlier_heartbeat_does_not_lift_a_barrier(socket: World)
 
 
 def test_a_client_that_reads_slowly_is_not_cut_by_the_ping_timeout(socket: World) -> None:
-    socket.engine.send("4" + "x" * 200)
+    socket.engine.send("4" + "x" * 1000)
     socket.wait(59.9)
     assert socket.engine.state is State.OPEN
     socket.engine.receive("3")
@@ -147,13 +147,13 @@ def test_a_client_that_reads_slowly_is_not_cut_by_the_ping_timeout(socket: World
 
 
 def test_a_barrier_that_is_never_answered_cuts_the_client_as_slow(socket: World) -> None:
-    socket.engine.send("4" + "x" * 200)
+    socket.engine.send("4" + "x" * 1000)
     socket.wait(60)
     assert (socket.engine.state, socket.engine.reason) == (State.CLOSED, "slow")
 
 
 def test_a_heartbeat_behind_many_bytes_is_a_barrier(socket: World) -> None:
-    socket.engine.send("4" + "x" * 50)
+    socket.engine.send("4" + "x" * 300)
     socket.wait(10)
     assert not socket.engine.writable
     socket.wait(30)
@@ -182,10 +182,31 @@ def test_one_poll_takes_all_that_is_queued(polling: World) -> None:
     assert polling.engine.end_poll() == "4a\x1ebAQIDBA==\x1e4b"
 
 
+def test_a_poll_takes_no_more_packets_than_clients_accept_and_the_next_the_rest(polling: World) -> None:
+    for number in range(20):
+        polling.engine.send(f"4{number}")
+    polling.engine.close("asked to")
+    assert polling.poll().split("\x1e") == [f"4{number}" for number in range(16)]
+    assert polling.engine.state is State.CLOSING
+    assert polling.poll() == "416\x1e417\x1e418\x1e419"
+    assert polling.poll() == "1"
+    assert polling.engine.state is State.CLOSED
+
+
+def test_a_poll_that_leaves_much_queued_does_not_make_writable(polling: World) -> None:
+    for _ in range(40):
+        polling.engine.send("4" + "x" * 99)
+    for _ in range(2):
+        polling.poll()
+        assert not polling.engine.writable
+    polling.engine.begin_poll()
+    assert polling.engine.writable
+
+
 def test_in_polling_the_next_get_makes_writable_again(polling: World) -> None:
-    polling.engine.send("4" + "x" * 200)
+    polling.engine.send("4" + "x" * 1000)
     assert not polling.engine.writable
-    assert polling.poll() == "4" + "x" * 200
+    assert polling.poll() == "4" + "x" * 1000
     assert not polling.engine.writable
     polling.wait(59.9)
     polling.engine.begin_poll()
@@ -213,7 +234,8 @@ def test_our_close_lets_the_client_fetch_what_is_queued(polling: World) -> None:
     polling.engine.close("asked to")
     polling.engine.send("4too late")
     assert polling.engine.state is State.CLOSING
-    assert polling.poll() == "4a\x1e1"
+    assert polling.poll() == "4a"
+    assert polling.poll() == "1"
     assert (polling.engine.state, polling.engine.reason) == (State.CLOSED, "asked to")
 
 
@@ -298,7 +320,7 @@ def test_the_heartbeat_rests_during_an_upgrade_and_goes_on_after_it(polling: Wor
 
 
 def test_an_upgrade_lifts_the_barrier_of_polling(polling: World) -> None:
-    polling.engine.send("4" + "x" * 200)
+    polling.engine.send("4" + "x" * 1000)
     polling.poll()
     assert not polling.engine.writable
     upgrade(polling)
@@ -306,9 +328,9 @@ def test_an_upgrade_lifts_the_barrier_of_polling(polling: World) -> None:
 
 
 def test_an_upgrade_with_much_queued_raises_a_barrier_behind_it(polling: World) -> None:
-    polling.engine.send("4" + "x" * 200)
+    polling.engine.send("4" + "x" * 1000)
     upgrade(polling)
-    assert polling.written() == ["4" + "x" * 200, "2"]
+    assert polling.written() == ["4" + "x" * 1000, "2"]
     assert not polling.engine.writable
     polling.engine.receive("3")
     assert polling.engine.writable
