@@ -13,7 +13,7 @@ import { byId, el } from "./dom.js";
 import { Drawer } from "./drawer.js";
 import { Header } from "./header.js";
 import { Menu } from "./menu.js";
-import { forgetSession, recallSession, rememberSession } from "./remembered.js";
+import { forgetSession, forgetToken, recallSession, rememberSession } from "./remembered.js";
 import { Sidebar } from "./sidebar.js";
 import { Timeline } from "./timeline.js";
 import { toast } from "./toast.js";
@@ -126,9 +126,10 @@ function route() {
   }
   if (open?.client.session.id === id && (!token || token === open.client.session.token)) return;
   const known = recallSession(id);
-  const key = token ?? known?.token ?? null;
-  if (!key && !config.user.authenticated) showDead("no_key", { id });
-  else openSession({ id, token: key || null, runtime: known?.runtime ?? null, title: known?.title ?? "" });
+  // What may let us in, best first; an account needs no token for its own sessions.
+  const keys = [...new Set([token, known?.token].filter(Boolean)), ...(config.user.authenticated ? [null] : [])];
+  if (!keys.length) showDead("no_key", { id });
+  else openSession({ id, keys, runtime: known?.runtime ?? null, title: known?.title ?? "" });
 }
 
 function addressOf({ id, token }) {
@@ -147,8 +148,9 @@ function goHome() {
 
 // -- a session -------------------------------------------------------------------------------------------------------
 
-function openSession({ id = null, token = null, runtime = null, title = "" }) {
+function openSession({ id = null, keys = [], runtime = null, title = "" }) {
   leaveCurrent();
+  const [token = null, ...otherKeys] = keys;
   const client = new SessionClient({
     path: config.path,
     token,
@@ -156,7 +158,7 @@ function openSession({ id = null, token = null, runtime = null, title = "" }) {
     args: runtime && !id ? { runtime } : {},
     storage: usableStorage(),
   });
-  const session = { client, events: [], runtime, title, hasOwnTitle: false, connections: 0, isNew: !id };
+  const session = { client, events: [], runtime, title, otherKeys, hasOwnTitle: false, isNew: !id };
   open = session;
   show("session");
   header.setTitle(title || (id ? "Session" : "New session"));
@@ -206,19 +208,21 @@ async function learnAbout(session) {
 function onConnection(connection) {
   const { error } = connection;
   if (connection.state === "refused" && error?.error_code >= 400) {
-    const { id } = open.client.session;
+    const { id, token } = open.client.session;
     const reason = error.reason in DEAD ? error.reason : { 401: "invalid_token", 403: "forbidden", 404: "unknown_session" }[error.error_code];
-    if (reason === "invalid_token" && id) rememberIfKnown(id, { token: "" });
+    if (reason === "invalid_token" && id) {
+      forgetToken(id, token);
+      if (open.otherKeys.length) {
+        openSession({ id, keys: open.otherKeys, runtime: open.runtime, title: open.title });
+        return;
+      }
+    }
     showDead(reason, { id, detail: error.message });
     return;
   }
   header.showConnection(connection);
   updateState();
   for (const action of open.client.actions) showAction(action);
-}
-
-function rememberIfKnown(id, changes) {
-  if (recallSession(id)) rememberSession({ id, ...changes });
 }
 
 function onSession({ id, token, title, state }) {
@@ -239,8 +243,8 @@ function onSession({ id, token, title, state }) {
 
 /** Remember the session on this device. */
 function keep() {
-  const { id, token } = open.client.session;
-  if (id) rememberSession({ id, token: token ?? "", title: open.title, runtime: open.runtime });
+  const { id, token, role } = open.client.session;
+  if (id && role) rememberSession({ id, token: token ?? "", role, title: open.title, runtime: open.runtime });
 }
 
 function setTitle(title, isOwn) {
@@ -387,6 +391,7 @@ timeline.addEventListener("finished", ({ detail: event }) => {
   // Only what happens now is news; a replay would read the whole history aloud.
   if (!open || event.id <= open.client.session.head) return;
   const code = event.extras?.exit_code;
+  if (document.hidden) document.title = `✓ ${open.title} · ohsessions`;
   byId("announcer").textContent = `${event.extras?.command ?? "Command"}: ${code === 0 ? "done" : `exit code ${code}`}`;
 });
 timeline.addEventListener("drawn", ({ detail: { left } }) => {
@@ -421,7 +426,10 @@ drawUser();
 prepareDialogs();
 new Menu(byId("menu-button"), byId("menu"));
 addEventListener("popstate", route);
-addEventListener("focus", () => sidebar.refresh());
+addEventListener("focus", () => {
+  sidebar.refresh();
+  document.title = document.title.replace(/^✓ /, "");
+});
 sidebar.refresh();
 byId("home").hidden = true;
 route();

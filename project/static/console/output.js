@@ -45,6 +45,8 @@ export class Output {
   toggle() {
     this.#isExpanded = !this.#isExpanded;
     this.#redraw();
+    // Who asks for all of it wants to read it from its beginning.
+    this.element.parentElement?.scrollIntoView({ block: "start" });
   }
 
   /** @returns {boolean} whether all is drawn; not while somebody selects text in it, which drawing would undo */

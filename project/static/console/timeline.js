@@ -141,6 +141,7 @@ export class Timeline extends EventTarget {
 
   jumpToEnd() {
     this.#isAtEnd = true;
+    this.#handUntil = 0;
     this.#keepAtEnd();
     this.#setUnseen(0);
   }
