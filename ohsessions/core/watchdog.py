@@ -1,0 +1,287 @@
+"""A program of its own that keeps another one, and kills it with all it started unless it is fed.
+
+The worker starts one for each process of a runtime (ohsessions.worker.processes is the other side) and
+feeds it at each confirmed renewal of its lease. Everything below dies when the worker is gone in whatever
+way (the control socket closes), when it is not fed in time (the worker is stopped, or lost its lease), when
+the worker says so, or when the kept program has ended. Nothing below can get away: the watchdog is a
+"subreaper", so a process whose parent died becomes its child, wherever setsid or a double fork took it
+(Linux, prctl(2)). What it cannot kill are programs that run as another user (setuid), and it lives in reach
+of the program, which has the same user: it guards against accidents, it is no sandbox.
+
+It knows nothing of sessions and imports little, since there is one per session: started with
+`python -I -S watchdog.py <fd of the control socket>` it was measured at 15 ms and 4 MB of its own.
+
+On the socket, a stream, come first the bytes of `Order`, then lines: `feed <deadline>` or `kill`. Deadlines
+are seconds of this host's monotonic clock, so a feed that was long under way does not count for more. Back go
+`started <pid>` or `failed <errno>`, then `ended <exit code>`, and its end when nothing is left alive.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+"""Both from <linux/prctl.h>."""
+
+CANNOT_BECOME_SUBREAPER = 38
+"""ENOSYS: what `failed` says where prctl does not work."""
+
+
+def encode_order(argv: Sequence[str], env: Mapping[str, str], cwd: str, deadline: float) -> bytes:
+    """What to start: its length on a line, then fields that end in NUL (no argument can have one).
+
+    The environment travels here, not as that of the watchdog, which Python's start-up may add to (PEP 538).
+    """
+    fields = [repr(deadline), cwd, str(len(argv)), *argv, *(f"{name}={value}" for name, value in env.items())]
+    body = b"".join(os.fsencode(field) + b"\0" for field in fields)
+    return b"%d\n" % len(body) + body
+
+
+class Order:
+    """What encode_order() wrote, as bytes again."""
+
+    def __init__(self, body: bytes) -> None:
+        deadline, self.cwd, count, *rest = body.split(b"\0")[:-1]
+        self.deadline = float(deadline)
+        self.argv = rest[: int(count)]
+        self.env = dict(entry.split(b"=", 1) for entry in rest[int(count) :])
+
+
+def children(pid: int) -> list[int]:
+    """The processes that `pid` is the parent of, zombies included; empty if it is gone."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children") as file:
+                found.extend(map(int, file.read().split()))
+    except FileNotFoundError:
+        # Gone, or a kernel without CONFIG_PROC_CHILDREN.
+        return _children_by_search(pid) if os.path.exists(f"/proc/{pid}/stat") else []
+    except OSError:
+        pass
+    return found
+
+
+def _children_by_search(pid: int) -> list[int]:
+    pids = map(int, filter(str.isdigit, os.listdir("/proc")))
+    return [other for other in pids if parent(other) == pid]
+
+
+def parent(pid: int) -> int | None:
+    """The parent of a process; None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return None
+
+
+def descendants(pid: int, without: Collection[int] = ()) -> Iterator[int]:
+    """All processes below `pid`, parents before their children. They change while one looks.
+
+    Those of `without` are left out with what is below them.
+    """
+    found = children(pid)
+    seen = {pid, *without}
+    while found:
+        child = found.pop(0)
+        if child not in seen:
+            seen.add(child)
+            yield child
+            found.extend(children(child))
+
+
+class Watchdog:
+    """Keeps one program, from its start to the end of everything below."""
+
+    def __init__(self, control: int) -> None:
+        self.control = control
+        self.program = 0
+        self._received = b""
+        self._told_to_kill = False
+        self.deadline = 0.0
+        # SIGCHLD must end the wait in poll(): Python writes the signal's number here.
+        self._awake, awaken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(awaken, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+
+    def run(self, order: Order) -> None:
+        """Returns when nothing below is left alive."""
+        self.deadline = order.deadline
+        try:
+            self.program = start_program(order)
+        except OSError as error:
+            self.tell(b"failed %d\n" % (error.errno or 0))
+            return
+        self.tell(b"started %d\n" % self.program)
+        let_go_of_the_programs_pipes()
+        os.set_blocking(self.control, False)
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        poll.register(self._awake, select.POLLIN)
+        while self.program and not self._told_to_kill:
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                break
+            for descriptor, _ in poll.poll(left * 1000):
+                self.reap() if descriptor == self._awake else self.listen()
+        self.kill_all()
+
+    def tell(self, line: bytes) -> None:
+        try:
+            os.write(self.control, line)
+        except OSError:
+            self._told_to_kill = True
+
+    def listen(self) -> None:
+        """Takes what the worker says. A broken socket and a garbled line are orders to kill."""
+        try:
+            data = os.read(self.control, 4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        *lines, self._received = (self._received + data).split(b"\n")
+        for line in lines:
+            word, _, value = line.partition(b" ")
+            if word == b"feed":
+                self.deadline = max(self.deadline, float(value))
+            else:
+                self._told_to_kill = True
+        if not data:
+            self._told_to_kill = True
+
+    def reap(self) -> bool:
+        """Takes in whatever has ended; says whether any child is left."""
+        try:
+            os.read(self._awake, 4096)
+        except BlockingIOError:
+            pass
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self.program:
+                self.program = 0
+                self.tell(b"ended %d\n" % os.waitstatus_to_exitcode(status))
+
+    def kill_all(self) -> None:
+        """Kills whatever is below, and what that starts meanwhile, until there is nothing.
+
+        All are stopped before the first is killed, so that none sees another die and starts it anew. Whole
+        process groups at once: the kernel lets no fork slip through there, a list of processes is old when
+        it is made. What is left of those that died becomes a child of ours and is met in the next round.
+        """
+        pause = 0.001
+        while True:
+            below = list(descendants(os.getpid()))
+            groups = {group for group in map(try_group, below) if group not in (0, os.getpgrp())}
+            for number in (signal.SIGSTOP, signal.SIGKILL):
+                for group in groups:
+                    try_kill(-group, number)
+                for pid in below:
+                    try_kill(pid, number)
+            if not self.reap():
+                return
+            # A process in a system call that cannot be broken off keeps us here.
+            time.sleep(pause)
+            pause = min(pause * 1.2, 1.0)
+
+
+def try_group(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return 0
+
+
+def try_kill(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except OSError:
+        pass
+
+
+def start_program(order: Order) -> int:
+    """Forks and executes; gives the pid. Raises the OSError that kept it from starting."""
+    result, tell = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # should the watchdog itself be killed
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+                # What we and Python ignore would stay ignored in the program, and in all it starts.
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            os.dup2(1, 2)
+            os.chdir(order.cwd)
+            os.execvpe(order.argv[0], order.argv, order.env)
+        except OSError as error:
+            os.write(tell, b"%d" % (error.errno or 0))
+        finally:
+            os._exit(127)
+    os.close(tell)
+    with open(result, "rb") as file:
+        failure = file.read()
+    if failure:
+        os.waitpid(pid, 0)
+        raise OSError(int(failure), "not started")
+    return pid
+
+
+def let_go_of_the_programs_pipes() -> None:
+    """Else the worker would never see the end of the program's output."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nothing, descriptor)
+    os.close(nothing)
+
+
+def prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl failed")
+
+
+def receive_order(control: int) -> Order | None:
+    """None if the worker died before it had said everything."""
+    with open(control, "rb", buffering=0, closefd=False) as file:
+        body = b""
+        size = int(file.readline() or 0)
+        while len(body) < size:
+            data = file.read(size - len(body))
+            if not data:
+                return None
+            body += data
+    return Order(body) if body else None
+
+
+def main() -> None:
+    control = int(sys.argv[1])
+    os.set_inheritable(control, False)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP):
+        signal.signal(number, signal.SIG_IGN)
+    watchdog = Watchdog(control)
+    try:
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+    except OSError:
+        watchdog.tell(b"failed %d\n" % CANNOT_BECOME_SUBREAPER)
+        return
+    order = receive_order(control)
+    if order is not None:
+        watchdog.run(order)
+
+
+if __name__ == "__main__":
+    main()

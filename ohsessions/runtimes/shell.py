@@ -1,0 +1,273 @@
+"""A real bash for each session, in the session's own workspace.
+
+It is a shell on this host, with the rights of the worker: no sandbox. Give it to people who may have that.
+What the wire carries is in the protocol, "The runtimes that ship"; beyond that:
+
+- `exit`, `exec`, a failure under `set -e` and whatever else ends bash ends the command with that exit code. A
+  new bash goes on from the state before the command (directory, variables, functions, …), and a note in the
+  output says so. Background jobs die with their bash.
+- What background jobs print while no command runs begins the output of the next command, the newest 32 KiB
+  of it. They keep no session awake: passivation kills them.
+- `stopped` sends SIGINT to what the command has started, after 2 s SIGKILL, and 1 s later bash is killed. The
+  exit code is 130 in any case. Jobs from before the command are left alone. `paused` and `running` stop the
+  command and let it go on.
+- A new bash gets the state of the old one as ohsessions.runtimes.shell_state says. A workspace on a disk
+  that all workers share is needed to wake up on another host.
+
+OPTIONS: `bash` (path or name of the program), `path` (the PATH of the shells), `env` (further variables),
+`output_limit` (bytes kept of each command's output, by default 1 MiB).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ohsessions.core.errors import RuntimeFailure
+from ohsessions.core.redaction import Redactor
+from ohsessions.core.runtime import JSON, Action, Runtime, RuntimeContext
+from ohsessions.runtimes.shell_bash import Bash
+from ohsessions.runtimes.shell_output import GATHER_SECONDS, PART_BYTES, OutputBuffer
+from ohsessions.runtimes.shell_state import ShellState
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+OUTPUT_LIMIT = 1024 * 1024
+"""Bytes per command: an agent reads a hundredth of it, and a session's log must not grow by a `cat`."""
+SHOWN_COMMAND = 8 * 1024
+"""Characters of a command that are repeated with each part of its output; the action has all of it."""
+INTERRUPTED = 130
+"""128 + SIGINT, as shells say it."""
+
+HELP = (
+    "I am a shell. I understand `run` with a `command`, which bash executes, and `change_agent_state` with "
+    "`stopped`, `paused` or `running`, which interrupts the running command, holds it, or lets it go on."
+)
+
+
+class ShellRuntime(Runtime):
+    """See the module's docstring."""
+
+    def __init__(self, context: RuntimeContext, **options: Any) -> None:
+        super().__init__(context, **options)
+        self._output = OutputBuffer(
+            int(options.get("output_limit", OUTPUT_LIMIT)), Redactor(context.secrets.values())
+        )
+        self._bash: Bash | None = None
+        self._state = ShellState()
+        self._note = ""
+        self._at_line_start = True
+        self._command_runs = False
+        self._stopped = False
+        self._stopping: asyncio.Task[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._command_runs
+
+    async def start(self, snapshot: JSON) -> None:
+        try:
+            self._state = ShellState.from_json(snapshot)
+        except (TypeError, ValueError, KeyError):
+            self._note = "[the saved state of this shell cannot be read; it starts anew]\n"
+        await self._open_bash()
+
+    async def handle(self, action: Action) -> None:
+        if action.type == "run":
+            command = action.args.get("command")
+            if isinstance(command, str):
+                await self._run(action, command)
+            else:
+                await self._refuse(action, "`run` needs a `command`, a string.")
+        elif action.type == "message":
+            args = {"content": HELP, "image_urls": [], "wait_for_response": False}
+            await self.context.emit(action="message", args=args, message=HELP, cause=action.id)
+            await self.context.set_agent_state("awaiting_user_input")
+        else:
+            await self._refuse(action, f"{HELP} I do not understand `{action.type}`.")
+
+    async def _refuse(self, action: Action, why: str) -> None:
+        await self.context.emit(observation="error", content=why, message=why, cause=action.id)
+        await self.context.set_agent_state("awaiting_user_input")
+
+    async def interrupt(self, action: Action) -> None:
+        state = action.args.get("agent_state")
+        if not self._command_runs or self._stopped:
+            return
+        bash = self._bash if self._bash is not None and not self._bash.ended else None
+        if state == "stopped":
+            self._stopped = True
+            if bash is not None:
+                self._stopping = asyncio.create_task(bash.stop(), name="shell stop")
+        elif state == "paused" and bash is not None:
+            bash.pause()
+            await self.context.set_agent_state("paused")
+        elif state == "running" and bash is not None:
+            bash.resume()
+            await self.context.set_agent_state("running")
+
+    async def passivate(self) -> JSON:
+        return self._state.to_json()
+
+    async def close(self) -> None:
+        if self._stopping is not None:
+            self._stopping.cancel()
+            await asyncio.gather(self._stopping, return_exceptions=True)
+        if self._bash is not None:
+            await self._bash.close()
+            self._bash = None
+
+    async def _run(self, action: Action, command: str) -> None:
+        self._command_runs, self._stopped, self._at_line_start = True, False, True
+        try:
+            await self.context.set_agent_state("running")
+            bash = await self._living_bash()
+            extras = {"command": "" if action.hidden else _shown(command), "exit_code": -1}
+            begin = self._with_note("") + self._output.begin()
+            if begin:
+                await self._emit(action, begin, extras)
+            if not self._stopped:
+                bash.begin(command, self._state.status)
+                await self._emit_parts(action, bash, extras)
+            exit_code = await self._finish(bash)
+            extras["exit_code"] = exit_code
+            await self._emit(action, self._with_note(self._output.end()), extras)
+        finally:
+            self._command_runs = False
+        await self.context.set_agent_state("awaiting_user_input")
+
+    async def _emit_parts(self, action: Action, bash: Bash, extras: dict[str, JSON]) -> None:
+        """Emits what the command prints while it runs, and all full parts of it."""
+        while not bash.ended:
+            await self._output.wait_until(lambda: bash.ended or len(self._output) > 0)
+            try:
+                async with asyncio.timeout(GATHER_SECONDS):
+                    await self._output.wait_until(lambda: bash.ended or len(self._output) >= PART_BYTES)
+            except TimeoutError:
+                pass
+            if not bash.ended:
+                await self._emit_part(action, extras)
+        await bash.wait_for_last_output()
+        while len(self._output) > PART_BYTES:
+            await self._emit_part(action, extras)
+
+    async def _emit_part(self, action: Action, extras: dict[str, JSON]) -> None:
+        text = self._output.take_part()
+        if text:
+            await self._emit(action, text, extras)
+
+    async def _emit(self, action: Action, text: str, extras: dict[str, JSON]) -> None:
+        self._at_line_start = text.endswith("\n") if text else self._at_line_start
+        code = extras["exit_code"]
+        message = "" if code == -1 else f"The command ended with exit code {code}."
+        await self.context.emit(
+            observation="run", content=text, extras=extras, message=message, cause=action.id
+        )
+
+    def _with_note(self, text: str) -> str:
+        """The text and, on lines of their own, the notes that have gathered."""
+        note, self._note = self._note, ""
+        at_line_start = text.endswith("\n") if text else self._at_line_start
+        return text + ("" if at_line_start or not note else "\n") + note
+
+    async def _finish(self, bash: Bash) -> int:
+        """After the end of a command: keeps the state, replaces a bash that ended; gives the exit code."""
+        if self._stopping is not None:
+            await self._stopping
+            self._stopping = None
+        if bash.exit_code is not None:
+            status = bash.exit_code if bash.exit_code >= 0 else 128 - bash.exit_code
+            self._note += f"[bash ended with exit code {status}; a new one goes on from before it]\n"
+        else:
+            status = bash.report.status if bash.report is not None else INTERRUPTED
+            self._keep_state(bash)
+        if self._stopped:
+            status = INTERRUPTED
+        self._state = replace(self._state, status=status)
+        if bash.exit_code is not None:
+            await self._open_bash()
+        self.context.checkpoint(self._state.to_json())
+        return status
+
+    def _keep_state(self, bash: Bash) -> None:
+        if bash.report is None:
+            return
+        if bash.report.complete:
+            self._state = ShellState.between(bash.first_report, bash.report)
+        else:
+            self._note += "[what this shell has defined is too large to be kept; what it had before is]\n"
+            self._state = replace(self._state, cwd=bash.report.cwd)
+
+    async def _living_bash(self) -> Bash:
+        if self._bash is None or self._bash.exit_code is not None:
+            self._note += "[bash had ended; a new one goes on from its last state]\n"
+            return await self._open_bash()
+        return self._bash
+
+    async def _open_bash(self) -> Bash:
+        """Starts a bash in the state that is kept or, should it not live with that, in a new one."""
+        try:
+            return await self._try_to_open_bash()
+        except RuntimeFailure as failure:
+            if failure.reason != "shell_broken" or self._state == ShellState():
+                raise
+        self._note += "[bash does not start with its last state; it starts anew]\n"
+        self._state = ShellState()
+        return await self._try_to_open_bash()
+
+    async def _try_to_open_bash(self) -> Bash:
+        if self._bash is not None:
+            await self._bash.close()
+            self._bash = None
+        workspace = self.context.workspace.absolute()
+        workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+        env = self._environment(workspace)
+        program = shutil.which(str(self.options.get("bash", "bash")), path=env["PATH"])
+        if program is None:
+            raise RuntimeFailure(
+                "no_bash", f"There is no bash in {env['PATH']}: install it, or name it in the option `bash`."
+            )
+        env["SHELL"] = program
+        bash = Bash(self._output)
+        try:
+            await bash.open(self.context, program, env)
+            if self._state != ShellState():
+                await self._restore(bash, workspace)
+        except BaseException:
+            await bash.close()
+            raise
+        self._bash = bash
+        return bash
+
+    async def _restore(self, bash: Bash, workspace: Path) -> None:
+        wanted = self._state.cwd or str(workspace)
+        there = await asyncio.to_thread(os.path.isdir, wanted)
+        report = await bash.restore(self._state, wanted if there else str(workspace))
+        if report.cwd != wanted:
+            self._note += f"[{wanted} cannot be entered any more; this is {report.cwd}]\n"
+            self._state = replace(self._state, cwd=report.cwd)
+
+    def _environment(self, workspace: Path) -> dict[str, str]:
+        """All that a shell gets; it is built from nothing, since the server's has the site's secrets."""
+        try:
+            user = pwd.getpwuid(os.getuid()).pw_name
+        except KeyError:
+            user = "user"
+        return {
+            "PATH": str(self.options.get("path", DEFAULT_PATH)),
+            "HOME": str(workspace),
+            "USER": user,
+            "LOGNAME": user,
+            "LANG": "C.UTF-8",
+            "TERM": "dumb",
+            "PAGER": "cat",
+            **self.options.get("env", {}),
+        }
+
+
+def _shown(command: str) -> str:
+    return command if len(command) <= SHOWN_COMMAND else command[:SHOWN_COMMAND] + "…"

@@ -1,0 +1,201 @@
+"""One bash process: started, given commands, interrupted, told from outside when a command has ended.
+
+It is an interactive bash without a terminal. Interactive, because then an error (an unset variable under
+`set -u`) or an interrupt ends the command and not the shell. Each command is given to `eval`, so unbalanced
+quotes end with it; a second line reports. Bash itself reads these lines from its standard input and has no
+standard error (prompts, notices on jobs and traces of our own lines go there); the commands get an empty
+input and both streams merged. The `eval` stands in a file that is sourced: there bash does not count as
+interactive, else it would complain in the output that it has no terminal whenever a program dies of a signal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+from collections.abc import Iterable, Mapping
+
+from ohsessions.core.errors import RuntimeFailure
+from ohsessions.core.runtime import RuntimeContext, SupervisedProcess
+from ohsessions.core.watchdog import descendants
+from ohsessions.runtimes.shell_output import OutputBuffer
+from ohsessions.runtimes.shell_reports import ReportChannel
+from ohsessions.runtimes.shell_state import PROLOGUE, Report, ShellState
+
+START_SECONDS = 20.0
+"""How long a bash may take to be ready: it needs 5 ms, and what a large state needs."""
+INTERRUPT_SECONDS = 2.0
+"""How long a command may take to end after SIGINT (PROTOCOL.md leaves it open; a terminal user waits so)."""
+BREAK_SECONDS = 1.0
+"""How long its processes are then killed before bash itself is."""
+
+LAST_OUTPUT_SECONDS = 5.0
+"""How long the end of the output may take after that of bash: its watchdog kills all who could print."""
+
+_SETUP = "exec 2>/dev/null; PS1= PS2=; set +H +o history; shopt -s expand_aliases execfail\n"
+
+
+class Bash:
+    """A bash below its watchdog. `output` gets all that it and its commands print."""
+
+    def __init__(self, output: OutputBuffer) -> None:
+        self.output = output
+        self.exit_code: int | None = None
+        self.report: Report | None = None
+        self.first_report = Report(0, 0)
+        self._number = 0
+        self._before: frozenset[int] = frozenset()
+        self._paused = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._process: SupervisedProcess | None = None
+        self._reports = ReportChannel(self._on_report)
+
+    async def open(self, context: RuntimeContext, program: str, env: Mapping[str, str]) -> None:
+        """Starts it in the workspace. Raises RuntimeFailure; `close` must be called all the same."""
+        flags = ["--norc", "--noprofile", "--noediting", "-i"]
+        self._process = await context.spawn([program, *flags], env=env, cwd=context.workspace.absolute())
+        self._tasks = [
+            asyncio.create_task(self._read_output(self._process), name="shell output"),
+            asyncio.create_task(self._wait_for_end(self._process), name="shell end"),
+        ]
+        self._write([_SETUP, PROLOGUE.replace("FIFO", shlex.quote(str(self._reports.path)))])
+        self.first_report = await self._ready()
+
+    async def restore(self, state: ShellState, cwd: str) -> Report:
+        """Brings a new bash to a state, in the directory `cwd`. Raises RuntimeFailure if it breaks bash."""
+        scripts = [f"cd -- {shlex.quote(cwd)}", *state.scripts()]
+        self._write(self._run_line(script, ">/dev/null") for script in scripts)
+        return await self._ready()
+
+    async def _ready(self) -> Report:
+        self._number += 1
+        self.report = None
+        self._write([self._report_line("0")])
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self.output.wait_until(lambda: self.ended)
+        except TimeoutError:
+            pass
+        if self.report is None:
+            raise RuntimeFailure("shell_broken", f"bash ended, or was not ready in {START_SECONDS:g} s.")
+        await self.output.settle()
+        self.output.clear()
+        return self.report
+
+    @property
+    def ended(self) -> bool:
+        """Whether what was begun last has ended, with a report or with bash itself."""
+        return self.exit_code is not None or (self.report is not None and self.report.number == self._number)
+
+    def begin(self, command: str, status: int) -> None:
+        """Starts a command; `status` is what it finds as `$?`."""
+        self._number += 1
+        self.report = None
+        self._before = frozenset(descendants(self._pid))
+        prefix = f"__ohsessions_status {status} || " if status else ""
+        self._write([self._run_line(command, prefix=prefix), self._report_line('"$?"')])
+
+    def pause(self) -> None:
+        """Stops everything that the command runs, and bash."""
+        self._paused = True
+        self._signal([self._pid, *self._foreground()], signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._signal([*self._foreground(), self._pid], signal.SIGCONT)
+
+    async def stop(self) -> None:
+        """Ends the running command: SIGINT as from a terminal, then SIGKILL, then bash itself is killed."""
+        self.resume()
+        # Bash first: it must know of the interrupt when it sees its child die of it, else it goes on.
+        self._signal([self._pid, *self._foreground()], signal.SIGINT)
+        # Should the command have ended just before, the interrupt cost us the line that reports.
+        self._write([self._report_line('"$?"')])
+        if await self._ends_within(INTERRUPT_SECONDS):
+            return
+        for _ in range(int(BREAK_SECONDS / 0.02)):
+            self._signal(self._foreground(), signal.SIGKILL)
+            if await self._ends_within(0.001):
+                return
+            self._signal([self._pid], signal.SIGINT)
+            if await self._ends_within(0.02):
+                return
+        if self._process is not None:
+            await self._process.kill()
+
+    async def _ends_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.output.wait_until(lambda: self.ended)
+        except TimeoutError:
+            pass
+        return self.ended
+
+    async def wait_for_last_output(self) -> None:
+        """All that was printed before the end of the command, or of bash, is in `output` then."""
+        if self.exit_code is None:
+            await self.output.settle()
+        else:
+            self.output.lift_bound()
+            await asyncio.wait(self._tasks, timeout=LAST_OUTPUT_SECONDS)
+
+    async def close(self) -> None:
+        """Kills it with all it started. Whatever happened before, nothing of it is left."""
+        try:
+            if self._process is not None:
+                await self._process.kill()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._tasks = []
+            self._reports.close()
+
+    @property
+    def _pid(self) -> int:
+        return self._process.pid if self._process is not None and self.exit_code is None else 0
+
+    def _foreground(self) -> list[int]:
+        """What the command has started: below bash, but not below what was there before it."""
+        return list(descendants(self._pid, self._before)) if self._pid else []
+
+    def _signal(self, pids: Iterable[int], number: int) -> None:
+        for pid in filter(None, pids):
+            try:
+                os.kill(pid, number)
+            except OSError:
+                pass
+
+    def _run_line(self, command: str, output: str = "", prefix: str = "") -> str:
+        run = shlex.quote(str(self._reports.run_path))
+        return f"__ohsessions_command={quote(command)}\n{prefix}\\builtin \\. {run} </dev/null {output}\n"
+
+    def _report_line(self, status: str) -> str:
+        return f"__ohsessions_report {self._number} {status} || :\n"
+
+    def _write(self, lines: Iterable[str]) -> None:
+        if self._process is not None and self.exit_code is None:
+            self._process.stdin.write("".join(lines).encode(errors="replace"))
+
+    def _on_report(self, report: Report) -> None:
+        if report.number == self._number and self.report is None:
+            self.report = report
+            self.output.notify()
+
+    async def _read_output(self, process: SupervisedProcess) -> None:
+        while data := await process.stdout.read(65536):
+            self.output.add(data)
+            await self.output.wait_for_room()
+
+    async def _wait_for_end(self, process: SupervisedProcess) -> None:
+        self.exit_code = await process.wait()
+        self.output.notify()
+
+
+def quote(text: str) -> str:
+    """The text as one word of bash on one line: bash asks for the next line of a word with a prompt."""
+    for plain, escaped in (("\\", "\\\\"), ("'", "\\'"), ("\n", "\\n"), ("\0", "")):
+        text = text.replace(plain, escaped)
+    return f"$'{text}'"

@@ -1,0 +1,250 @@
+"""The worker's side of the watchdogs: starts programs, feeds their watchdogs, kills.
+
+All through pipes, a socket and a pidfd that the event loop watches, and none of asyncio's child watchers:
+those need the main thread or a thread per child, and Twisted has its own opinion on SIGCHLD (daphne). What a
+program may do, and for whom it works, is none of its business. See ohsessions.core.watchdog.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ohsessions.core import watchdog
+from ohsessions.core.errors import RuntimeFailure
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 20.0
+"""How long a watchdog may take to start its program: it needs 15 ms, on a machine that swaps far more."""
+KILL_SECONDS = 10.0
+"""How long a watchdog may take to kill all; only a process stuck in the kernel needs any time."""
+STREAM_LIMIT = 64 * 1024
+"""Bytes of output in memory before the program has to wait; asyncio keeps twice as much, and a chunk."""
+
+
+class _PipeProtocol(asyncio.StreamReaderProtocol):
+    """A StreamReaderProtocol that says when its pipe is closed."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        super().__init__(reader)
+        self.closed = asyncio.Event()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.closed.set()
+
+
+class WatchedProcess:
+    """A SupervisedProcess (ohsessions.core.runtime). Made by ProcessSupervisor.spawn()."""
+
+    pid = 0
+
+    def __init__(
+        self,
+        guard: subprocess.Popen[bytes],
+        control: socket.socket,
+        forget: Callable[[WatchedProcess], None],
+    ) -> None:
+        self._forget = forget
+        self._loop = asyncio.get_running_loop()
+        self._guard = guard
+        self._control = control
+        self._pidfd = os.pidfd_open(guard.pid)
+        self._received = b""
+        self._started: asyncio.Future[int] = self._loop.create_future()
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        self._gone = asyncio.Event()
+        self._pipes: list[tuple[asyncio.BaseTransport, _PipeProtocol]] = []
+        control.setblocking(False)
+        self._loop.add_reader(control, self._listen)
+        self._loop.add_reader(self._pidfd, self._reap)
+
+    async def open(self, order: bytes, stdin: int, stdout: int) -> None:
+        """Connects the pipes (which it owns from now on), gives the order and waits for the program."""
+        self.stdout = asyncio.StreamReader(limit=STREAM_LIMIT)
+        protocol = _PipeProtocol(self.stdout)
+        reading, _ = await self._loop.connect_read_pipe(lambda: protocol, os.fdopen(stdout, "rb", 0))
+        self._pipes.append((reading, protocol))
+        unused = asyncio.StreamReader()
+        protocol = _PipeProtocol(unused)
+        writing, _ = await self._loop.connect_write_pipe(lambda: protocol, os.fdopen(stdin, "wb", 0))
+        self._pipes.append((writing, protocol))
+        self.stdin = asyncio.StreamWriter(writing, protocol, unused, self._loop)
+        async with asyncio.timeout(START_SECONDS):
+            try:
+                await self._loop.sock_sendall(self._control, order)
+            except OSError:
+                pass  # it is dead, which `_started` will say
+            self.pid = await asyncio.shield(self._started)
+
+    def feed(self, deadline: float) -> None:
+        """Lets it live until `deadline` (monotonic seconds). Never blocks: what does not fit is not sent."""
+        self._send(b"feed %r\n" % deadline)
+
+    def signal_group(self, number: int) -> None:
+        if self.pid and not self._ended.done():
+            try:
+                os.killpg(self.pid, number)
+            except ProcessLookupError:
+                pass
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self._ended)
+
+    async def kill(self) -> None:
+        self._send(b"kill\n")
+        try:
+            async with asyncio.timeout(KILL_SECONDS):
+                await self._gone.wait()
+        except TimeoutError:
+            logger.warning(
+                "The watchdog %d of program %d did not end; killing both.",
+                self._guard.pid,
+                self.pid,
+                extra={"verb": "watchdog_killed"},
+            )
+            self.signal_group(signal.SIGKILL)
+            self._guard.kill()
+            await self._gone.wait()
+        for transport, protocol in self._pipes:
+            if isinstance(transport, asyncio.WriteTransport) and not transport.is_closing():
+                transport.abort()  # close() would first wait until what is buffered were read
+            transport.close()
+            await protocol.closed.wait()
+        self._forget(self)
+
+    def _send(self, line: bytes) -> None:
+        try:
+            self._control.send(line)
+        except OSError:
+            pass  # full: it is stopped and needs no feed; broken or closed: it is dead
+
+    def _listen(self) -> None:
+        try:
+            data = self._control.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._control)
+            return
+        *lines, self._received = (self._received + data).split(b"\n")
+        for line in lines:
+            word, value = line.split(b" ")
+            if word == b"started":
+                self._started.set_result(int(value))
+            elif word == b"failed":
+                self._started.set_exception(OSError(int(value), os.strerror(int(value))))
+                self._started.exception()  # looked at, should nobody wait for it any more
+            elif word == b"ended" and not self._ended.done():
+                self._ended.set_result(int(value))
+
+    def _reap(self) -> None:
+        """The watchdog has ended: nothing below it is alive (unless it was killed itself)."""
+        self._listen()
+        self._loop.remove_reader(self._pidfd)
+        self._loop.remove_reader(self._control)
+        os.close(self._pidfd)
+        self._control.close()
+        self._guard.wait()
+        if not self._started.done():
+            self._started.set_exception(ChildProcessError(errno.ECHILD, "The watchdog died at its start"))
+            self._started.exception()
+        if not self._ended.done():
+            self._ended.set_result(-signal.SIGKILL)
+        self._gone.set()
+
+
+class ProcessSupervisor:
+    """The programs of one activation of a session: started, fed and killed together.
+
+    A feed lasts `lease_seconds`; the first one is given by making the supervisor. Programs that have ended
+    stay on its list, with their open pipes, until they are killed as well: that frees all.
+    """
+
+    def __init__(self, lease_seconds: float) -> None:
+        self.lease_seconds = lease_seconds
+        self._processes: set[WatchedProcess] = set()
+        self._deadline = 0.0
+        self.feed()
+
+    def feed(self, confirmed_at: float | None = None) -> None:
+        """Lets all programs live for `lease_seconds` from when the renewal that is confirmed was sent.
+
+        `confirmed_at` is that moment on the monotonic clock, by default now. Costs one small send each.
+        """
+        now = time.monotonic() if confirmed_at is None else confirmed_at
+        self._deadline = max(self._deadline, now + self.lease_seconds)
+        for process in self._processes:
+            process.feed(self._deadline)
+
+    async def spawn(
+        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None
+    ) -> WatchedProcess:
+        """See RuntimeContext.spawn(). Raises RuntimeFailure (`cannot_spawn`) with the system's reason."""
+        order = watchdog.encode_order(argv, env, str((cwd or Path("/")).absolute()), self._deadline)
+        process = None
+        try:
+            process, stdin, stdout = start_watchdog(self._processes.discard)
+            self._processes.add(process)
+            await process.open(order, stdin, stdout)
+            process.feed(self._deadline)  # may have changed while it started
+            return process
+        except (OSError, TimeoutError) as error:
+            await self._discard(process)
+            raise RuntimeFailure("cannot_spawn", f"{argv[0]} could not be started: {error}.") from error
+        except BaseException:
+            await self._discard(process)
+            raise
+
+    async def kill_all(self) -> None:
+        """Kills all of them, with everything they started, and waits until they are gone."""
+        await asyncio.gather(*(process.kill() for process in list(self._processes)))
+
+    async def _discard(self, process: WatchedProcess | None) -> None:
+        if process is not None:
+            await asyncio.shield(process.kill())
+
+
+def start_watchdog(forget: Callable[[WatchedProcess], None]) -> tuple[WatchedProcess, int, int]:
+    """Gives the process to be and the worker's ends of its pipes: its standard input and its output.
+
+    Blocks for the time of a vfork and exec, 1 to 2 ms.
+    """
+    ours, theirs = socket.socketpair()
+    stdin, writing = os.pipe()
+    reading, stdout = os.pipe()
+    # Python may be built against libraries that only this variable finds; nothing else of ours is needed.
+    env = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    try:
+        guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", watchdog.__file__, str(theirs.fileno())],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env=env,
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError:
+        ours.close()
+        os.close(writing)
+        os.close(reading)
+        raise
+    finally:
+        theirs.close()
+        os.close(stdin)
+        os.close(stdout)
+    return WatchedProcess(guard, ours, forget), writing, reading
