@@ -22,6 +22,7 @@ from django.urls import get_script_prefix
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
 
+from ohsessions import lifecycle
 from ohsessions.access import Grant, Role, authorize, issue_token
 from ohsessions.core.errors import WireError
 from ohsessions.core.runtime import JSON
@@ -94,8 +95,6 @@ def show_session(request: HttpRequest, session_id: UUID) -> JSON:
 
 def rename_session(request: HttpRequest, session_id: UUID) -> JSON:
     """Takes ``{"title": …}``; gives the session as it is then."""
-    from ohsessions import lifecycle
-
     body = _read(request)
     grant = _admit_actor(request, session_id)
     title = body.get("title")

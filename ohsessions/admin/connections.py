@@ -1,0 +1,141 @@
+"""Connections: who is, or was, attached to what, from where, and how far behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.auth import get_user_model
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html
+
+from ohsessions.admin import display
+from ohsessions.admin.base import ReadOnlyAdmin
+from ohsessions.admin.filters import ConnectionFilter, GatewayFilter, RoleFilter, SessionFilter, uuid_or_none
+from ohsessions.models import Connection
+
+
+@admin.register(Connection)
+class ConnectionAdmin(ReadOnlyAdmin):
+    list_display = (
+        "name",
+        "status",
+        "session_link",
+        "user_name",
+        "role",
+        "gateway_link",
+        "origin",
+        "attached",
+        "ended",
+        "behind",
+    )
+    list_filter = (ConnectionFilter, RoleFilter, SessionFilter, GatewayFilter)
+    list_select_related = ("session", "user", "gateway")
+    ordering = ("-pk",)  # as they came, by an index
+    sortable_by = ()
+    search_help_text = "A session's id, the beginning of a connection's, a user's name, or an address."
+    readonly_fields = (
+        "name",
+        "status",
+        "session_link",
+        "user_name",
+        "gateway_link",
+        "connected",
+        "attached",
+        "ended",
+        "behind",
+    )
+    fieldsets = (
+        (None, {"fields": ("status", "session_link", "user_name", "role", "behind")}),
+        ("From where", {"fields": ("address", "user_agent", "transport", "gateway_link")}),
+        ("When", {"fields": ("connected", "attached", "ended")}),
+        (
+            "Raw",
+            {
+                "classes": ("collapse",),
+                "fields": (
+                    ("sent_number", "token_version"),
+                    ("connected_at", "attached_at", "ended_at"),
+                ),
+            },
+        ),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows = super().get_queryset(request).select_related("session")
+        # Of the session only what is shown: else each row would bring its snapshot along.
+        columns = [field.name for field in Connection._meta.fields]
+        user, gateway = get_user_model().USERNAME_FIELD, ("kind", "host", "pid")
+        return rows.select_related(*self.list_select_related).only(
+            *columns,
+            "session__title",
+            "session__next_number",
+            f"user__{user}",
+            *(f"gateway__{column}" for column in gateway),
+        )
+
+    def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
+        return ("^sid", f"user__{get_user_model().USERNAME_FIELD}", "^address")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        if key := uuid_or_none(search_term):
+            return queryset.filter(session=key), False
+        return super().get_search_results(request, queryset, search_term)
+
+    def heading(self, row: Connection) -> str:
+        return f"Connection {display.short(row.sid)}"
+
+    @admin.display(description="connection")
+    def name(self, row: Connection) -> str:
+        # Only the beginning: with all of it somebody could speak in its place.
+        return display.short(row.sid)
+
+    @admin.display(description="status")
+    def status(self, row: Connection) -> str:
+        return display.badge(status_of(row))
+
+    @admin.display(description="session")
+    def session_link(self, row: Connection) -> str:
+        return display.session_link(row.session)
+
+    @admin.display(description="user")
+    def user_name(self, row: Connection) -> str:
+        return row.user.get_username() if row.user else display.NOTHING
+
+    @admin.display(description="gateway")
+    def gateway_link(self, row: Connection) -> str:
+        return display.process_link(row.gateway)
+
+    @admin.display(description="from")
+    def origin(self, row: Connection) -> str:
+        return format_html("{}<br>{}", row.address or display.NOTHING, display.quiet(row.transport))
+
+    @admin.display(description="connected")
+    def connected(self, row: Connection) -> str:
+        return display.when(row.connected_at)
+
+    @admin.display(description="attached")
+    def attached(self, row: Connection) -> str:
+        return display.when(row.attached_at)
+
+    @admin.display(description="ended")
+    def ended(self, row: Connection) -> str:
+        if row.ended_at is None:
+            return display.NOTHING
+        return format_html("{} {}", display.when(row.ended_at), display.quiet(row.end_reason))
+
+    @admin.display(description="behind")
+    def behind(self, row: Connection) -> str:
+        """Events of its session that it was not sent yet."""
+        if row.ended_at or row.session is None:
+            return display.NOTHING
+        return f"{max(0, row.session.head - row.sent_number):,}"
+
+
+def status_of(row: Connection) -> str:
+    if row.ended_at:
+        return "ended"
+    return "attached" if row.session_id else "unattached"

@@ -1,0 +1,112 @@
+"""How values read in the admin: times, sizes, states and links. Each gives a small piece of safe HTML."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+from django.db.models import Model
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.text import Truncator
+
+from ohsessions.models import Process, Session
+
+NOTHING = "–"
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
+
+
+def relative(moment: datetime, now: datetime) -> str:
+    """`3 min ago`, `in 12 s`, `now`: the largest unit only, rounded down: to be read at a glance."""
+    seconds = int((moment - now).total_seconds())
+    if seconds == 0:
+        return "now"
+    size, unit = next(((size, unit) for size, unit in _UNITS if abs(seconds) >= size), (1, "s"))
+    text = f"{abs(seconds) // size} {unit}"
+    return f"in {text}" if seconds > 0 else f"{text} ago"
+
+
+def when(moment: datetime | None, now: datetime | None = None) -> str:
+    """A moment as relative text, with the absolute time as its title."""
+    if moment is None:
+        return NOTHING
+    return timed(moment, relative(moment, now or timezone.now()))
+
+
+def timed(moment: datetime, text: str, style: str = "oh-time") -> SafeString:
+    """Any text about a moment, with the absolute time as its title."""
+    exact = timezone.localtime(moment)
+    return format_html(
+        '<time class="{}" datetime="{}" title="{}">{}</time>',
+        style,
+        exact.isoformat(),
+        f"{exact:%Y-%m-%d %H:%M:%S.%f} {exact.tzname()}",
+        text,
+    )
+
+
+def badge(word: str) -> SafeString:
+    """A state, coloured by the style sheet."""
+    return format_html('<span class="oh-badge oh-badge-{}">{}</span>', word, word)
+
+
+def warning(text: str, title: str = "") -> SafeString:
+    """A text that an operator should not overlook."""
+    return format_html('<span class="oh-warning" title="{}">{}</span>', title, text)
+
+
+def quiet(text: str) -> SafeString:
+    return format_html('<span class="oh-quiet">{}</span>', text)
+
+
+def short(identifier: UUID | str) -> str:
+    """The first part of an id: enough to recognize it, and not enough to use it."""
+    return str(identifier)[:8]
+
+
+def link(row: Model, text: str) -> str:
+    """A link to a row's page."""
+    return anchor(page_of(row), text)
+
+
+def session_link(session: Session | None) -> str:
+    if session is None:
+        return NOTHING
+    return link(session, Truncator(session.title).chars(40) or short(session.pk))
+
+
+def process_link(process: Process | None) -> str:
+    return NOTHING if process is None else link(process, f"{process.host}:{process.pid}")
+
+
+def actor(by: str) -> str:
+    """Who made a transition: a process, named by its id, as a link to its page; others as they are."""
+    kind, _, name = by.partition(" ")
+    try:
+        page = reverse("admin:ohsessions_process_change", args=[UUID(name)])
+    except ValueError:
+        return by or NOTHING
+    return format_html('{} <a href="{}" title="{}">{}</a>', kind, page, name, short(name))
+
+
+def anchor(url: str, text: str) -> SafeString:
+    return format_html('<a href="{}">{}</a>', url, text)
+
+
+def page_of(row: Model) -> str:
+    return reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[row.pk])
+
+
+def list_of(model: type[Model], **filters: Any) -> str:
+    """The address of a table's list, filtered."""
+    url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+    return f"{url}?{urlencode(filters)}" if filters else url
+
+
+def count_link(count: int, model: type[Model], **filters: Any) -> str:
+    """A number as a link to the rows that it counts."""
+    return anchor(list_of(model, **filters), f"{count:,}") if count else "0"

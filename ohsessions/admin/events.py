@@ -1,0 +1,142 @@
+"""Events: the log as stored, read a piece at a time. A session may have a million, and one may have 4 MB."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from django.contrib import admin
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Left, Length
+from django.http import HttpRequest, HttpResponse
+from django.template.defaultfilters import filesizeformat
+from django.utils.html import format_html
+from django.utils.text import Truncator
+
+from ohsessions.admin import display
+from ohsessions.admin.base import ReadOnlyAdmin
+from ohsessions.admin.filters import SessionFilter, SourceFilter, uuid_or_none
+from ohsessions.core.wire import unstamp
+from ohsessions.models import Event
+
+if TYPE_CHECKING:
+    from django_stubs_ext import WithAnnotations
+
+    class Cut(TypedDict):
+        excerpt: str
+        length: int
+
+    Row = WithAnnotations[Event, Cut]
+
+SESSION = SessionFilter.parameter_name
+EXCERPT = 1000
+"""Characters of an event's data that a list reads."""
+SHOWN = 160
+"""Characters of it that a list shows."""
+MOST_PRINTED = 200_000
+"""Characters that an event's page prints; images come inside messages."""
+
+
+def excerpts(rows: QuerySet[Any]) -> QuerySet[Any]:
+    """Rows with the beginning of their data instead of all of it, and never with what is hidden."""
+    cut: QuerySet[Any] = rows.annotate(excerpt=Left("data", EXCERPT), length=Length("data"))
+    return cut.defer("data", "hidden_text")
+
+
+def gist(excerpt: str) -> str:
+    """What an event says, in a line: its text if it has any, else its JSON without id and time."""
+    try:
+        data = json.loads(excerpt)
+        said = next((data[key] for key in ("content", "message", "extras", "args") if data.get(key)), "")
+    except (ValueError, AttributeError):  # it is longer than the excerpt, or nothing that we wrote
+        said = unstamp(excerpt) if excerpt.startswith("{") and excerpt.count(",") > 1 else excerpt
+    text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
+    return Truncator(" ".join(text.split())).chars(SHOWN)
+
+
+def pretty(data: str) -> str:
+    """An event's JSON, indented; what is not JSON, or too long, as it is and cut."""
+    try:
+        text = json.dumps(json.loads(data), indent=2, ensure_ascii=False)
+    except ValueError:
+        text = data
+    return Truncator(text).chars(MOST_PRINTED, f"\n… cut: {len(text):,} characters in all")
+
+
+@admin.register(Event)
+class EventAdmin(ReadOnlyAdmin):
+    list_display = ("number", "session_link", "source", "kind", "says", "size", "created")
+    list_filter = (SessionFilter, SourceFilter)
+    list_select_related = ("session",)
+    sortable_by = ()  # any other order would sort the whole table
+    search_fields = ("kind",)
+    search_help_text = "A session's id, or the exact kind of an event; within a session also any text."
+    readonly_fields = ("session_link", "created", "size", "arguments", "printed")
+    fieldsets = (
+        (None, {"fields": ("session_link", "number", "source", "kind", "created", "size", "arguments")}),
+        ("Data", {"fields": ("printed",)}),
+        ("Raw", {"fields": ("id", "write_key", "created_at"), "classes": ("collapse",)}),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        # Of the session only what its link says: else each row would bring its snapshot along.
+        rows = excerpts(super().get_queryset(request)).select_related("session")
+        columns = [field.name for field in Event._meta.fields if field.name not in ("data", "hidden_text")]
+        return rows.only(*columns, "session__title")
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        shown = super().get_list_display(request)
+        return [name for name in shown if name != "session_link" or SESSION not in request.GET]
+
+    def get_ordering(self, request: HttpRequest) -> list[Any]:
+        # The newest first, by an index: within a session by number, else by the table's own id.
+        return ["-number", "-pk"] if SESSION in request.GET else ["-pk"]
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        if not search_term:
+            return queryset, False
+        if key := uuid_or_none(search_term):
+            return queryset.filter(session=key), False
+        found = Q(kind=search_term)
+        if SESSION in request.GET:  # text has no index; within a session looking through it is fine
+            found |= Q(data__icontains=search_term)
+        return queryset.filter(found), False
+
+    def heading(self, row: Event) -> str:
+        return f"Event #{row.number}: {row.kind}"
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        event: Event = context["original"]
+        beside = Event.objects.filter(session=event.session_id).only("id", "number")
+        context["previous"] = beside.filter(number=event.number - 1).first()
+        context["next"] = beside.filter(number=event.number + 1).first()
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    @admin.display(description="session")
+    def session_link(self, row: Event) -> str:
+        return display.session_link(row.session)
+
+    @admin.display(description="says")
+    def says(self, row: Row) -> str:
+        return format_html('<span class="oh-says">{}</span>', gist(row.excerpt))
+
+    @admin.display(description="size")
+    def size(self, row: Row) -> str:
+        return filesizeformat(row.length)
+
+    @admin.display(description="at")
+    def created(self, row: Event) -> str:
+        return display.when(row.created_at)
+
+    @admin.display(description="hidden arguments")
+    def arguments(self, row: Event) -> str:
+        hidden = Event.objects.filter(pk=row.pk, hidden_text__isnull=False).exists()
+        return "Kept encrypted until the action is handled; never shown." if hidden else "None."
+
+    @admin.display(description="JSON")
+    def printed(self, row: Event) -> str:
+        return format_html('<pre class="oh-json">{}</pre>', pretty(row.data))

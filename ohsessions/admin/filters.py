@@ -1,0 +1,185 @@
+"""What the lists can be narrowed to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from django.contrib import admin
+from django.db.models import Exists, F, Model, OuterRef, QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+
+from ohsessions.access import Role
+from ohsessions.admin.overview import AWAKE
+from ohsessions.core.states import State
+from ohsessions.models import Connection, Process, Session
+
+Rows = QuerySet[Any]
+
+
+def _where(column: str, value: str, rows: Rows) -> Rows:
+    return rows.filter(**{column: value})
+
+
+class ChoiceFilter(admin.SimpleListFilter):
+    """A fixed set of choices, each a word for the address, a label and a way to narrow the rows."""
+
+    template = "admin/ohsessions/filter.html"
+    options: dict[str, tuple[str, Callable[[Rows], Rows]]]
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(word, label) for word, (label, _) in self.options.items()]
+
+    def queryset(self, request: HttpRequest, queryset: Rows) -> Rows:
+        option = self.options.get(self.value() or "")
+        return option[1](queryset) if option else queryset
+
+
+class RelatedFilter(admin.SimpleListFilter):
+    """Narrows a list to what belongs to one row. It is offered where a link brought it along.
+
+    To list all rows to choose from would be a query over a whole table.
+    """
+
+    template = "admin/ohsessions/filter.html"
+    model: type[Model]
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        value = self.value()
+        if value is None:
+            return []
+        row = self.model._default_manager.filter(pk=self.key()).only(*self.named_by).first()
+        return [(value, str(row) if row else "unknown")]
+
+    named_by: tuple[str, ...] = ()
+    """The columns that make up a row's text."""
+
+    def key(self) -> UUID | None:
+        """The id in the address; None if it is none: whoever mistypes it finds nothing."""
+        return uuid_or_none(self.value() or "")
+
+    def queryset(self, request: HttpRequest, queryset: Rows) -> Rows:
+        if self.value() is None:
+            return queryset
+        return queryset.filter(**{str(self.parameter_name): self.key()}) if self.key() else queryset.none()
+
+
+class SessionFilter(RelatedFilter):
+    title = parameter_name = "session"
+    model = Session
+    named_by = ("id", "title")
+
+
+class GatewayFilter(RelatedFilter):
+    title = parameter_name = "gateway"
+    model = Process
+    named_by = ("kind", "host", "pid")
+
+
+class WorkerFilter(admin.SimpleListFilter):
+    """The workers that own a session now; processes of the past are too many to list."""
+
+    title = parameter_name = "worker"
+    template = "admin/ohsessions/filter.html"
+    NONE = "none"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        owners = Process.objects.filter(pk__in=Session.objects.exclude(worker=None).values("worker"))
+        asked = uuid_or_none(self.value() or "")
+        if asked:  # a link's worker may own nothing any more
+            owners |= Process.objects.filter(pk=asked)
+        return [(self.NONE, "None"), *((str(row.pk), f"{row.host}:{row.pid}") for row in owners[:50])]
+
+    def queryset(self, request: HttpRequest, queryset: Rows) -> Rows:
+        if self.value() is None:
+            return queryset
+        if self.value() == self.NONE:
+            return queryset.filter(worker=None)
+        key = uuid_or_none(self.value() or "")
+        return queryset.filter(worker=key) if key else queryset.none()
+
+
+def attached_to_it() -> Exists:
+    return Exists(Connection.objects.attached().filter(session=OuterRef("pk")))
+
+
+class ConnectedFilter(ChoiceFilter):
+    title = "connections"
+    parameter_name = "connected"
+    options = {
+        "yes": ("Attached", lambda rows: rows.filter(attached_to_it())),
+        "no": ("None", lambda rows: rows.exclude(attached_to_it())),
+    }
+
+
+class DueFilter(ChoiceFilter):
+    title = "passivation"
+    parameter_name = "due"
+    options = {
+        "now": ("Due now", lambda rows: rows.filter(passivate_at__lte=timezone.now())),
+        "later": ("Due later", lambda rows: rows.filter(passivate_at__gt=timezone.now())),
+        "no": ("Not due", lambda rows: rows.filter(passivate_at=None)),
+    }
+
+
+class TroubleFilter(ChoiceFilter):
+    """What an operator looks for first."""
+
+    title = "trouble"
+    parameter_name = "trouble"
+    options = {
+        "unowned": ("Awake without worker", lambda rows: rows.filter(state__in=AWAKE, worker=None)),
+        "pending": ("Pending actions", lambda rows: rows.filter(last_action_number__gt=F("handled_number"))),
+        "crashes": ("Crashed", lambda rows: rows.filter(crashes__gt=0)),
+    }
+
+
+class ConnectionFilter(ChoiceFilter):
+    title = parameter_name = "status"
+    options = {
+        "attached": ("Attached", lambda rows: rows.filter(ended_at=None, session__isnull=False)),
+        "unattached": ("Not attached", lambda rows: rows.filter(ended_at=None, session=None)),
+        "ended": ("Ended", lambda rows: rows.filter(ended_at__isnull=False)),
+    }
+
+
+class RoleFilter(ChoiceFilter):
+    title = parameter_name = "role"
+    options = {role.value: (role.value.capitalize(), partial(_where, "role", role.value)) for role in Role}
+
+
+class TargetFilter(ChoiceFilter):
+    title = "new state"
+    parameter_name = "to"
+    options = {state.value: (state.value, partial(_where, "target", state.value)) for state in State}
+
+
+class SourceFilter(ChoiceFilter):
+    title = parameter_name = "source"
+    options = {
+        word: (word.capitalize(), partial(_where, "source", word))
+        for word in ("user", "agent", "environment")
+    }
+
+
+class FieldFilter(admin.ChoicesFieldListFilter):
+    """Django's filter of a column with choices, looking like ours."""
+
+    template = "admin/ohsessions/filter.html"
+
+
+class ValuesFilter(admin.AllValuesFieldListFilter):
+    """Django's filter of the values that occur, looking like ours."""
+
+    template = "admin/ohsessions/filter.html"
+
+
+def uuid_or_none(text: str) -> UUID | None:
+    """The id that somebody typed or pasted, with or without hyphens."""
+    try:
+        return UUID(text.strip())
+    except ValueError:
+        return None

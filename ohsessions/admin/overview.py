@@ -1,0 +1,155 @@
+"""Why a session is awake, or asleep: the facts of its row as an operator asks for them, with their meaning.
+
+Pure functions of a row, numbers and a time; what they say follows the rules of `core.policy`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ohsessions.admin.display import relative
+from ohsessions.core.states import State
+from ohsessions.models import Session
+
+AWAKE = frozenset({State.STARTING, State.RUNNING, State.PASSIVATING})
+STEERABLE = frozenset({State.STARTING, State.RUNNING})
+"""States in which «passivate now» does something."""
+PUNCTUAL = timedelta(seconds=3)
+"""A due session is claimed within 2 s of its time; later than this something holds it, or is broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One of the things that decide. `holds`: it keeps the session awake."""
+
+    name: str
+    detail: str
+    holds: bool = False
+    is_warning: bool = False
+
+
+def is_late(session: Session, now: datetime) -> bool:
+    """Whether the session should have been passivated by now."""
+    due = session.passivate_at
+    return session.state in AWAKE and due is not None and now - due > PUNCTUAL
+
+
+def is_unowned(session: Session) -> bool:
+    """Whether it is awake and no worker works for it."""
+    return session.state in AWAKE and session.worker_id is None
+
+
+def summary(session: Session, attached: int, now: datetime) -> str:
+    """One sentence: why it is in this state, and what comes next."""
+    if session.state == State.CLOSED:
+        return "It was ended for good. Its log can still be read."
+    if session.state == State.FAILED:
+        if session.retry_at is None or session.retry_at <= now:
+            return "It failed. The next client that attaches starts it again."
+        return f"It failed. A client that attaches can start it again {relative(session.retry_at, now)}."
+    if session.state == State.PASSIVATED:
+        return "It sleeps: a row, and its files. The next client that attaches, or acts, wakes it."
+    if session.state == State.PASSIVATING:
+        return "Its worker is storing its snapshot; then it sleeps."
+    return f"It is awake because {_cause(session, attached, now)}."
+
+
+def _cause(session: Session, attached: int, now: datetime) -> str:
+    if session.forced_by:
+        return "its worker has not yet answered an operator's wish to passivate it"
+    if attached:
+        return f"{_plural(attached, 'connection is', 'connections are')} attached"
+    if session.has_pending_work:
+        return "an action is pending"
+    if session.passivate_at is None:
+        return "nothing has made it due for passivation: the setting CLOSE_DELAY is None"
+    if is_unowned(session):
+        return "no worker has taken it yet"
+    if is_late(session, now):
+        return "its runtime says that it is busy, or its worker does not answer"
+    return f"its last connection went a moment ago: it is passivated {relative(session.passivate_at, now)}"
+
+
+def facts(session: Session, attached: int, now: datetime) -> list[Fact]:
+    """What keeps an awake session awake, and what does not; for one that sleeps, what would wake it."""
+    found = [_connections(attached), _actions(session)]
+    if session.state in AWAKE:
+        found += [_due(session, attached, now), _worker(session)]
+    if session.forced_by:
+        found.append(Fact("Operator", f"{session.forced_by} wants it passivated, whatever holds it."))
+    if session.crashes:
+        tried = f"; tried again {relative(session.retry_at, now)}" if session.retry_at else ""
+        times = _plural(session.crashes, "time", "times")
+        found.append(Fact("Crashes", f"It crashed {times} in a row{tried}.", is_warning=True))
+    return found
+
+
+def _connections(attached: int) -> Fact:
+    if not attached:
+        return Fact("Connections", "None is attached.")
+    return Fact("Connections", f"{attached} attached.", holds=True)
+
+
+def _actions(session: Session) -> Fact:
+    if not session.has_pending_work:
+        return Fact("Actions", "All are handled." if session.last_action_number >= 0 else "None came.")
+    waiting = (
+        f"The last one is #{session.last_action_number}, handled up to {_number(session.handled_number)}"
+    )
+    if session.started_number > session.handled_number:
+        begun = "" if session.attempts < 2 else f" (begun {session.attempts} times)"
+        return Fact("Actions", f"#{session.started_number} is being handled{begun}. {waiting}.", holds=True)
+    return Fact("Actions", f"Not begun. {waiting}.", holds=True, is_warning=session.state == State.RUNNING)
+
+
+def _due(session: Session, attached: int, now: datetime) -> Fact:
+    due = session.passivate_at
+    if due is None:
+        return Fact("Passivation", "Not due.")
+    if due > now:
+        return Fact("Passivation", f"Due {relative(due, now)}.")
+    since = f"Due since {relative(due, now).removesuffix(' ago')}."
+    if not is_late(session, now) or session.state != State.RUNNING:
+        return Fact("Passivation", since, is_warning=is_late(session, now))
+    if attached or session.has_pending_work:
+        return Fact("Passivation", f"{since} It waits for what holds it.")
+    busy = "Nothing here holds it: its runtime says that it is busy (see MAX_BUSY), or its worker is stuck."
+    return Fact("Busy", f"{since} {busy}", holds=True, is_warning=True)
+
+
+def _worker(session: Session) -> Fact:
+    if session.worker is None:
+        return Fact("Worker", "None owns it: it waits for one. Is any active?", is_warning=True)
+    if session.worker.state != "active":
+        word = {"draining": "is draining", "gone": "is gone: another one takes over"}[session.worker.state]
+        return Fact("Worker", f"Its worker {word}.", is_warning=True)
+    return Fact("Worker", f"Worker {session.worker.host}:{session.worker.pid} owns it.")
+
+
+def consequence(session: Session, attached: int) -> str:
+    """What «passivate now» does to a session, said before it is done."""
+    if session.state not in STEERABLE:
+        return f"Nothing happens: it is {session.state} already."
+    if session.state == State.STARTING:
+        said = ["It sleeps again at once, before it has started."]
+    elif session.worker_id is None:
+        said = ["It is passivated as soon as a worker has taken it over."]
+    else:
+        said = ["Its worker stores its state and frees its process."]
+    if attached:
+        them = "Its connection is" if attached == 1 else f"Its {attached} connections are"
+        said.append(f"{them} told and ended; whoever comes back wakes it.")
+    if session.has_pending_work:
+        if session.state == State.RUNNING and session.started_number > session.handled_number:
+            said.append(f"Action #{session.started_number} is cut off.")
+        said.append("Since an action is pending it then starts again, to handle it.")
+    return " ".join(said)
+
+
+def _plural(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+def _number(number: int) -> str:
+    return "none" if number < 0 else f"#{number}"

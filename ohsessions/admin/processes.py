@@ -1,0 +1,95 @@
+"""Processes: who lives, who is late, and what each holds."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from django.contrib import admin
+from django.db.models import Count, IntegerField, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+from django.http import HttpRequest
+from django.utils import timezone
+
+from ohsessions.admin import display
+from ohsessions.admin.base import ReadOnlyAdmin
+from ohsessions.admin.filters import FieldFilter
+from ohsessions.conf import conf
+from ohsessions.models import Connection, Process, Session
+
+if TYPE_CHECKING:
+    from django_stubs_ext import WithAnnotations
+
+    class Held(TypedDict):
+        owned_count: int
+        served_count: int
+
+    Row = WithAnnotations[Process, Held]
+
+
+def counted(rows: QuerySet[Any], by: str) -> Coalesce:
+    """How many of `rows` belong to each row of the outer query: no join, so it costs the rows shown only."""
+    groups = rows.filter(**{by: OuterRef("pk")}).order_by().values(by)
+    return Coalesce(Subquery(groups.annotate(n=Count("pk")).values("n")), 0, output_field=IntegerField())
+
+
+@admin.register(Process)
+class ProcessAdmin(ReadOnlyAdmin):
+    list_display = (
+        "address",
+        "kind",
+        "state_badge",
+        "heartbeat_age",
+        "load",
+        "owned",
+        "served",
+        "version",
+        "started",
+    )
+    list_filter = (("kind", FieldFilter), ("state", FieldFilter))
+    search_fields = ("host", "version", "=pid")
+    search_help_text = "Host, version or pid."
+    readonly_fields = ("state_badge", "heartbeat_age", "owned", "served", "started")
+    fieldsets = (
+        (None, {"fields": ("kind", "state_badge", "heartbeat_age", "load", "owned", "served")}),
+        ("What it is", {"fields": ("host", "pid", "version", "started", "id")}),
+        ("Raw", {"fields": ("heartbeat", "birth", "started_at", "seen_at"), "classes": ("collapse",)}),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows: QuerySet[Any] = super().get_queryset(request)
+        held: QuerySet[Any] = rows.annotate(
+            owned_count=counted(Session.objects.all(), "worker"),
+            served_count=counted(Connection.objects.attached(), "gateway"),
+        )
+        return held
+
+    def heading(self, row: Process) -> str:
+        return str(row).capitalize()
+
+    @admin.display(description="process", ordering="host")
+    def address(self, row: Process) -> str:
+        return f"{row.host}:{row.pid}"
+
+    @admin.display(description="state", ordering="state")
+    def state_badge(self, row: Process) -> str:
+        return display.badge(row.state)
+
+    @admin.display(description="heartbeat", ordering="seen_at")
+    def heartbeat_age(self, row: Process) -> str:
+        now = timezone.now()
+        late = now - row.seen_at > timedelta(seconds=conf.LEASE_TTL) and row.state != Process.State.GONE
+        text = display.relative(row.seen_at, now)
+        return display.timed(row.seen_at, text, "oh-warning" if late else "oh-time")
+
+    @admin.display(description="sessions", ordering="owned_count")
+    def owned(self, row: Row) -> str:
+        return display.count_link(row.owned_count, Session, worker=row.pk)
+
+    @admin.display(description="connections", ordering="served_count")
+    def served(self, row: Row) -> str:
+        return display.count_link(row.served_count, Connection, gateway=row.pk, status="attached")
+
+    @admin.display(description="started", ordering="started_at")
+    def started(self, row: Process) -> str:
+        return display.when(row.started_at)

@@ -1,0 +1,249 @@
+"""Sessions: the list an operator starts from, and the page that says why one is awake."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from django.contrib import admin
+from django.contrib.auth import get_user_model
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.text import Truncator
+
+from ohsessions.admin import display, events, overview, passivate
+from ohsessions.admin.base import ReadOnlyAdmin
+from ohsessions.admin.filters import (
+    ConnectedFilter,
+    DueFilter,
+    FieldFilter,
+    TroubleFilter,
+    ValuesFilter,
+    WorkerFilter,
+    uuid_or_none,
+)
+from ohsessions.admin.processes import counted
+from ohsessions.admin.redaction import redact
+from ohsessions.core.states import State
+from ohsessions.core.wire import encode
+from ohsessions.models import Connection, Event, Session, Transition
+from ohsessions.views import console_path
+
+if TYPE_CHECKING:
+    from django_stubs_ext import WithAnnotations
+
+    class Counted(TypedDict):
+        attached_count: int
+
+    Row = WithAnnotations[Session, Counted]
+
+LATEST = 50
+"""Rows of each kind on a session's page."""
+
+
+@admin.register(Session)
+class SessionAdmin(ReadOnlyAdmin):
+    list_display = (
+        "name",
+        "state_and_reason",
+        "runtime",
+        "owner_name",
+        "attached",
+        "worker_link",
+        "passivates",
+        "active",
+        "event_count",
+        "trouble",
+    )
+    list_filter = (
+        ("state", FieldFilter),
+        TroubleFilter,
+        ConnectedFilter,
+        DueFilter,
+        ("runtime", ValuesFilter),
+        WorkerFilter,
+    )
+    list_select_related = ("owner", "worker")
+    date_hierarchy = "active_at"
+    search_help_text = "An id, or a part of it, of the title, or of the owner's name."
+    hidden = ("secrets", "init_key", "snapshot", "settings")
+    actions = ("passivate_now",)
+    readonly_fields = ("readable_settings", "snapshot_size", "has_secrets")
+    fieldsets = (
+        ("Settings", {"fields": ("readable_settings", "has_secrets", "snapshot_size")}),
+        (
+            "Raw numbers",
+            {
+                "classes": ("collapse",),
+                "fields": (
+                    ("first_number", "next_number"),
+                    ("last_action_number", "started_number", "handled_number"),
+                    ("interrupted_number", "attempts"),
+                    ("epoch", "token_version", "crashes"),
+                    ("passivate_at", "retry_at", "forced_by"),
+                    ("created_at", "state_at", "active_at"),
+                ),
+            },
+        ),
+    )
+
+    # Who may do what
+
+    def has_steer_permission(self, request: HttpRequest) -> bool:
+        """Nobody edits a session's row, so the right to change sessions is the right to steer them."""
+        return bool(request.user.has_perm("ohsessions.change_session"))
+
+    @admin.action(description="Passivate now …", permissions=["steer"])
+    def passivate_now(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+        return passivate.ask(self, request, list(queryset.values_list("pk", flat=True)[: passivate.MOST + 1]))
+
+    def passivate_view(self, request: HttpRequest) -> HttpResponse:
+        return passivate.view(self, request)
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.passivate_view)
+        return [path("passivate/", view, name="ohsessions_session_passivate"), *super().get_urls()]
+
+    # The list
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        attached = counted(Connection.objects.attached(), "session")
+        rows: QuerySet[Any] = super().get_queryset(request).annotate(attached_count=attached)
+        return rows
+
+    def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
+        return ("id", "title", f"owner__{get_user_model().USERNAME_FIELD}")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        if key := uuid_or_none(search_term):  # in any spelling, and by its index
+            return queryset.filter(pk=key), False
+        return super().get_search_results(request, queryset, search_term)
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        context = {"state_counts": state_counts()} | (extra_context or {})
+        return super().changelist_view(request, context)
+
+    @admin.display(description="session", ordering="title")
+    def name(self, row: Session) -> str:
+        title = Truncator(row.title).chars(60) or "Untitled"
+        return format_html('{}<br><code title="{}">{}</code>', title, row.pk, display.short(row.pk))
+
+    @admin.display(description="state", ordering="state")
+    def state_and_reason(self, row: Session) -> str:
+        said = Truncator(row.reason).chars(70)
+        mark, title = display.badge(row.state), row.reason
+        return format_html('{}<div class="oh-reason" title="{}">{}</div>', mark, title, said)
+
+    @admin.display(description="owner", ordering="owner")
+    def owner_name(self, row: Session) -> str:
+        return row.owner.get_username() if row.owner else display.NOTHING
+
+    @admin.display(description="conn.", ordering="attached_count")
+    def attached(self, row: Row) -> str:
+        return display.count_link(row.attached_count, Connection, session=row.pk, status="attached")
+
+    @admin.display(description="worker", ordering="worker__host")
+    def worker_link(self, row: Session) -> str:
+        if overview.is_unowned(row):
+            return display.warning("none", "It is awake, and no worker owns it.")
+        return display.process_link(row.worker)
+
+    @admin.display(description="passivates", ordering="passivate_at")
+    def passivates(self, row: Session) -> str:
+        due, now = row.passivate_at, timezone.now()
+        if due is None:
+            return display.NOTHING
+        if overview.is_late(row, now):
+            return display.timed(due, f"now, since {display.relative(due, now)[:-4]}", "oh-warning")
+        return display.timed(due, "now" if due <= now else display.relative(due, now))
+
+    @admin.display(description="last activity", ordering="active_at")
+    def active(self, row: Session) -> str:
+        return display.when(row.active_at)
+
+    @admin.display(description="events", ordering="next_number")
+    def event_count(self, row: Session) -> str:
+        return display.count_link(row.next_number - row.first_number, Event, session=row.pk)
+
+    @admin.display(description="crashes", ordering="crashes")
+    def trouble(self, row: Session) -> str:
+        if not row.crashes:
+            return display.NOTHING
+        if row.retry_at is None:
+            return display.warning(str(row.crashes))
+        now = timezone.now()
+        retry = f"retry {display.relative(row.retry_at, now)}" if row.retry_at > now else "may retry"
+        return format_html("{} {}", display.warning(str(row.crashes)), display.timed(row.retry_at, retry))
+
+    # The page
+
+    def heading(self, row: Session) -> str:
+        return row.title or f"Session {display.short(row.pk)}"
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        session: Row = context["original"]
+        context |= page(request, session)
+        if session.state in overview.STEERABLE and self.has_steer_permission(request):
+            view = reverse("admin:ohsessions_session_passivate")
+            context["passivate_url"] = f"{view}?session={session.pk}"
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    @admin.display(description="settings")
+    def readable_settings(self, row: Session) -> str:
+        text = json.dumps(redact(row.settings), indent=2, ensure_ascii=False, sort_keys=True)
+        return format_html('<pre class="oh-json">{}</pre>', text)
+
+    @admin.display(description="secrets")
+    def has_secrets(self, row: Session) -> str:
+        return "Stored, encrypted; never shown." if row.secrets else "None."
+
+    @admin.display(description="snapshot")
+    def snapshot_size(self, row: Session) -> str:
+        """Its size only: what a runtime stores in it may be a secret."""
+        if row.snapshot_file:
+            return f"In the file {row.snapshot_file}"
+        if row.snapshot is None:
+            return "None."
+        return f"{len(encode(row.snapshot).encode()):,} bytes, in the row"
+
+
+def state_counts() -> list[tuple[str, int]]:
+    """How many sessions are in each state, in the order of a session's life. One query over an index."""
+    counts = dict(Session.objects.order_by().values_list("state").annotate(Count("pk")))
+    return [(state.value, counts.get(state.value, 0)) for state in State]
+
+
+def page(request: HttpRequest, session: Row) -> dict[str, Any]:
+    """What a session's page shows beside the fields of its row; of each table only what the user may see."""
+    now = timezone.now()
+    shown: dict[str, Any] = {
+        "now": now,
+        "session": session,
+        "question": "awake" if session.state in overview.AWAKE else session.state,
+        "summary": overview.summary(session, session.attached_count, now),
+        "facts": overview.facts(session, session.attached_count, now),
+        "console_url": console_path(session.pk),
+        "event_count": session.next_number - session.first_number,
+        "latest_limit": LATEST,
+    }
+    may = request.user.has_perm
+    if may("ohsessions.view_transition"):
+        shown["transitions"] = session.transitions.all()[:LATEST]
+        shown["transitions_url"] = display.list_of(Transition, session=session.pk)
+    if may("ohsessions.view_connection"):
+        rows = session.connections.select_related("user", "gateway")
+        shown["connections"] = rows.order_by("ended_at", "-pk")[:LATEST]
+        shown["connections_url"] = display.list_of(Connection, session=session.pk)
+    if may("ohsessions.view_event"):
+        shown["events"] = events.excerpts(session.events.order_by("-number"))[:LATEST]
+        shown["events_url"] = display.list_of(Event, session=session.pk)
+    return shown
