@@ -240,27 +240,23 @@ class SessionHost:
         trace = self._redacted("".join(traceback.format_exception(error)))
         logger.warning("Session %s: %s\n%s", self.session_id, reason, trace, extra={"verb": "crashed"})
         await self._close()
-        try:
-            await self._tell_of_crash(reason)
-            change = await self._services.change_patiently(
-                lifecycle.crash, self.session_id, self.epoch, reason
-            )
-        except (StaleEpoch, WireError):
-            return  # somebody else owns it: nothing to say any more
+        await self._tell_of_crash(reason)
+        change = await self._services.change_patiently(lifecycle.crash, self.session_id, self.epoch, reason)
         await self._services.announce(change)
         if not self.ready:
-            seconds = policy.retry_delay(1)
             failed = WireError(503, "start_failed", f"The session is {change.state}: {reason}.")
-            failed.extra["retry_after"] = seconds
             await self._services.wakeups.error(self.session_id, wire.error_event(failed))
 
     async def _tell_of_crash(self, reason: str) -> None:
         """The action that was being handled is not tried again: it may be what breaks the runtime."""
         if self._context is None or not self.ready:
             return
-        number = self._current
-        await self._context.tell("crashed", f"Sorry, {reason}.", number)
-        await self._outbox.flush(handled=number)
+        try:
+            await self._context.tell("crashed", f"Sorry, {reason}.", self._current)
+            await self._outbox.flush(handled=self._current)
+        except WireError as error:
+            # What broke may be the writing itself; the crash is stored all the same.
+            logger.warning("Session %s: not told: %s", self.session_id, error, extra={"verb": "not_told"})
 
     async def _close(self) -> None:
         runtime, self._runtime = self._runtime, None

@@ -1,0 +1,204 @@
+"""The reference site as its users have it: a real process, started, stopped and killed; and real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import requests
+import socketio
+
+from tests.requirements import free_port, wait_until
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 15.0
+
+
+class Site:
+    """One embedded site: SQLite, no services. `settings` are OHSESSIONS settings."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.database = folder / "db.sqlite3"
+        self.log = folder / "log.txt"
+        self.process: subprocess.Popen[bytes] | None = None
+        options = {"WORKSPACE_ROOT": str(folder / "workspaces")} | settings
+        # Nothing of the developer's environment decides what is tested.
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("OHSESSIONS_", "DJANGO_", "DATABASE_URL", "REDIS_URL"))
+        }
+        self.environment = clean | {
+            "DJANGO_DEBUG": "1",
+            "DATABASE_URL": f"sqlite:///{self.database}",
+            **{f"OHSESSIONS_{name}": json.dumps(value) for name, value in options.items()},
+        }
+
+    def manage(self, *arguments: str) -> str:
+        command = [sys.executable, "manage.py", *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def start(self) -> None:
+        """Starts the server, on the same port each time, and waits until it answers."""
+        if not self.database.exists():
+            self.manage("migrate", "--verbosity", "0")
+        command = [sys.executable, "manage.py", "ohsessions", "serve", "--port", str(self.port)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
+        wait_until(self._answers, "the site answering /healthz")
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return requests.get(f"{self.url}/healthz", timeout=2).ok
+        except requests.ConnectionError:
+            return False
+
+    def stop(self) -> int:
+        """An orderly stop; gives the exit code."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> int:
+        return self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> int:
+        process, self.process = self.process, None
+        if process is None:
+            return 0
+        process.send_signal(number)
+        return process.wait(timeout=30)
+
+    def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Looks into the database. Ids are stored as 32 hexadecimal digits."""
+        with contextlib.closing(sqlite3.connect(self.database, timeout=20)) as connection:
+            return connection.execute(sql, parameters).fetchall()
+
+    def state(self, session_id: str) -> str:
+        row = self.query("SELECT state FROM ohsessions_session WHERE id = ?", session_id.replace("-", ""))
+        return str(row[0][0])
+
+
+class Client:
+    """python-socketio's client, remembering what it got. `events` are stored ones, `others` the rest."""
+
+    def __init__(self, url: str, transport: str = "websocket", **options: Any) -> None:
+        self.url = url
+        self.transport = transport
+        self.events: list[dict[str, Any]] = []
+        self.others: list[dict[str, Any]] = []
+        self.notices: list[dict[str, Any]] = []
+        self.answers: list[dict[str, Any]] = []
+        self._changed = asyncio.Event()
+        self.socket = socketio.AsyncClient(reconnection=False, **options)
+        self.socket.on("oh_event", self._on_event)
+        self.socket.on("oh_notice", self._on_notice)
+
+    async def _on_event(self, data: dict[str, Any]) -> None:
+        if "session_id" in data and "token" in data:
+            self.answers.append(data)
+        elif isinstance(data.get("id"), int):
+            self.events.append(data)
+        else:
+            self.others.append(data)
+        self._changed.set()
+
+    async def _on_notice(self, data: dict[str, Any]) -> None:
+        self.notices.append(data)
+        self._changed.set()
+
+    async def connect(self) -> Client:
+        await self.socket.connect(self.url, transports=[self.transport])
+        return self
+
+    async def initialize(self, runtime: str | None = None, **payload: Any) -> dict[str, Any]:
+        """Sends INIT; gives its acknowledgement."""
+        args = payload.pop("args", {})
+        if runtime is not None:
+            args = args | {"runtime": runtime}
+        return await self.act("initialize", args, **payload)
+
+    async def act(self, action: str, args: dict[str, Any] | None = None, **payload: Any) -> dict[str, Any]:
+        """Sends an action; gives its acknowledgement."""
+        return await self.send({"action": action, "args": args or {}} | payload)
+
+    async def send(self, *payload: Any) -> dict[str, Any]:
+        """Sends anything as oh_action; gives the acknowledgement."""
+        data = payload[0] if len(payload) == 1 else payload
+        answer: dict[str, Any] = await self.socket.call("oh_action", data, timeout=LIMIT)
+        return answer
+
+    @property
+    def session_id(self) -> str:
+        return str(self.answers[-1]["session_id"])
+
+    @property
+    def token(self) -> str:
+        return str(self.answers[-1]["token"])
+
+    @property
+    def numbers(self) -> list[int]:
+        return [event["id"] for event in self.events]
+
+    async def wait(self, found: Callable[[], Any], what: str, limit: float = LIMIT) -> Any:
+        """Waits until something came that makes `found` true; gives what it gave."""
+        try:
+            async with asyncio.timeout(limit):
+                while not (result := found()):
+                    self._changed.clear()
+                    await self._changed.wait()
+                return result
+        except TimeoutError:
+            tail = [*self.events[-5:], *self.others[-3:], *self.notices[-3:]]
+            raise TimeoutError(f"{what} did not come within {limit} s; the last was {tail}") from None
+
+    async def wait_for(self, limit: float = LIMIT, **fields: Any) -> dict[str, Any]:
+        """Waits for a stored event with these fields; `extras__name` looks into extras."""
+
+        def matches(event: dict[str, Any]) -> bool:
+            return all(_field(event, name) == value for name, value in fields.items())
+
+        event: dict[str, Any] = await self.wait(
+            lambda: next(filter(matches, self.events), None), f"an event with {fields}", limit
+        )
+        return event
+
+    async def wait_state(self, agent_state: str, limit: float = LIMIT) -> dict[str, Any]:
+        return await self.wait_for(limit, extras__agent_state=agent_state)
+
+    async def output(self, cause: int, limit: float = LIMIT) -> tuple[str, int]:
+        """The whole output of a shell command and its exit code."""
+
+        def parts() -> list[dict[str, Any]]:
+            return [e for e in self.events if e.get("observation") == "run" and e.get("cause") == cause]
+
+        await self.wait(
+            lambda: any(part["extras"]["exit_code"] != -1 for part in parts()), f"the end of {cause}", limit
+        )
+        return "".join(part["content"] for part in parts()), parts()[-1]["extras"]["exit_code"]
+
+    async def close(self) -> None:
+        await self.socket.disconnect()
+
+
+def _field(event: dict[str, Any], name: str) -> Any:
+    value: Any = event
+    for part in name.split("__"):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
