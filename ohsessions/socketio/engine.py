@@ -50,30 +50,6 @@ class State(StrEnum):
 class EngineIO:
     """One connection, from its handshake on: the OPEN packet is the first in the queue."""
 
-    __slots__ = (
-        "_barrier_due",
-        "_barrier_ping",
-        "_behind",
-        "_clock",
-        "_last_word",
-        "_linger_due",
-        "_ping_due",
-        "_pings",
-        "_poll_is_open",
-        "_pong_due",
-        "_pongs",
-        "_taken",
-        "_unconfirmed",
-        "probing",
-        "queue",
-        "reason",
-        "settings",
-        "sid",
-        "state",
-        "transport",
-        "upgrading",
-    )
-
     def __init__(self, settings: EngineSettings, transport: Transport, clock: Callable[[], float]) -> None:
         self.settings = settings
         self.transport = transport
@@ -84,7 +60,7 @@ class EngineIO:
         self.probing = False  # a second, upgrading websocket is there
         self.upgrading = False  # and its probe was answered
         self._clock = clock
-        self._poll_is_open = False
+        self.poll_waits = False  # a GET is there to be answered
         self._last_word = packets.CLOSE
         # The n-th PONG answers the n-th PING, whichever kind it was.
         self._pings = self._pongs = 0
@@ -97,11 +73,7 @@ class EngineIO:
         self._pong_due: float | None = None
         self._linger_due: float | None = None
         upgrades = [Transport.WEBSOCKET.value] if transport is Transport.POLLING else []
-        self._enqueue(
-            packets.open_packet(
-                self.sid, upgrades, settings.ping_interval, settings.ping_timeout, settings.max_payload
-            )
-        )
+        self._enqueue(packets.open_packet(self.sid, upgrades, settings))
 
     # -- what the upper layer says
 
@@ -123,9 +95,7 @@ class EngineIO:
 
     @property
     def writable(self) -> bool:
-        """
-        False while the client has not shown that it read what was sent. A closed one swallows everything.
-        """
+        """False while the client has not shown that it read what was sent; a closed one takes all."""
         return self._barrier_due is None or self.state is not State.OPEN
 
     def close(self, reason: str) -> None:
@@ -194,10 +164,10 @@ class EngineIO:
 
         Raises RequestRefused, and closes the connection, if that one still waits.
         """
-        if self._poll_is_open:
+        if self.poll_waits:
             self.abort("overlapping polls")
             raise RequestRefused.bad_request()
-        self._poll_is_open = True
+        self.poll_waits = True
         if self.transport is Transport.POLLING:
             self._unconfirmed -= self._taken
             self._taken = 0
@@ -215,36 +185,26 @@ class EngineIO:
             or self.transport is Transport.WEBSOCKET
         )
 
-    @property
-    def poll_waits(self) -> bool:
-        """Whether a GET is there to be answered."""
-        return self._poll_is_open
-
     def end_poll(self) -> str:
         """The body that answers the GET."""
-        self._poll_is_open = False
+        self.poll_waits = False
         if self.state is State.CLOSED:
             return self._last_word
         if self.transport is Transport.WEBSOCKET:
             return packets.NOOP
+        if not self.queue and self.state is State.CLOSING:
+            # CLOSE stands alone: the JavaScript client acts on it before a DISCONNECT of the same payload.
+            self.abort(self.reason)
+            return packets.CLOSE
         if not self.queue:
-            return self._say_close() if self.state is State.CLOSING else packets.NOOP
+            return packets.NOOP
         taken = [self.queue.popleft() for _ in range(min(PACKETS_PER_POLL, len(self.queue)))]
         self._taken = sum(map(len, taken))
         return packets.encode_payload(taken)
 
-    def _say_close(self) -> str:
-        """
-        The last answer to a client that we leave.
-
-        It stands alone: the JavaScript client acts on CLOSE before it reads a DISCONNECT of the same payload.
-        """
-        self.abort(self.reason)
-        return packets.CLOSE
-
     def cancel_poll(self) -> None:
         """The client gave a poll up; what it missed is not known, so the connection ends (as in Node)."""
-        self._poll_is_open = False
+        self.poll_waits = False
         self.abort("transport close")
 
     # -- upgrade

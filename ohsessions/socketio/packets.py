@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 
 from ohsessions.socketio.errors import PacketError
+from ohsessions.socketio.settings import EngineSettings
 
 __all__ = [
     "CLOSE",
@@ -35,16 +36,14 @@ SEPARATOR = "\x1e"
 BASE64_MESSAGE = "b"
 
 
-def open_packet(
-    sid: str, upgrades: list[str], ping_interval: float, ping_timeout: float, max_payload: int
-) -> str:
-    """The first packet of a connection. Times go in as seconds and out as whole milliseconds."""
+def open_packet(sid: str, upgrades: list[str], settings: EngineSettings) -> str:
+    """The first packet of a connection. Clients read times as whole milliseconds."""
     handshake = {
         "sid": sid,
         "upgrades": upgrades,
-        "pingInterval": round(ping_interval * 1000),
-        "pingTimeout": round(ping_timeout * 1000),
-        "maxPayload": max_payload,
+        "pingInterval": round(settings.ping_interval * 1000),
+        "pingTimeout": round(settings.ping_timeout * 1000),
+        "maxPayload": settings.max_payload,
     }
     return OPEN + json.dumps(handshake, separators=(",", ":"))
 

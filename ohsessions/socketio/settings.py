@@ -18,7 +18,8 @@ class EngineSettings:
     ping_interval: float = 12
     ping_timeout: float = 20
     # The largest POST and the largest websocket message; announced to the client as maxPayload. The default
-    # is that of Node's server.
+    # is that of Node's server. (daphne's --websocket-max-message-size, 1 MiB, bounds what we send, too: over
+    # it the connection breaks.)
     max_payload: int = 1_000_000
     # After this many bytes a PING is written, and the connection is not writable until its PONG says that
     # the client read what came before (daphne itself buffers without bound and never says so).

@@ -4,10 +4,12 @@ import pytest
 
 from ohsessions.socketio import packets
 from ohsessions.socketio.errors import PacketError
+from ohsessions.socketio.settings import EngineSettings
 
 
 def test_times_are_announced_as_whole_milliseconds() -> None:
-    packet = packets.open_packet("lv_VI97HAXpY6yYWAAAC", ["websocket"], 0.3, 20.0, 1_000_000)
+    settings = EngineSettings(ping_interval=0.3, ping_timeout=20.0, max_payload=1_000_000)
+    packet = packets.open_packet("lv_VI97HAXpY6yYWAAAC", ["websocket"], settings)
     assert packet == (
         '0{"sid":"lv_VI97HAXpY6yYWAAAC","upgrades":["websocket"],"pingInterval":300,"pingTimeout":20000,'
         '"maxPayload":1000000}'
