@@ -17,7 +17,7 @@ from django.utils.module_loading import import_string
 
 from ohsessions import access, journal, lifecycle
 from ohsessions.conf import conf
-from ohsessions.core import policy, wire
+from ohsessions.core import wire
 from ohsessions.core.errors import RuntimeFailure, StaleEpoch, WireError
 from ohsessions.core.runtime import Action, Runtime
 from ohsessions.lifecycle import Claimed
