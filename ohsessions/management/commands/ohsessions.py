@@ -40,7 +40,7 @@ class Command(BaseCommand):
         application = get_default_application()
         self.check_migrations()
         connections.close_all()
-        max_message = FRAME_SLACK * conf.MAX_ACTION_BYTES + ABOVE
+        max_message = conf.MAX_ACTION_BYTES + FRAME_SLACK + ABOVE
         if max_body is None:
             max_body = settings.DATA_UPLOAD_MAX_MEMORY_SIZE or sys.maxsize
         running = server.Server(
