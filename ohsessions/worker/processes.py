@@ -53,8 +53,11 @@ class WatchedProcess:
         self,
         guard: subprocess.Popen[bytes],
         control: socket.socket,
+        stdin: int,
+        stdout: int,
         forget: Callable[[WatchedProcess], None],
     ) -> None:
+        self._files = os.fdopen(stdin, "wb", 0), os.fdopen(stdout, "rb", 0)
         self._forget = forget
         self._loop = asyncio.get_running_loop()
         self._guard = guard
@@ -69,15 +72,16 @@ class WatchedProcess:
         self._loop.add_reader(control, self._listen)
         self._loop.add_reader(self._pidfd, self._reap)
 
-    async def open(self, order: bytes, stdin: int, stdout: int) -> None:
-        """Connects the pipes (which it owns from now on), gives the order and waits for the program."""
+    async def open(self, order: bytes) -> None:
+        """Connects the pipes, gives the order and waits until the program is started."""
+        stdin, stdout = self._files
         self.stdout = asyncio.StreamReader(limit=STREAM_LIMIT)
         protocol = _PipeProtocol(self.stdout)
-        reading, _ = await self._loop.connect_read_pipe(lambda: protocol, os.fdopen(stdout, "rb", 0))
+        reading, _ = await self._loop.connect_read_pipe(lambda: protocol, stdout)
         self._pipes.append((reading, protocol))
         unused = asyncio.StreamReader()
         protocol = _PipeProtocol(unused)
-        writing, _ = await self._loop.connect_write_pipe(lambda: protocol, os.fdopen(stdin, "wb", 0))
+        writing, _ = await self._loop.connect_write_pipe(lambda: protocol, stdin)
         self._pipes.append((writing, protocol))
         self.stdin = asyncio.StreamWriter(writing, protocol, unused, self._loop)
         async with asyncio.timeout(START_SECONDS):
@@ -121,6 +125,8 @@ class WatchedProcess:
                 transport.abort()  # close() would first wait until what is buffered were read
             transport.close()
             await protocol.closed.wait()
+        for file in self._files:
+            file.close()  # should it have been killed before they were connected
         self._forget(self)
 
     def _send(self, line: bytes) -> None:
@@ -192,13 +198,15 @@ class ProcessSupervisor:
     async def spawn(
         self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None
     ) -> WatchedProcess:
-        """See RuntimeContext.spawn(). Raises RuntimeFailure (`cannot_spawn`) with the system's reason."""
+        """See RuntimeContext.spawn(). Raises RuntimeFailure (`cannot_spawn`, `not_fed`)."""
+        if time.monotonic() >= self._deadline:
+            raise RuntimeFailure("not_fed", f"{argv[0]} was not started: the worker's lease has run out.")
         order = watchdog.encode_order(argv, env, str((cwd or Path("/")).absolute()), self._deadline)
         process = None
         try:
-            process, stdin, stdout = start_watchdog(self._processes.discard)
+            process = start_watchdog(self._processes.discard)
             self._processes.add(process)
-            await process.open(order, stdin, stdout)
+            await process.open(order)
             process.feed(self._deadline)  # may have changed while it started
             return process
         except (OSError, TimeoutError) as error:
@@ -217,11 +225,8 @@ class ProcessSupervisor:
             await asyncio.shield(process.kill())
 
 
-def start_watchdog(forget: Callable[[WatchedProcess], None]) -> tuple[WatchedProcess, int, int]:
-    """Gives the process to be and the worker's ends of its pipes: its standard input and its output.
-
-    Blocks for the time of a vfork and exec, 1 to 2 ms.
-    """
+def start_watchdog(forget: Callable[[WatchedProcess], None]) -> WatchedProcess:
+    """Gives the process to be. Blocks for the time of a vfork and exec, 1 to 2 ms."""
     ours, theirs = socket.socketpair()
     stdin, writing = os.pipe()
     reading, stdout = os.pipe()
@@ -247,4 +252,4 @@ def start_watchdog(forget: Callable[[WatchedProcess], None]) -> tuple[WatchedPro
         theirs.close()
         os.close(stdin)
         os.close(stdout)
-    return WatchedProcess(guard, ours, forget), writing, reading
+    return WatchedProcess(guard, ours, writing, reading, forget)
