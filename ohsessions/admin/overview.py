@@ -40,6 +40,12 @@ def is_unowned(session: Session) -> bool:
     return session.state in AWAKE and session.worker_id is None
 
 
+def question(session: Session) -> str:
+    """What an operator asks who opens its page."""
+    asked = {State.PASSIVATED: "is it asleep", State.FAILED: "did it fail", State.CLOSED: "is it closed"}
+    return f"Why {asked.get(State(session.state), 'is it awake')}?"
+
+
 def summary(session: Session, attached: int, now: datetime) -> str:
     """One sentence: why it is in this state, and what comes next."""
     if session.state == State.CLOSED:
@@ -79,7 +85,8 @@ def facts(session: Session, attached: int, now: datetime) -> list[Fact]:
     if session.forced_by:
         found.append(Fact("Operator", f"{session.forced_by} wants it passivated, whatever holds it."))
     if session.crashes:
-        tried = f"; tried again {relative(session.retry_at, now)}" if session.retry_at else ""
+        retry = session.retry_at
+        tried = f"; it may be tried again {relative(retry, now)}" if retry and retry > now else ""
         times = _plural(session.crashes, "time", "times")
         found.append(Fact("Crashes", f"It crashed {times} in a row{tried}.", is_warning=True))
     return found
@@ -130,7 +137,7 @@ def _worker(session: Session) -> Fact:
 def consequence(session: Session, attached: int) -> str:
     """What «passivate now» does to a session, said before it is done."""
     if session.state not in STEERABLE:
-        return f"Nothing happens: it is {session.state} already."
+        return f"Nothing happens: its state is {session.state}."
     if session.state == State.STARTING:
         said = ["It sleeps again at once, before it has started."]
     elif session.worker_id is None:

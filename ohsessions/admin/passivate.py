@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -13,7 +14,7 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 
 from ohsessions import lifecycle
-from ohsessions.admin import display, overview
+from ohsessions.admin import overview
 from ohsessions.admin.filters import uuid_or_none
 from ohsessions.core.errors import IllegalTransition, WireError
 
@@ -54,18 +55,17 @@ def ask(admin: SessionAdmin, request: HttpRequest, ids: Sequence[UUID]) -> HttpR
 
 
 def do(request: HttpRequest, ids: Sequence[UUID]) -> HttpResponse:
-    """Asks for each session in turn, and tells the operator each outcome."""
+    """Asks for each session in turn, and tells the operator what came of it: each outcome once."""
     by = f"operator {request.user.get_username()}"
+    outcomes: Counter[tuple[int, str]] = Counter()
     for session_id in ids[:MOST]:
         try:
-            messages.success(request, f"{display.short(session_id)}: {_request(session_id, by)}")
+            outcomes[messages.SUCCESS, lifecycle.request_passivation(session_id, by=by)] += 1
         except (WireError, IllegalTransition) as error:
-            messages.error(request, f"{display.short(session_id)}: {error}")
+            outcomes[messages.ERROR, str(error)] += 1
+    for (level, outcome), count in outcomes.items():
+        messages.add_message(request, level, f"{count} sessions: {outcome}" if count > 1 else outcome)
     return HttpResponseRedirect(_after(ids))
-
-
-def _request(session_id: UUID, by: str) -> str:
-    return lifecycle.request_passivation(session_id, by=by)
 
 
 def _after(ids: Sequence[UUID]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from django.contrib import admin
 from django.contrib.auth import get_user_model
-from django.db.models import Count, QuerySet
+from django.db.models import Count, F, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
@@ -157,12 +158,7 @@ class SessionAdmin(ReadOnlyAdmin):
 
     @admin.display(description="passivates", ordering="passivate_at")
     def passivates(self, row: Session) -> str:
-        due, now = row.passivate_at, timezone.now()
-        if due is None:
-            return display.NOTHING
-        if overview.is_late(row, now):
-            return display.timed(due, f"now, since {display.relative(due, now)[:-4]}", "oh-warning")
-        return display.timed(due, "now" if due <= now else display.relative(due, now))
+        return passivation(row, timezone.now())
 
     @admin.display(description="last activity", ordering="active_at")
     def active(self, row: Session) -> str:
@@ -216,6 +212,16 @@ class SessionAdmin(ReadOnlyAdmin):
         return f"{len(encode(row.snapshot).encode()):,} bytes, in the row"
 
 
+def passivation(session: Session, now: datetime) -> str:
+    """When a session is due to be passivated, and whether that is overdue."""
+    due = session.passivate_at
+    if due is None:
+        return display.NOTHING
+    if overview.is_late(session, now):
+        return display.timed(due, f"now, since {display.relative(due, now)[:-4]}", "oh-warning")
+    return display.timed(due, "now" if due <= now else display.relative(due, now))
+
+
 def state_counts() -> list[tuple[str, int]]:
     """How many sessions are in each state, in the order of a session's life. One query over an index."""
     counts = dict(Session.objects.order_by().values_list("state").annotate(Count("pk")))
@@ -228,7 +234,8 @@ def page(request: HttpRequest, session: Row) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "now": now,
         "session": session,
-        "question": "awake" if session.state in overview.AWAKE else session.state,
+        "question": overview.question(session),
+        "passivates": passivation(session, now),
         "summary": overview.summary(session, session.attached_count, now),
         "facts": overview.facts(session, session.attached_count, now),
         "console_url": console_path(session.pk),
@@ -241,7 +248,7 @@ def page(request: HttpRequest, session: Row) -> dict[str, Any]:
         shown["transitions_url"] = display.list_of(Transition, session=session.pk)
     if may("ohsessions.view_connection"):
         rows = session.connections.select_related("user", "gateway")
-        shown["connections"] = rows.order_by("ended_at", "-pk")[:LATEST]
+        shown["connections"] = rows.order_by(F("ended_at").desc(nulls_first=True), "-pk")[:LATEST]
         shown["connections_url"] = display.list_of(Connection, session=session.pk)
     if may("ohsessions.view_event"):
         shown["events"] = events.excerpts(session.events.order_by("-number"))[:LATEST]
