@@ -46,6 +46,7 @@ class Mount:
         self._django = django_application
         self._authenticate = authenticate
         self._starting: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self._socketio: Any = None
         self._with_login: Any = None
         self._start_with_twisted()
@@ -92,11 +93,15 @@ class Mount:
         logger.info("ohsessions serves", extra={"verb": "started"})
 
     async def stop(self) -> None:
-        """Lets go of everything in order. Safe to call twice, or before anything has started."""
-        starting, self._starting = self._starting, None
-        if starting is None:
+        """Lets go of everything in order. Who calls it again waits for the same end."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(), name="ohsessions stop")
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
+        if self._starting is None:
             return
-        await starting
+        await self._starting
         await self._gateway.stop("draining")
         await self._server.close("draining")
         if self._worker is not None:

@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 RECONCILE_EVERY = 1.5
 LAYER_PAUSE = 1.0
 """Seconds before listening to a layer that failed again."""
-FRAME_SLACK = 2
-"""The engine takes packets this many times as large as MAX_ACTION_BYTES: what is larger is told so by us."""
+FRAME_SLACK = 1024 * 1024
+"""Bytes that the engine takes beyond MAX_ACTION_BYTES, so that who sends somewhat too much is told so."""
 
 END_MESSAGES = {
     "operator": "An operator put this session to sleep.",
@@ -128,7 +128,7 @@ class Gateway:
         return EngineSettings(
             ping_interval=conf.PING_INTERVAL,
             ping_timeout=conf.PING_TIMEOUT,
-            max_payload=FRAME_SLACK * conf.MAX_ACTION_BYTES,
+            max_payload=conf.MAX_ACTION_BYTES + FRAME_SLACK,
             barrier_timeout=conf.SLOW_TIMEOUT,
         )
 
