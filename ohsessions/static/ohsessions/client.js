@@ -39,6 +39,8 @@
 
 /** Seconds until an unanswered INIT or action counts as lost. */
 const ANSWER_TIMEOUT = 15;
+/** Seconds until a server that was told the session while connecting counts as one that does not join by account. */
+const ACCOUNT_TIMEOUT = 6;
 /** Seconds between attempts: doubled from the first to the last, then spread so that many clients do not come at once. */
 const FIRST_DELAY = 0.4;
 const LAST_DELAY = 15;
@@ -586,8 +588,12 @@ export class SessionClient extends EventTarget {
   #attach() {
     const attempt = ++this.#attempt;
     this.#attached = false;
+    if (this.#attachesAtConnect) {
+      const error = { error_code: 0, reason: "no_answer", message: "The server does not join a session without its link." };
+      this.#setTimer("attach", ACCOUNT_TIMEOUT, () => this.#refuse(error));
+      return;
+    }
     this.#setTimer("attach", ANSWER_TIMEOUT, () => this.#dial());
-    if (this.#attachesAtConnect) return;
     const request = { action: "initialize", args: this.#args, latest_event_id: this.#cursor, replay: "batch" };
     if (this.#token) request.token = this.#token;
     else request.client_id = this.#birthId;

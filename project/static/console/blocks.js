@@ -79,7 +79,7 @@ export class RunBlock {
 
   #finish(code, timestamp) {
     const took = this.#started && timestamp ? duration(this.#started, timestamp) : "";
-    const word = code === 0 ? "done" : code === 130 ? "stopped" : `exit code ${code}`;
+    const word = code === 130 ? "stopped, exit code 130" : `exit code ${code}`;
     this.#show(code === 0 ? "done" : code === 130 ? "stopped" : "failed", took ? `${word}, ${took}` : word);
   }
 

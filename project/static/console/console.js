@@ -148,7 +148,8 @@ function goHome() {
 
 // -- a session -------------------------------------------------------------------------------------------------------
 
-function openSession({ id = null, keys = [], runtime = null, title = "" }) {
+/** @param {boolean} isBorrowed  the key was made for this visit: it is neither shown in the address nor remembered */
+function openSession({ id = null, keys = [], runtime = null, title = "", isBorrowed = false }) {
   leaveCurrent();
   const [token = null, ...otherKeys] = keys;
   const client = new SessionClient({
@@ -158,7 +159,7 @@ function openSession({ id = null, keys = [], runtime = null, title = "" }) {
     args: runtime && !id ? { runtime } : {},
     storage: usableStorage(),
   });
-  const session = { client, events: [], runtime, title, otherKeys, hasOwnTitle: false, isNew: !id };
+  const session = { client, events: [], runtime, title, otherKeys, isBorrowed, hasOwnTitle: false, isNew: !id };
   open = session;
   show("session");
   header.setTitle(title || (id ? "Session" : "New session"));
@@ -220,13 +221,28 @@ function onConnection(connection) {
     showDead(reason, { id, detail: error.message });
     return;
   }
+  if (connection.state === "refused" && error?.reason === "no_answer") {
+    borrowKey(open);
+    return;
+  }
   header.showConnection(connection);
   updateState();
   for (const action of open.client.actions) showAction(action);
 }
 
+/** A server that does not join by account while connecting lets an owner make a link, and that will do. */
+async function borrowKey(session) {
+  const { id } = session.client.session;
+  try {
+    const { token } = await api.share(id, null, "editor");
+    if (open === session) openSession({ id, keys: [token], runtime: session.runtime, title: session.title, isBorrowed: true });
+  } catch (error) {
+    if (open === session) showDead(error.status === 404 ? "unknown_session" : "no_key", { id, detail: error.message });
+  }
+}
+
 function onSession({ id, token, title, state }) {
-  const address = addressOf({ id, token });
+  const address = addressOf({ id, token: open.isBorrowed ? null : token });
   if (open.isNew && id) {
     open.isNew = false;
     history.pushState(null, "", address);
@@ -244,7 +260,8 @@ function onSession({ id, token, title, state }) {
 /** Remember the session on this device. */
 function keep() {
   const { id, token, role } = open.client.session;
-  if (id && role) rememberSession({ id, token: token ?? "", role, title: open.title, runtime: open.runtime });
+  const key = open.isBorrowed ? { token: "", role: "" } : { token: token ?? "", role };
+  if (id && role) rememberSession({ id, ...key, title: open.title, runtime: open.runtime });
 }
 
 function setTitle(title, isOwn) {
@@ -268,15 +285,22 @@ function onEvents(events) {
     if (text && event.source === "user") {
       composer.remember(text);
       if (!open.title) {
-        setTitle(text.split("\n", 1)[0].slice(0, LONGEST_TITLE), false);
-        keep();
-        sidebar.draw();
+        nameAfter(text, event.id);
       }
     }
     if (!open.runtime && event.observation === "run") adoptRuntime("shell");
     if (!open.runtime && event.observation === "echo") adoptRuntime("echo");
   }
   timeline.add(events);
+}
+
+/** A session without a title is called what was first asked in it: here, and for a new one in the owner's lists too. */
+function nameAfter(text, eventId) {
+  const { id, token, role, head } = open.client.session;
+  setTitle(text.split("\n", 1)[0].slice(0, LONGEST_TITLE), false);
+  keep();
+  sidebar.draw();
+  if (role === "owner" && eventId > head) api.rename(id, token, open.title).catch(() => {});
 }
 
 function adoptRuntime(runtime) {
@@ -301,7 +325,7 @@ function onNotice(notice) {
 function updateState() {
   const { client } = open;
   const session = client.session;
-  const facts = { session, agentState: client.agentState, connection: client.connection };
+  const facts = { session, agentState: client.agentState, connection: client.connection, isOwn: open.isBorrowed };
   composer.setReason(header.showState(facts));
   // What can only be read needs no field; the banner says why.
   byId("composer").hidden = session.state === "closed";
@@ -340,10 +364,11 @@ sidebar.addEventListener("open", ({ detail }) => {
 byId("share").addEventListener("click", () => {
   const { id, token, role } = open.client.session;
   if (!id) return;
+  const key = open.isBorrowed ? null : token;
   showShare({
     role,
-    ownLink: role === "owner" ? null : new URL(addressOf({ id, token }), location.href).href,
-    makeLink: async (wanted) => new URL((await api.share(id, token, wanted)).url, location.href).href,
+    ownLink: role === "owner" || open.isBorrowed ? null : new URL(addressOf({ id, token }), location.href).href,
+    makeLink: async (wanted) => new URL((await api.share(id, key, wanted)).url, location.href).href,
   });
 });
 

@@ -41,14 +41,17 @@ export class Header {
   }
 
   /** @returns {string|null} why nothing can be sent; null: it can */
-  showState({ session, agentState, connection }) {
+  showState({ session, agentState, connection, isOwn }) {
     const state = SESSION_WORDS[session.state] ?? STATE_WORDS[agentState]?.toLowerCase() ?? "";
     const isRunning = agentState === "running" && session.state === "running";
     const isViewer = session.role === "viewer";
-    byId("agent-state").textContent = state;
-    byId("role").textContent = ROLE_WORDS[session.role] ?? "";
+    // Without a connection both would be what was, not what is.
+    const isLive = connection.state === "connected";
+    byId("agent-state").textContent = isLive ? state : "";
+    byId("presence").hidden = !isLive;
+    byId("role").textContent = (!isOwn && ROLE_WORDS[session.role]) || "";
     byId("stop").hidden = !isRunning || isViewer;
-    byId("stop").disabled = !isRunning || isViewer || connection.state !== "connected";
+    byId("stop").disabled = !isRunning || isViewer || !isLive;
     byId("close").hidden = session.role !== "owner" || session.state === "closed";
     byId("rename").hidden = isViewer;
     byId("share").disabled = !session.id || !session.token;
@@ -80,9 +83,9 @@ function bannerFor({ session, agentState, connection }, { retry, startNew, setAg
     case "refused":
       return ["bad", connection.text, ["Reconnect", retry]];
     case "offline":
-      return ["wait late", `You are ${connection.text}. What you send now waits for the network.`, ["Try now", retry]];
+      return ["wait late", "You are offline. What you send is kept and goes out later.", ["Try now", retry]];
     case "reconnecting":
-      return ["wait late", `The connection is gone: ${connection.text}.`, ["Try now", retry]];
+      return ["wait late", "The connection is lost. What you send is kept and goes out later.", ["Try now", retry]];
     case "connecting":
       return ["wait late", connection.error ? `The server is not ready: ${connection.error.message}` : "Connecting…"];
   }

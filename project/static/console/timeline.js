@@ -51,7 +51,9 @@ export class Timeline extends EventTarget {
   #running = new Set();
   #pending = new Map();
   #drafts = new Map();
+  /** The last entry, if it is a state. */
   #lastState = null;
+  #waking = null;
   #day = "";
   #isAtEnd = true;
   #unseen = 0;
@@ -83,7 +85,7 @@ export class Timeline extends EventTarget {
     for (const store of [this.#runs, this.#dirty, this.#running, this.#pending, this.#drafts]) store.clear();
     this.#list.replaceChildren();
     this.#pendingList.replaceChildren();
-    this.#lastState = null;
+    this.#lastState = this.#waking = null;
     this.#day = "";
     this.#drawnId = -1;
     this.#isAtEnd = true;
@@ -226,11 +228,15 @@ export class Timeline extends EventTarget {
     const state = event.extras?.agent_state;
     if (state === "loading" || state === "stopped") this.abandonRuns();
     if (isPassing(state) || !(state in STATE_WORDS)) return null;
-    if (this.#lastState) {
-      this.#lastState.show(event);
+    // Next to each other the last one counts; and who is awake is not waking up any more, whatever was said in between.
+    const block = this.#lastState ?? (state === "init" ? this.#waking : null);
+    this.#waking = null;
+    if (block) {
+      block.show(event);
       return null;
     }
     this.#lastState = new StateBlock(event);
+    if (state === "loading") this.#waking = this.#lastState;
     return this.#lastState.element;
   }
 

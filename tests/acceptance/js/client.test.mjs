@@ -384,6 +384,15 @@ test("a logged-in owner without a token names the session while connecting", asy
   assert.equal(world.socket.inits[0].token, "t1");
 });
 
+test("a server that does not join by account is not waited for", async () => {
+  const world = makeClient({ sessionId: SESSION });
+  await world.client.connect();
+  await settle();
+  await pass(7);
+  assert.equal(world.client.connection.state, "refused");
+  assert.equal(world.client.connection.error.reason, "no_answer");
+});
+
 test("a refused connect is told with its reason", async () => {
   const refusal = Object.assign(new Error("No such session."), { data: { error_code: 404, reason: "unknown_session" } });
   const world = makeClient({ sessionId: SESSION, refusals: [refusal] });
