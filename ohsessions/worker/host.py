@@ -48,6 +48,7 @@ class SessionHost:
         self._read_number = claimed.handled_number
         self._current: int | None = None
         self._claiming_passivation = False
+        self._writing: asyncio.Task[None]
         self.ready = False
 
     @property
@@ -74,6 +75,8 @@ class SessionHost:
 
     async def run(self) -> None:
         """The whole activation."""
+        writing = asyncio.create_task(self._outbox.run(), name=f"session {self.session_id} outbox")
+        self._writing = writing
         try:
             await self._start()
             await self._serve()
@@ -84,6 +87,8 @@ class SessionHost:
             await self._crash(error)
         finally:
             await self._close()
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
 
     # Starting
 
@@ -110,20 +115,21 @@ class SessionHost:
 
     async def _serve(self) -> None:
         """Works until passivation is asked for. Raises what the runtime raised, or StaleEpoch."""
-        jobs = [self._read_log(), self._handle_actions(), self._outbox.run(), self._passivating.wait()]
-        names = ["log", "actions", "outbox", "passivating"]
+        jobs = {"log": self._read_log(), "actions": self._handle_actions(), "end": self._wait_passivating()}
         tasks = [
-            asyncio.create_task(job, name=f"session {self.session_id} {name}")
-            for job, name in zip(jobs, names, strict=True)
+            asyncio.create_task(job, name=f"session {self.session_id} {name}") for name, job in jobs.items()
         ]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([*tasks, self._writing], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _wait_passivating(self) -> None:
+        await self._passivating.wait()
 
     async def _read_log(self) -> None:
         """Brings actions from the log into the queue, and interrupts to the runtime, as they come."""
