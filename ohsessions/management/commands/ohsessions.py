@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import sys
 from argparse import ArgumentParser
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -11,6 +15,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
 
 from ohsessions.conf import conf
+from ohsessions.services import Services
+from ohsessions.wakeups import is_embedded
+from ohsessions.worker.worker import SessionWorker
 
 ABOVE = 64 * 1024
 """Bytes by which the server's limit lies above the gateway's own, which answers more kindly."""
@@ -24,6 +31,8 @@ class Command(BaseCommand):
         serve = commands.add_parser("serve", help="serve HTTP and Socket.IO (a gateway)")
         add_serve_arguments(serve)
         serve.set_defaults(run=self.serve)
+        worker = commands.add_parser("worker", help="own sessions and run their runtimes")
+        worker.set_defaults(run=self.work)
 
     def handle(self, *args: Any, **options: Any) -> None:
         options["run"](**options)
@@ -58,10 +67,41 @@ class Command(BaseCommand):
         if running.error:
             raise CommandError(f"Cannot listen on {bind} port {port}: {running.error}")
 
+    def work(self, **options: Any) -> None:
+        if is_embedded():
+            raise CommandError(
+                "The channel layer is in memory, so `serve` runs the worker itself. Configure one that"
+                " processes share (REDIS_URL on the reference site) to run workers of their own."
+            )
+        self.check_migrations()
+        connections.close_all()
+        asyncio.run(work_until_told(lambda: self.stdout.write("Working")))
+
     def announce(self, host: str, port: int) -> None:
         name = f"[{host}]" if ":" in host else host
         self.stdout.write(f"Serving on http://{name}:{port}/")
         self.stdout.flush()
+
+
+async def work_until_told(announce: Callable[[], None]) -> None:
+    """Runs a worker until SIGTERM or SIGINT; the second one ends it at once."""
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+
+    def tell() -> None:
+        if told.is_set():
+            os._exit(1)
+        told.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, tell)
+    services = Services()
+    worker = SessionWorker(services)
+    await worker.start()
+    announce()
+    await told.wait()
+    await worker.stop("its worker stopped")
+    await services.close()
 
 
 PROXY_HEADERS = {
