@@ -209,6 +209,7 @@ class _Batch:
         fields = [
             "next_number",
             "last_action_number",
+            "last_user_number",
             "started_number",
             "handled_number",
             "interrupted_number",
@@ -225,6 +226,8 @@ def new_row(session: Session, event: NewEvent, now: datetime) -> Event:
     number = session.next_number
     session.next_number += 1
     session.active_at = now
+    if event.source == "user":
+        session.last_user_number = number
     if event.waits:
         session.last_action_number = number
     return Event(

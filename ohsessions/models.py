@@ -45,6 +45,7 @@ class Session(models.Model):
     next_number = models.BigIntegerField(default=0)
     first_number = models.BigIntegerField(default=0, help_text="Events below it were trimmed.")
     last_action_number = models.BigIntegerField(default=-1)
+    last_user_number = models.BigIntegerField(default=-1, help_text="Of the last action or interrupt.")
     started_number = models.BigIntegerField(default=-1)
     handled_number = models.BigIntegerField(default=-1)
     interrupted_number = models.BigIntegerField(

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Min, Q
 
 from ohsessions import snapshots
 from ohsessions.conf import conf
@@ -42,17 +42,37 @@ class Claimed:
     attempts: int
 
 
-def wanted(limit: int) -> list[UUID]:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What waits for a worker: sessions and the seconds they have waited; and the load of the least loaded
+    of the other active workers, None if there is none."""
+
+    sessions: list[tuple[UUID, float]]
+    lightest: int | None
+
+
+def wanted(worker: UUID, limit: int) -> Wanted:
     """Sessions that need a worker: starting and their time has come, longest waiting first."""
     now = database_now()
     ready = Q(retry_at=None) | Q(retry_at__lte=now)
     rows = Session.objects.filter(ready, state=State.STARTING, worker=None).order_by("state_at")
-    return list(rows.values_list("pk", flat=True)[:limit])
+    sessions = [
+        (pk, (now - max(state_at, retry_at or state_at)).total_seconds())
+        for pk, state_at, retry_at in rows.values_list("pk", "state_at", "retry_at")[:limit]
+    ]
+    lightest = None
+    if sessions:
+        others = Process.objects.filter(kind=Process.Kind.WORKER, state=Process.State.ACTIVE)
+        lightest = others.exclude(pk=worker).aggregate(least=Min("load"))["least"]
+    return Wanted(sessions, lightest)
 
 
 @transaction.atomic
-def claim(session_id: UUID, worker: UUID) -> tuple[Claimed, Change] | None:
-    """Makes a worker the owner of a `starting` session; None if somebody else was faster."""
+def claim(session_id: UUID, worker: UUID, load: int = 0) -> tuple[Claimed, Change] | None:
+    """Makes a worker the owner of a `starting` session; None if somebody else was faster.
+
+    `load`: the sessions it owns already. Its row says at once that it is one more, for the others to see.
+    """
     try:
         locked = lock(session_id)
     except WireError:
@@ -61,7 +81,7 @@ def claim(session_id: UUID, worker: UUID) -> tuple[Claimed, Change] | None:
     waits = session.retry_at is not None and session.retry_at > locked.now
     if session.state != State.STARTING or session.worker_id is not None or waits:
         return None
-    if not Process.objects.filter(pk=worker, state=Process.State.ACTIVE).exists():
+    if not Process.objects.filter(pk=worker, state=Process.State.ACTIVE).update(load=load + 1):
         raise ProcessGone
     session.worker_id = worker
     session.epoch += 1

@@ -28,9 +28,10 @@ def hand_over(session_id: UUID, worker: UUID, reason: str) -> Change | None:
     return locked.save()
 
 
-def owned_by(worker: UUID) -> dict[UUID, int]:
-    """The sessions whose rows name a worker, and their epochs."""
-    return dict(Session.objects.filter(worker=worker).values_list("pk", "epoch"))
+def owned_by(worker: UUID) -> dict[UUID, tuple[int, int]]:
+    """The sessions whose rows name a worker: of each the epoch, and the number of its last action."""
+    rows = Session.objects.filter(worker=worker).values_list("pk", "epoch", "last_user_number")
+    return {pk: (epoch, number) for pk, epoch, number in rows}
 
 
 def strays(limit: int = 200) -> list[UUID]:

@@ -68,6 +68,11 @@ class SessionHost:
         """There may be new actions in the log."""
         self._work.set()
 
+    def notice(self, last_number: int) -> None:
+        """The log's last action has this number; wakes the host if it has not read so far."""
+        if last_number > self._read_number:
+            self._work.set()
+
     def feed(self) -> None:
         """The worker's lease was renewed."""
         if self._context is not None:

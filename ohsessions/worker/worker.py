@@ -30,6 +30,8 @@ SWEEP_EVERY = 0.5
 RECONCILE_EVERY = 2
 """Sweeps between two comparisons of what the rows say with what is hosted."""
 CLAIMS_AT_ONCE = 8
+PATIENCE, MOST_PATIENCE = 0.05, 0.5
+"""Seconds a worker waits before a claim, per session that it has more than the least loaded one; at most."""
 STOP_TIMEOUT = 20.0
 """Seconds for passivating everything at an orderly stop."""
 
@@ -142,8 +144,19 @@ class SessionWorker:
             hosted = self._hosts.get(session_id)
             if hosted is not None:
                 await self._try_passivate(hosted[0])
-        for session_id in await read(lifecycle.wanted, CLAIMS_AT_ONCE):
-            await self._claim(session_id)
+        found = await read(lifecycle.wanted, self._membership.process_id, CLAIMS_AT_ONCE)
+        for session_id, waited in found.sessions:
+            left = self._patience(found.lightest) - waited
+            if left <= 0:
+                await self._claim(session_id)
+            else:
+                asyncio.get_running_loop().call_later(left, self._look.set)
+
+    def _patience(self, lightest: int | None) -> float:
+        """Seconds to leave a session to a worker that has less to do: so work spreads by load."""
+        if lightest is None:
+            return 0.0
+        return min(MOST_PATIENCE, PATIENCE * max(0, self.load() - lightest))
 
     @staticmethod
     async def _try_passivate(host: SessionHost, reason: str = "") -> bool:
@@ -155,7 +168,8 @@ class SessionWorker:
     async def _claim(self, session_id: UUID) -> None:
         self._claiming.add(session_id)
         try:
-            won = await self._services.change(lifecycle.claim, session_id, self._membership.process_id)
+            process_id = self._membership.process_id
+            won = await self._services.change(lifecycle.claim, session_id, process_id, self.load())
             if won is None:
                 return
             claimed, change = won
@@ -191,8 +205,13 @@ class SessionWorker:
         for session_id, (host, epoch) in before.items():
             hosted = self._hosts.get(session_id)
             same = hosted is not None and hosted[0] is host and host.epoch == epoch
-            if same and hosted is not None and not host.is_passivating and rows.get(session_id) != epoch:
+            if not same or hosted is None or host.is_passivating:
+                continue
+            row = rows.get(session_id)
+            if row is None or row[0] != epoch:
                 hosted[1].cancel()
+            else:
+                host.notice(row[1])
         for session_id in rows:
             if session_id not in self._hosts and session_id not in self._claiming:
                 change = await self._services.change(

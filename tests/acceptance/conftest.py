@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.cluster import Cluster
 from tests.acceptance.site import Client, Site
+from tests.requirements import RedisServer
 
 
 @pytest.fixture
@@ -32,6 +34,24 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
 @pytest.fixture
 def site(make_site: Callable[..., Site]) -> Site:
     return make_site(CLOSE_DELAY=1)
+
+
+@pytest.fixture
+def make_cluster(
+    tmp_path: Path, postgres_database: str, redis_server: RedisServer
+) -> Iterator[Callable[..., Cluster]]:
+    """Starts a cluster over a database and a Redis of the test's own."""
+    clusters: list[Cluster] = []
+
+    def make(gateways: int = 2, workers: int = 2, **settings: Any) -> Cluster:
+        made = Cluster(tmp_path, postgres_database, redis_server.url, gateways, workers, **settings)
+        clusters.append(made)
+        made.start()
+        return made
+
+    yield make
+    for cluster in clusters:
+        cluster.stop()
 
 
 @pytest.fixture

@@ -56,12 +56,16 @@ class Site:
 
     def start(self) -> None:
         """Starts the server, on the same port each time, and waits until it answers."""
-        if not self.database.exists():
-            self.manage("migrate", "--verbosity", "0")
+        self.prepare()
         command = [sys.executable, "manage.py", "ohsessions", "serve", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
         wait_until(self._answers, "the site answering /healthz")
+
+    def prepare(self) -> None:
+        """Makes the database, once."""
+        if not self.database.exists():
+            self.manage("migrate", "--verbosity", "0")
 
     def _answers(self) -> bool:
         assert self.process is not None

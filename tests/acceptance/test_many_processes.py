@@ -1,0 +1,113 @@
+"""Two gateways, two workers: what holds on one machine holds on many, and goes on when one of them dies."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+
+from tests.acceptance.cluster import Cluster
+from tests.acceptance.site import Client
+from tests.requirements import RedisServer, wait_until
+
+Connect = Callable[..., Awaitable[Client]]
+Make = Callable[..., Cluster]
+
+
+async def test_clients_of_two_gateways_share_a_session_live(make_cluster: Make, connect: Connect) -> None:
+    cluster = make_cluster(CLOSE_DELAY=1)
+    here = await connect(cluster.gateways[0])
+    await here.initialize("shell")
+    there = await connect(cluster.gateways[1])
+    await there.initialize(token=here.token)
+    for client, text in ((here, "one"), (there, "two")):
+        acknowledged = await client.act("run", {"command": f"echo {text}"})
+        for other in (here, there):
+            assert await other.output(acknowledged["id"]) == (f"{text}\n", 0)
+    sleeping = await here.act("run", {"command": "sleep 60"})
+    await there.wait_for(action="run", id=sleeping["id"])
+    await there.wait(lambda: there.events[-1].get("extras", {}).get("agent_state") == "running", "running")
+    await there.act("change_agent_state", {"agent_state": "stopped"})
+    assert (await here.output(sleeping["id"]))[1] == 130
+    await there.wait(lambda: len(there.events) >= len(here.events), "the rest")
+    assert here.events == there.events
+    assert here.numbers == list(range(len(here.events)))
+
+
+async def test_a_session_sleeps_and_wakes_on_another_worker_with_its_state(
+    make_cluster: Make, connect: Connect
+) -> None:
+    cluster = make_cluster(CLOSE_DELAY=0)
+    first = await connect(cluster.gateways[0])
+    await first.initialize("shell")
+    acknowledged = await first.act("run", {"command": "cd /tmp && export A=7"})
+    await first.output(acknowledged["id"])
+    owner = cluster.worker_of(first.session_id)
+    await first.close()
+    wait_until(lambda: cluster.state(first.session_id) == "passivated", "passivation")
+    owner.end()
+    second = await connect(cluster.gateways[1])
+    await second.initialize(token=first.token)
+    acknowledged = await second.act("run", {"command": "pwd; echo $A"})
+    assert await second.output(acknowledged["id"]) == ("/tmp\n7\n", 0)
+    assert second.events[: len(first.events)] == first.events
+
+
+async def test_a_killed_workers_session_goes_on_elsewhere(make_cluster: Make, connect: Connect) -> None:
+    cluster = make_cluster(LEASE_TTL=3, HEARTBEAT=0.5)
+    client = await connect(cluster.gateways[0])
+    await client.initialize("shell")
+    acknowledged = await client.act("run", {"command": "cd /tmp && export A=7"})
+    await client.output(acknowledged["id"])
+    cluster.worker_of(client.session_id).end(signal.SIGKILL)
+    acknowledged = await client.act("run", {"command": "pwd; echo $A"})
+    assert await client.output(acknowledged["id"]) == ("/tmp\n7\n", 0)
+    assert client.numbers == list(range(len(client.numbers)))
+
+
+async def test_a_killed_gateways_connections_end_and_its_session_is_passivated(
+    make_cluster: Make, connect: Connect
+) -> None:
+    cluster = make_cluster(LEASE_TTL=3, HEARTBEAT=0.5, CLOSE_DELAY=1)
+    client = await connect(cluster.gateways[0])
+    await client.initialize("echo")
+    await client.wait_state("init")
+    cluster.gateways[0].kill()
+    wait_until(
+        lambda: cluster.gateways[1].state(client.session_id) == "passivated", "passivation", 3 + 2 + 1 + 2
+    )
+    rows = cluster.gateways[1].query(
+        "SELECT end_reason FROM ohsessions_connection WHERE ended_at IS NOT NULL"
+    )
+    assert rows == [("gateway_lost",)]
+
+
+async def test_new_sessions_spread_over_the_workers(make_cluster: Make, connect: Connect) -> None:
+    cluster = make_cluster()
+    for _ in range(20):
+        client = await connect(cluster.gateways[0])
+        await client.initialize("echo")
+        await client.wait_state("init")
+    counts = [
+        count for (count,) in cluster.query("SELECT count(*) FROM ohsessions_session GROUP BY worker_id")
+    ]
+    assert sorted(counts) == [10, 10]
+
+
+async def test_without_redis_the_site_works_late(
+    make_cluster: Make, connect: Connect, redis_server: RedisServer
+) -> None:
+    redis_server.stop()
+    cluster = make_cluster(CLOSE_DELAY=0)
+    here, there = await connect(cluster.gateways[0]), await connect(cluster.gateways[1])
+    await here.initialize("echo")
+    await there.initialize(token=here.token)
+    acknowledged = await here.act("message", {"content": "late"})
+    for client in (here, there):
+        await client.wait_for(observation="echo", cause=acknowledged["id"], limit=8)
+    redis_server.start()
+    for client in (here, there):
+        await asyncio.wait_for(client.act("message", {"content": "x"}), 8)
+    await here.close()
+    await there.close()
+    wait_until(lambda: cluster.state(here.session_id) == "passivated", "passivation", 5)
