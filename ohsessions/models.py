@@ -54,6 +54,7 @@ class Session(models.Model):
     attempts = models.PositiveSmallIntegerField(
         default=0, help_text="How often the action with started_number was begun."
     )
+    started_epoch = models.BigIntegerField(default=0, help_text="Under which it was begun last.")
 
     epoch = models.BigIntegerField(default=0)
     worker = models.ForeignKey(
@@ -76,10 +77,15 @@ class Session(models.Model):
     class Meta:
         ordering = ["-active_at"]
         indexes = [
+            # None on active_at: each append changes it, and would have to change the index too.
             models.Index(fields=["state", "worker"], name="ohsessions_by_state"),
-            models.Index(fields=["owner", "-active_at"], name="ohsessions_by_owner"),
             models.Index(
                 fields=["passivate_at"], name="ohsessions_due", condition=Q(passivate_at__isnull=False)
+            ),
+            models.Index(
+                fields=["state"],
+                name="ohsessions_pending",
+                condition=Q(last_action_number__gt=F("handled_number")),
             ),
         ]
 
@@ -164,6 +170,7 @@ class Connection(models.Model):
         ordering = ["-connected_at"]
         indexes = [
             models.Index(fields=["session"], name="ohsessions_attached", condition=Q(ended_at__isnull=True)),
+            models.Index(fields=["gateway"], name="ohsessions_served", condition=Q(ended_at__isnull=True)),
         ]
 
     def __str__(self) -> str:
@@ -174,7 +181,7 @@ class Event(models.Model):
     """One entry of a session's log. `data` is its JSON as it goes over the wire, encoded once."""
 
     id = models.BigAutoField(primary_key=True)
-    session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="events")
+    session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="events", db_index=False)
     number = models.BigIntegerField()
     source = models.CharField(max_length=20)
     kind = models.CharField(max_length=64, help_text="Its action or observation.")
@@ -194,6 +201,9 @@ class Event(models.Model):
             models.Index(
                 fields=["session", "number"], name="ohsessions_event_action", condition=Q(source="user")
             ),
+            models.Index(
+                fields=["session"], name="ohsessions_event_hidden", condition=Q(hidden_text__isnull=False)
+            ),
         ]
 
     def __str__(self) -> str:
@@ -203,7 +213,7 @@ class Event(models.Model):
 class Transition(models.Model):
     """Why a session came into a state: the answer to questions asked at three in the morning."""
 
-    session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="transitions")
+    session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="transitions", db_index=False)
     origin = models.CharField(max_length=20, blank=True, db_column="from", verbose_name="from")
     target = models.CharField(max_length=20, db_column="to", verbose_name="to")
     reason = models.CharField(max_length=300, blank=True)
