@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from channels.auth import AuthMiddlewareStack
 
 from ohsessions.conf import conf
-from ohsessions.gateway.gateway import Gateway
+from ohsessions.gateway.gateway import Gateway, say_farewell
 from ohsessions.services import Services
 from ohsessions.socketio import SocketIOConsumer, SocketIOServer
 from ohsessions.wakeups import is_embedded
@@ -82,6 +82,7 @@ class Mount:
             self._gateway.accept,
             settings=self._gateway.engine_settings,
             allow_origin=is_allowed_origin,
+            farewell=say_farewell,
         )
         self._server = server
         self._socketio = SocketIOConsumer.as_asgi(server=server)

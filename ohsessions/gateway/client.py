@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
-import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -20,23 +20,25 @@ from ohsessions import lifecycle
 from ohsessions.access import Role
 from ohsessions.conf import conf
 from ohsessions.core import wire
-from ohsessions.core.errors import ProcessGone, Unavailable, WireError
+from ohsessions.core.errors import WireError
 from ohsessions.core.runtime import JSON
+from ohsessions.gateway.handshake import describe, read_handshake
+from ohsessions.gateway.limits import Held, RateLimit
 from ohsessions.gateway.pump import Pump
+from ohsessions.gateway.refusals import client_id_of, not_attached, translate
 from ohsessions.journal import Append, NewEvent
 from ohsessions.lifecycle import Attached
-from ohsessions.socketio import Ack, MalformedEvent, Socket
+from ohsessions.socketio import Ack, ConnectionRefused, MalformedEvent, Socket
 
 if TYPE_CHECKING:
     from ohsessions.gateway.gateway import Gateway
 
-logger = logging.getLogger(__name__)
-
-HELD_ACTIONS = 100
 HELD_SECONDS = 10.0
-"""How many actions may wait for INIT, and how long."""
+"""How long actions may wait for INIT."""
 UNATTACHED_SECONDS = 30.0
 """How long a client may stay connected without an INIT."""
+STAY_AWAY = frozenset({"operator", "revoked", "unattached"})
+"""Reasons for which a connection is ended such that its client does not come back by itself."""
 
 
 class Client:
@@ -49,16 +51,18 @@ class Client:
         self.cursor = -1
         self.generation = 0
         self.batch = False
-        self.attaching = False
+        self.changing = False
+        """Whether it is being attached or detached: what it says of itself may not be what is stored."""
         self._gateway = gateway
         self._services = gateway.services
         self._user: Any = socket.scope.get("user") or AnonymousUser()
         self._connected_at = datetime.now(UTC)
         self._role = Role.VIEWER
         self._author = ""
+        self._answer: dict[str, JSON] = {}
         self._pump: Pump | None = None
-        self._held: list[tuple[wire.Request, Ack | None]] = []
-        self._held_characters = 0
+        self._rate = RateLimit(conf.RATE_LIMIT)
+        self._held = Held()
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     # What its pump asks
@@ -80,58 +84,83 @@ class Client:
     def notice(self, notice: dict[str, JSON]) -> None:
         self.socket.emit("oh_notice", notice)
 
+    def start_anew(self, first: int, head: int) -> None:
+        self.cursor = first - 1
+        again = {"head": head, "reset": True, "first_event_id": first}
+        self.socket.emit("oh_event", self._answer | again)
+
     # What its socket asks
 
     async def connect(self, auth: object) -> None:
         self._gateway.clients[self.sid] = self
         self._after(UNATTACHED_SECONDS, "unattached", self._end_unattached)
+        try:
+            wanted = read_handshake(self.socket.scope, auth)
+            if wanted is not None:
+                await self._initialize(wanted.init, None, wanted.session_id)
+        except Exception as error:
+            refusal = translate(error, self.sid)
+            fields = {"error_code": refusal.code, "reason": refusal.reason}
+            if refusal.code != 503:
+                raise ConnectionRefused(refusal.message, fields) from error
+            # It may pass by itself, and clients take a refusal for final.
+            self.notice(wire.notice("not_attached", **fields, message=refusal.message, **refusal.extra))
 
     async def event(self, name: str, args: list[Any], ack: Ack | None) -> None:
         try:
+            self._rate.check()
             if name not in wire.ACTION_EVENTS:
                 raise wire.malformed(f"There is no event {name[:64]!r}: send oh_action.")
             request = wire.parse_request(args, max_bytes=conf.MAX_ACTION_BYTES)
-            await self._take(request, args, ack)
+            if self.session_id is None and not isinstance(request, wire.Init):
+                self._hold(request, len(wire.encode(args[0])), ack)
+            else:
+                await self._take(request, ack)
         except Exception as error:
-            self._refuse(error, ack)
+            self._refuse(error, ack, client_id_of(args[0] if args else None))
 
     async def malformed(self, problem: MalformedEvent, ack: Ack | None) -> None:
-        self._refuse(WireError(400, problem.reason, problem.message), ack)
+        try:
+            self._rate.check()
+            raise WireError(400, problem.reason, problem.message)
+        except WireError as error:
+            self._refuse(error, ack)
 
     async def disconnect(self, reason: str) -> None:
         self._gateway.clients.pop(self.sid, None)
         for timer in self._timers.values():
             timer.cancel()
-        self._held.clear()
+        self._held.take_all()
         if self.session_id is not None:
             self._gateway.detach_later(self, reason)
             self.forget_session()
 
     # Requests
 
-    async def _take(self, request: wire.Request, args: list[Any], ack: Ack | None) -> None:
-        if isinstance(request, wire.Init):
-            await self._initialize(request, ack)
-            await self._take_held()
-        elif self.session_id is None:
-            self._hold(request, len(wire.encode(args[0])), ack)
-        elif isinstance(request, wire.Act):
-            await self._act(request, ack)
-        elif isinstance(request, wire.Leave):
-            await self._leave(ack)
-        else:
-            await self._close(ack)
+    async def _take(self, request: wire.Request, ack: Ack | None) -> None:
+        match request:
+            case wire.Init():
+                await self._initialize(request, ack)
+                await self._take_held()
+            case wire.Act():
+                await self._act(request, ack)
+            case wire.Leave():
+                await self._leave(ack)
+            case wire.Close():
+                await self._close(ack)
 
-    async def _initialize(self, init: wire.Init, ack: Ack | None) -> None:
-        self.attaching = True
+    async def _initialize(self, init: wire.Init, ack: Ack | None, wanted: UUID | None = None) -> None:
+        attach: Callable[..., Attached] = lifecycle.open_session
+        if init.token or wanted:
+            attach = partial(lifecycle.attach, session_id=wanted)
+        self.changing = True
         try:
-            attach = lifecycle.attach if init.token else lifecycle.open_session
-            described = self._describe()
-            attached = await self._services.change(attach, described, init, leaving=self.session_id)
-            pump = await self._gateway.pump(attached.change.session_id)
+            here = describe(self.socket, self._user, self._gateway.process_id, self._connected_at)
+            attached = await self._services.change(attach, here, init, leaving=self.session_id)
+            async with self._gateway.pump(attached.change.session_id) as pump:
+                self._attached(init, attached, pump, ack)
         finally:
-            self.attaching = False
-        self._attached(init, attached, pump, ack)
+            self.changing = False
         await self._services.announce(attached.left, attached.change)
         for change in filter(None, (attached.left, attached.change)):
             await self._services.wakeups.presence(change.session_id)
@@ -140,7 +169,6 @@ class Client:
         """From the old session to the new one in one step: nothing of the old comes after the answer."""
         change = attached.change
         self.forget_session()
-        self.generation += 1
         self.session_id, self._pump, self._role = change.session_id, pump, attached.role
         self._author = self._author_of(attached.token)
         self.batch = init.batch
@@ -149,19 +177,18 @@ class Client:
             first = attached.first_number
             self.cursor = first - 1
         self._cancel("unattached")
-        self.socket.emit(
-            "oh_event",
-            wire.first_answer(
-                token=attached.token,
-                session_id=str(change.session_id),
-                state=change.state,
-                role=attached.role.value,
-                head=change.head,
-                first_event_id=first,
-            ),
+        self._answer = wire.first_answer(
+            token=attached.token,
+            session_id=str(change.session_id),
+            state=change.state,
+            role=attached.role.value,
+            head=change.head,
+            first_event_id=first,
         )
+        self.socket.emit("oh_event", self._answer)
         if ack is not None:
             ack({"status": "ok", "session_id": str(change.session_id), "token": attached.token})
+        pump.know_state(change.state, change.reason, change.title)
         pump.add(self, change.head)
 
     def _author_of(self, token: str) -> str:
@@ -172,24 +199,23 @@ class Client:
 
     async def _act(self, act: wire.Act, ack: Ack | None) -> None:
         if not self._role.may_act:
-            message = "You may watch this session, not act in it."
-            raise WireError(403, "role", message, **_named(act.client_id))
+            raise WireError(403, "role", "You may watch this session, not act in it.")
         key = {"write_key": f"c:{self._author}:{act.client_id}"} if act.client_id else {}
         event = NewEvent("user", act.type, act.body, hidden=act.hidden, waits=not act.is_interrupt, **key)
         assert self.session_id is not None
-        try:
-            done = await self._services.append(Append(self.session_id, [event], sid=self.sid))
-        except WireError as error:
-            error.extra.update(_named(act.client_id))
-            raise
+        done = await self._services.append(Append(self.session_id, [event], sid=self.sid))
         if ack is not None:
             ack({"status": "ok", "id": done.numbers[0]})
 
     async def _leave(self, ack: Ack | None) -> None:
         session_id = self.session_id
         assert session_id is not None
-        change = await self._services.change(lifecycle.detach, self.sid, "left", leave=True)
-        self.forget_session()
+        self.changing = True
+        try:
+            change = await self._services.change(lifecycle.detach, self.sid, "left", leave=True)
+            self.forget_session()
+        finally:
+            self.changing = False
         if ack is not None:
             ack({"status": "ok"})
         await self._services.announce(change)
@@ -207,69 +233,56 @@ class Client:
 
     # Actions that came before INIT
 
-    def _hold(self, request: wire.Request, size: int, ack: Ack | None) -> None:
-        too_many = len(self._held) >= HELD_ACTIONS
-        if too_many or self._held_characters + size > conf.MAX_ACTION_BYTES:
-            raise _not_attached(request, "Too many actions are waiting for INIT.")
-        self._held.append((request, ack))
-        self._held_characters += size
+    def _hold(self, request: wire.Request, characters: int, ack: Ack | None) -> None:
+        if not self._held.try_put(request, ack, characters, conf.MAX_ACTION_BYTES):
+            raise not_attached("Too many actions are waiting for INIT.")
         if len(self._held) == 1:
             self._after(HELD_SECONDS, "held", self._refuse_held)
 
     async def _take_held(self) -> None:
-        held = self._drop_held()
-        for request, ack in held:
+        self._cancel("held")
+        for request, ack in self._held.take_all():
             try:
                 if self.session_id is None:
-                    raise _not_attached(request)
-                await self._take(request, [], ack)
+                    raise not_attached("The connection has left its session.")
+                await self._take(request, ack)
             except Exception as error:
-                self._refuse(error, ack)
+                self._refuse(error, ack, getattr(request, "client_id", None))
 
     def _refuse_held(self) -> None:
-        for request, ack in self._drop_held():
-            self._refuse(_not_attached(request), ack)
-
-    def _drop_held(self) -> list[tuple[wire.Request, Ack | None]]:
-        held, self._held, self._held_characters = self._held, [], 0
-        self._cancel("held")
-        return held
+        for request, ack in self._held.take_all():
+            error = not_attached("No INIT came before this action.")
+            self._refuse(error, ack, getattr(request, "client_id", None))
 
     # Answers
 
-    def _refuse(self, error: Exception, ack: Ack | None) -> None:
+    def _refuse(self, error: Exception, ack: Ack | None, client_id: str | None = None) -> None:
         """Says what is wrong, by acknowledgement if one was asked for."""
-        refusal = self._translate(error)
+        refusal = translate(error, self.sid)
+        if client_id is not None:
+            refusal.extra.setdefault("client_id", client_id)
         if ack is not None:
             ack(wire.error_ack(refusal))
         else:
             self.socket.emit("oh_event", wire.error_event(refusal))
 
-    def _translate(self, error: Exception) -> WireError:
-        if isinstance(error, WireError) and error.code != 500:
-            return error
-        if isinstance(error, ProcessGone):
-            return Unavailable()
-        reference = secrets.token_hex(4)
-        extra = {"verb": "internal_error"}
-        logger.error("Internal error %s of connection %s", reference, self.sid, exc_info=error, extra=extra)
-        return WireError(500, "internal", f"Something went wrong here. Its reference is {reference}.")
-
-    async def end(self, reason: str, message: str, *, reconnect: bool = True) -> None:
+    async def end(self, reason: str, message: str) -> None:
         """Ends the connection, saying why."""
+        self.forget_session()
         self.notice(wire.notice("disconnecting", reason=reason, message=message))
-        await self.socket.disconnect(reason, reconnect=reconnect)
+        await self.socket.disconnect(reason, reconnect=reason not in STAY_AWAY)
 
     def forget_session(self) -> None:
         """Nothing of its session is sent to it any more."""
         self.session_id = None
-        if self._pump is not None:
-            self._gateway.leave_pump(self._pump, self)
-            self._pump = None
+        self.generation += 1
+        pump, self._pump = self._pump, None
+        if pump is not None:
+            self._gateway.leave_pump(pump, self)
 
     # Timers
 
-    def _after(self, seconds: float, name: str, function: Any) -> None:
+    def _after(self, seconds: float, name: str, function: Callable[[], None]) -> None:
         self._timers[name] = asyncio.get_running_loop().call_later(seconds, function)
 
     def _cancel(self, name: str) -> None:
@@ -278,27 +291,8 @@ class Client:
             timer.cancel()
 
     def _end_unattached(self) -> None:
+        if self.changing:
+            self._after(1.0, "unattached", self._end_unattached)
+            return
         message = f"No INIT came within {UNATTACHED_SECONDS:.0f} s."
-        self._gateway.spawn(self.end("unattached", message, reconnect=False), "unattached")
-
-    def _describe(self) -> lifecycle.Socket:
-        scope = self.socket.scope
-        headers = dict(scope.get("headers", []))
-        return lifecycle.Socket(
-            sid=self.sid,
-            gateway=self._gateway.process_id,
-            user=self._user,
-            transport=self.socket.transport,
-            address=str((scope.get("client") or [""])[0]),
-            user_agent=headers.get(b"user-agent", b"").decode("latin-1"),
-            connected_at=self._connected_at,
-        )
-
-
-def _not_attached(request: wire.Request, why: str = "No INIT came before this action.") -> WireError:
-    client_id = request.client_id if isinstance(request, wire.Act) else None
-    return WireError(409, "not_attached", f"{why} Send INIT first.", **_named(client_id))
-
-
-def _named(client_id: str | None) -> dict[str, str]:
-    return {"client_id": client_id} if client_id else {}
+        self._gateway.spawn(self.end("unattached", message), "unattached")

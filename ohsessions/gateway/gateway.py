@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
-
-from channels.layers import get_channel_layer
 
 from ohsessions import journal, leases, lifecycle
 from ohsessions.conf import conf
@@ -23,17 +22,18 @@ from ohsessions.core.states import State
 from ohsessions.database import database_now
 from ohsessions.gateway.client import Client
 from ohsessions.gateway.pump import Pump
+from ohsessions.gateway.subscriptions import Subscriptions
+from ohsessions.journal import Head
 from ohsessions.membership import Membership, Reaper
 from ohsessions.models import Process
 from ohsessions.services import Services
 from ohsessions.socketio import EngineSettings, Socket
-from ohsessions.wakeups import session_group
 
 logger = logging.getLogger(__name__)
 
 RECONCILE_EVERY = 1.5
-LAYER_PAUSE = 1.0
-"""Seconds before listening to a layer that failed again."""
+STOP_PATIENCE = 2.0
+"""Seconds that a stopping gateway gives to what it is in the middle of."""
 FRAME_SLACK = 1024 * 1024
 """Bytes that the engine takes beyond MAX_ACTION_BYTES, so that who sends somewhat too much is told so."""
 
@@ -42,6 +42,7 @@ END_MESSAGES = {
     "revoked": "The link to this session was revoked.",
     "gateway_lost": "The server lost track of this connection. Connect again.",
     "draining": "This server is stopping. Connect again.",
+    "flooding": "This client sends faster than its actions can be handled.",
 }
 
 
@@ -52,14 +53,11 @@ class Gateway:
         self.services = services
         self.clients: dict[str, Client] = {}
         self._pumps: dict[UUID, Pump] = {}
+        self._subscriptions = Subscriptions(self._pumps.keys(), self._hear)
         self._membership = Membership(services, Process.Kind.GATEWAY, self)
         self._reaper = Reaper(services, lambda: self.process_id)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._background: list[asyncio.Task[None]] = []
-        self._presence: set[UUID] = set()
-        self._starved: set[UUID] = set()
-        self._channel: str | None = None
-        self._layer: Any = get_channel_layer()
 
     @property
     def process_id(self) -> UUID:
@@ -75,7 +73,6 @@ class Gateway:
 
     async def lost(self, reason: str) -> None:
         for client in list(self.clients.values()):
-            client.forget_session()
             await client.end("gateway_lost", END_MESSAGES["gateway_lost"])
 
     # Starting and stopping
@@ -86,7 +83,7 @@ class Gateway:
         jobs = {
             "lease": self._membership.keep(),
             "reaper": self._reaper.watch(),
-            "layer": self._listen_for_ever(),
+            "layer": self._subscriptions.listen(),
             "reconcile": self._reconcile_for_ever(),
         }
         self._background = [asyncio.create_task(job, name=f"gateway {name}") for name, job in jobs.items()]
@@ -94,18 +91,31 @@ class Gateway:
     async def stop(self, reason: str) -> None:
         """Tells its clients to go elsewhere, and writes their connections off itself: daphne may call no
         disconnect handler when it stops."""
-        await self.services.change(leases.begin_drain, self.process_id)
         clients = list(self.clients.values())
         attached = [client.sid for client in clients if client.session_id is not None]
         for client in clients:
-            client.forget_session()
             await client.end("draining", END_MESSAGES["draining"])
-        for sid in attached:
-            await self.services.announce(await self.services.change(lifecycle.detach, sid, reason))
+        try:
+            await self.services.change(leases.begin_drain, self.process_id)
+            for sid in attached:
+                await self.services.announce(await self.services.change(lifecycle.detach, sid, reason))
+            await self._end_tasks()
+            await self._membership.leave()
+        except Unavailable:
+            # The others notice, LEASE_TTL later, that this process is gone.
+            logger.warning("Stopped without a database to write it to", extra={"verb": "stopped_unheard"})
+            await self._end_tasks()
+
+    async def _end_tasks(self) -> None:
+        """Ends the background; what was spawned (detaching) is given a moment to end by itself."""
         for task in self._background:
             task.cancel()
-        await asyncio.gather(*self._background, *self._tasks, return_exceptions=True)
-        await self._membership.leave()
+        tasks = {*self._background, *self._tasks}
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=STOP_PATIENCE)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def spawn(self, job: Coroutine[Any, Any, Any], name: str) -> None:
         """Runs something that no client waits for; its failure is logged."""
@@ -138,62 +148,39 @@ class Gateway:
         job = self._detach(client.sid, client.session_id, reason, client.cursor)
         self.spawn(job, f"detach {client.sid}")
 
-    async def _detach(self, sid: str, session_id: UUID, reason: str, cursor: int) -> None:
+    async def _detach(self, sid: str, session_id: UUID, reason: str, cursor: int | None = None) -> None:
         change = await self.services.change_patiently(lifecycle.detach, sid, reason, sent_number=cursor)
         await self.services.announce(change)
         await self.services.wakeups.presence(session_id)
 
-    async def pump(self, session_id: UUID) -> Pump:
-        """The pump of a session, subscribed before anything is read for it. `add` a connection to it."""
+    @asynccontextmanager
+    async def pump(self, session_id: UUID) -> AsyncIterator[Pump]:
+        """The pump of a session, subscribed before anything is read for it; to add a connection to it."""
         pump = self._pumps.get(session_id)
         if pump is None:
             pump = self._pumps[session_id] = Pump(self.services, session_id)
         pump.expected += 1
         try:
-            if not pump.subscribed:
-                await self._subscribe(session_id)
-                pump.subscribed = True
-        except BaseException:
+            is_new = session_id not in self._subscriptions
+            is_new = is_new and await self._subscriptions.try_subscribe(session_id)
+            yield pump
+            if is_new:
+                # What was stored after the attach and before the subscription; no client waits for it.
+                self.spawn(self._reconcile_logs([session_id]), f"look at {session_id}")
+        finally:
             pump.expected -= 1
-            raise
-        return pump
+            self._drop_unused(pump)
 
     def leave_pump(self, pump: Pump, client: Client) -> None:
         pump.remove(client)
+        self._drop_unused(pump)
+
+    def _drop_unused(self, pump: Pump) -> None:
+        """Its subscription ends when the next reconciliation finds that nobody wants it."""
         if not pump.outlets and not pump.expected and self._pumps.get(pump.session_id) is pump:
             del self._pumps[pump.session_id]
-            self.spawn(self._unsubscribe(pump.session_id), f"unsubscribe {pump.session_id}")
 
     # The channel layer
-
-    async def _subscribe(self, session_id: UUID) -> None:
-        """Group membership belongs to the process. Without a layer, reconciliation delivers."""
-        if self._channel is None:
-            return
-        try:
-            await self._layer.group_add(session_group(session_id), self._channel)
-        except Exception as error:
-            logger.debug("No subscription to %s: %r", session_id, error)
-
-    async def _unsubscribe(self, session_id: UUID) -> None:
-        if self._channel is None or session_id in self._pumps:
-            return
-        try:
-            await self._layer.group_discard(session_group(session_id), self._channel)
-        except Exception as error:
-            logger.debug("Still subscribed to %s: %r", session_id, error)
-
-    async def _listen_for_ever(self) -> None:
-        while True:
-            try:
-                self._channel = await self._layer.new_channel("ohsessions.gateway.")
-                for session_id in list(self._pumps):
-                    await self._subscribe(session_id)
-                while True:
-                    self._hear(await self._layer.receive(self._channel))
-            except Exception as error:
-                logger.debug("The channel layer: %r", error)
-                await asyncio.sleep(LAYER_PAUSE)
 
     def _hear(self, message: dict[str, Any]) -> None:
         pump = self._pumps.get(UUID(message["session"]))
@@ -206,26 +193,16 @@ class Gateway:
             case "session.state":
                 pump.tell_state(message["state"], message["reason"], message["title"])
             case "session.presence":
-                self._tell_presence(pump)
+                self.spawn(pump.tell_presence(), f"presence {pump.session_id}")
             case "session.notice":
                 pump.notice(message["notice"])
             case "session.error":
-                pump.send(wire.event_packet(wire.encode(message["payload"])))
+                pump.send(message["payload"])
             case "session.ended":
-                self.spawn(self._end_ended(list(pump.outlets)), "end connections")
+                self.spawn(self._end_ended(self._clients_of(pump)), "end connections")
 
-    def _tell_presence(self, pump: Pump) -> None:
-        """Counts once for all the comings and goings that gather while it counts."""
-        if pump.session_id not in self._presence:
-            self._presence.add(pump.session_id)
-            self.spawn(self._count_presence(pump), f"presence {pump.session_id}")
-
-    async def _count_presence(self, pump: Pump) -> None:
-        await asyncio.sleep(0.05)
-        self._presence.discard(pump.session_id)
-        read = self.services.read_patiently
-        connections, users = await read(lifecycle.presence, pump.session_id)
-        pump.notice(wire.notice("presence", connections=connections, users=users))
+    def _clients_of(self, pump: Pump) -> list[Client]:
+        return [client for client in self.clients.values() if client in pump.outlets]
 
     # Reconciliation
 
@@ -233,7 +210,8 @@ class Gateway:
         while True:
             await asyncio.sleep(RECONCILE_EVERY)
             try:
-                await self._reconcile_logs()
+                await self._subscriptions.renew()
+                await self._reconcile_logs(list(self._pumps))
                 await self._reconcile_connections()
             except Unavailable:
                 continue
@@ -241,52 +219,69 @@ class Gateway:
                 extra = {"verb": "reconcile_failed"}
                 logger.exception("Reconciling failed; the next time goes on", extra=extra)
 
-    async def _reconcile_logs(self) -> None:
-        if not self._pumps:
+    async def _reconcile_logs(self, session_ids: list[UUID]) -> None:
+        if not session_ids:
             return
-        heads, now = await self.services.database.read(_heads, list(self._pumps))
+        heads, now = await self.services.read_patiently(_heads, session_ids)
         for session_id, head in heads.items():
             pump = self._pumps.get(session_id)
             if pump is None:
                 continue
             pump.reconcile(head)
             waits = head.state == State.STARTING and head.worker is None
-            if not waits:
-                self._starved.discard(session_id)
-            elif (
-                session_id not in self._starved and (now - head.state_at).total_seconds() > conf.START_TIMEOUT
-            ):
-                self._starved.add(session_id)
+            starved = waits and (now - head.state_at).total_seconds() > conf.START_TIMEOUT
+            if starved and not pump.starved:
                 message = "No worker takes this session. It starts as soon as one does."
-                pump.send(
-                    wire.event_packet(wire.encode(wire.error_event(WireError(503, "no_worker", message))))
-                )
+                pump.send(wire.error_event(WireError(503, "no_worker", message)))
+            pump.starved = starved
 
     async def _reconcile_connections(self) -> None:
-        ours = {
-            client.sid: client
-            for client in self.clients.values()
-            if client.session_id is not None and not client.attaching
-        }
-        rows = await self.services.database.read(lifecycle.open_connections, self.process_id)
-        lost = [client for sid, client in ours.items() if sid not in rows and not client.attaching]
-        await self._end_ended(lost)
+        """Compares both ways what the clients here say and what the database says."""
+        before = {client: client.generation for client in self.clients.values() if not client.changing}
+        rows, revoked = await self.services.database.read(_connections, self.process_id)
         for sid, session_id in rows.items():
-            if sid not in self.clients:
-                await self._detach(sid, session_id, "gone", -1)
+            client = self.clients.get(sid)
+            if client is None:
+                await self._detach(sid, session_id, "gone")
+            elif sid in revoked:
+                await self._detach(sid, session_id, "revoked")
+                await self._end_ended([client])
+            elif _is_unchanged(client, before) and client.session_id != session_id:
+                # An attach was committed and its answer lost: the client was told that it failed.
+                await self._detach(sid, session_id, "gateway_lost")
+        lost = [c for c in before if c.session_id is not None and c.sid not in rows]
+        await self._end_ended([client for client in lost if _is_unchanged(client, before)], "gateway_lost")
 
-    async def _end_ended(self, clients: list[Any]) -> None:
-        """Ends those of these clients whose connection was ended in the database."""
-        reasons = await self.services.read_patiently(
-            lifecycle.end_reasons, [client.sid for client in clients]
-        )
-        for client in clients:
-            reason = reasons.get(client.sid)
-            if reason is None or client.attaching:
-                continue
-            client.forget_session()
-            await client.end(reason, END_MESSAGES.get(reason, "The server ended this connection."))
+    async def _end_ended(self, clients: Iterable[Client], otherwise: str | None = None) -> None:
+        """Ends those of these clients whose connection was ended in the database.
+
+        `otherwise` is the reason for those of which the database does not know; None: they may stay.
+        """
+        before = {client: client.generation for client in clients if not client.changing}
+        if not before:
+            return
+        sids = [client.sid for client in before]
+        reasons = await self.services.read_patiently(lifecycle.end_reasons, sids)
+        for client in before:
+            reason = reasons.get(client.sid, otherwise)
+            if reason is not None and _is_unchanged(client, before):
+                await client.end(reason, END_MESSAGES.get(reason, "The server ended this connection."))
 
 
-def _heads(session_ids: list[UUID]) -> Any:
+def _is_unchanged(client: Client, before: dict[Client, int]) -> bool:
+    """Whether nobody attached or detached this client since `before`, and nobody is about to."""
+    return not client.changing and before.get(client) == client.generation
+
+
+def _heads(session_ids: list[UUID]) -> tuple[dict[UUID, Head], Any]:
     return journal.heads(session_ids), database_now()
+
+
+def _connections(gateway: UUID) -> tuple[dict[str, UUID], set[str]]:
+    return lifecycle.open_connections(gateway), lifecycle.revoked(gateway)
+
+
+def say_farewell(socket: Socket, reason: str) -> None:
+    """The last word to a client that the protocol's server is about to disconnect."""
+    message = END_MESSAGES.get(reason, "The server ends this connection.")
+    socket.emit("oh_notice", wire.notice("disconnecting", reason=reason, message=message))

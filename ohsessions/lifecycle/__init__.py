@@ -24,6 +24,7 @@ from ohsessions.lifecycle.sweeps import (
     open_connections,
     owned_by,
     presence,
+    revoked,
     settle,
     strays,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "release",
     "rename",
     "request_passivation",
+    "revoked",
     "run",
     "settle",
     "strays",

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django.contrib.auth import get_user_model
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import F, Q
 
 from ohsessions.core.states import State
 from ohsessions.database import database_now
@@ -83,6 +83,12 @@ def open_connections(gateway: UUID) -> dict[str, UUID]:
     """The session of each attached connection whose row names a gateway, by sid."""
     rows = Connection.objects.attached().filter(gateway=gateway)
     return {sid: session for sid, session in rows.values_list("sid", "session") if session is not None}
+
+
+def revoked(gateway: UUID) -> set[str]:
+    """The attached connections of a gateway, by sid, whose session's tokens were revoked since."""
+    rows = Connection.objects.attached().filter(gateway=gateway)
+    return set(rows.exclude(token_version=F("session__token_version")).values_list("sid", flat=True))
 
 
 def end_reasons(sids: Iterable[str]) -> dict[str, str]:

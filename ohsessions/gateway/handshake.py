@@ -1,0 +1,79 @@
+"""What a connection says when it is made: who it is, and perhaps already which session it wants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qs
+from uuid import UUID
+
+from ohsessions import access, lifecycle
+from ohsessions.conf import conf
+from ohsessions.core import wire
+from ohsessions.core.wire import Init
+from ohsessions.socketio import Socket
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """A client wants this session; `init.token` is None if it relies on its login."""
+
+    session_id: UUID
+    init: Init
+
+
+def read_handshake(scope: Mapping[str, Any], auth: object) -> Handshake | None:
+    """What a connecting client asks for; None if it will send INIT.
+
+    What `auth` says counts before the query. Raises WireError 400, or 404 for an id that is none.
+    """
+    query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+    asked = {name: values[-1] for name, values in query.items()}
+    if not conf.ALLOW_TOKEN_IN_QUERY:
+        asked.pop("token", None)
+    shown = auth if isinstance(auth, dict) else {}
+    wire.check_json(shown)
+    asked |= {name: value for name, value in shown.items() if value is not None}
+    wanted = asked.get("conversation_id")
+    if wanted is None:
+        return None
+    token = asked.get("token") or _bearer_token(scope)
+    if not isinstance(wanted, str) or not isinstance(token, str | None):
+        raise wire.malformed("conversation_id and token are strings.")
+    try:
+        session_id = UUID(wanted)
+    except ValueError as error:
+        raise access.unknown_session() from error
+    init = Init(
+        settings={},
+        secrets={},
+        runtime=None,
+        token=token,
+        cursor=wire.parse_cursor(asked.get("latest_event_id")),
+        client_id=None,
+        batch=asked.get("replay") == "batch",
+        as_viewer=asked.get("role") == "viewer",
+    )
+    return Handshake(session_id, init)
+
+
+def _bearer_token(scope: Mapping[str, Any]) -> str | None:
+    value: bytes = dict(scope.get("headers", [])).get(b"authorization", b"")
+    scheme, _, token = value.decode("latin-1").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def describe(socket: Socket, user: Any, gateway: UUID, connected_at: datetime) -> lifecycle.Socket:
+    """What is stored of a connection."""
+    headers: dict[bytes, bytes] = dict(socket.scope.get("headers", []))
+    return lifecycle.Socket(
+        sid=socket.sid,
+        gateway=gateway,
+        user=user,
+        transport=socket.transport,
+        address=str((socket.scope.get("client") or [""])[0]),
+        user_agent=headers.get(b"user-agent", b"").decode("latin-1"),
+        connected_at=connected_at,
+    )

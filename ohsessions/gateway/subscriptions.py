@@ -1,0 +1,100 @@
+"""What a gateway listens to: one channel of its own in the channel layer, in the group of each session.
+
+Membership belongs to the process, not to a connection. The layer may fail, hang, or forget: nothing here
+raises, what could not be subscribed is tried again by `renew`, and until then reconciliation delivers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Container, Iterable
+from typing import Any, Protocol
+from uuid import UUID
+
+from channels.layers import get_channel_layer
+
+from ohsessions.wakeups import session_group
+
+logger = logging.getLogger(__name__)
+
+LAYER_TIMEOUT = 2.0
+"""Seconds that nobody waits longer for a layer that hangs."""
+LAYER_PAUSE = 1.0
+"""Seconds before listening again to a layer that failed."""
+RENEW_EVERY = 3600.0
+"""Seconds after which a membership is renewed: the layers of Redis forget it after a day."""
+
+
+class Wanted(Container[UUID], Iterable[UUID], Protocol):
+    """The sessions that are to be listened to; others change it at any time."""
+
+
+class Subscriptions:
+    """Passes what the layer brings for `wanted` sessions to `hear`."""
+
+    def __init__(self, wanted: Wanted, hear: Callable[[dict[str, Any]], None]) -> None:
+        self._wanted = wanted
+        self._hear = hear
+        self._layer: Any = get_channel_layer()
+        self._channel: str | None = None
+        self._since: dict[UUID, float] = {}
+
+    def __contains__(self, session_id: UUID) -> bool:
+        return session_id in self._since
+
+    async def try_subscribe(self, session_id: UUID) -> bool:
+        """Says whether the session's group is listened to now."""
+        if self._channel is None:
+            return False
+        if session_id not in self._since and await self._try(self._layer.group_add, session_id):
+            self._since[session_id] = time.monotonic()
+        return session_id in self._since
+
+    async def renew(self) -> None:
+        """Joins the groups that are wanted and leaves the others, as far as the layer lets it."""
+        old = time.monotonic() - RENEW_EVERY
+        for session_id in list(self._wanted):
+            if self._since.get(session_id, old) <= old:
+                self._since.pop(session_id, None)
+                if not await self.try_subscribe(session_id):
+                    return
+        for session_id in [one for one in self._since if one not in self._wanted]:
+            del self._since[session_id]
+            left = await self._try(self._layer.group_discard, session_id)
+            if session_id in self._wanted:
+                # Wanted again meanwhile: nobody knows which of the two the layer did last.
+                self._since.pop(session_id, None)
+                await self.try_subscribe(session_id)
+            if not left:
+                return
+
+    async def listen(self) -> None:
+        """Listens for ever."""
+        while True:
+            try:
+                self._channel = self._channel or await self._layer.new_channel("ohsessions.gateway.")
+                self._since.clear()
+                await self.renew()
+                while True:
+                    self._hear_safely(await self._layer.receive(self._channel))
+            except Exception as error:
+                logger.debug("The channel layer: %r", error)
+                await asyncio.sleep(LAYER_PAUSE)
+
+    def _hear_safely(self, message: dict[str, Any]) -> None:
+        try:
+            self._hear(message)
+        except Exception:
+            extra = {"verb": "message_failed"}
+            logger.exception("A message %r could not be heard", message.get("type"), extra=extra)
+
+    async def _try(self, change: Callable[[str, str | None], Any], session_id: UUID) -> bool:
+        try:
+            async with asyncio.timeout(LAYER_TIMEOUT):
+                await change(session_group(session_id), self._channel)
+        except Exception as error:
+            logger.debug("The group of session %s: %r", session_id, error)
+            return False
+        return True
