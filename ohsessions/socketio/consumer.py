@@ -13,6 +13,7 @@ from typing import Any
 
 from channels.consumer import AsyncConsumer
 
+from ohsessions.socketio.asgi import raise_os_error_when_closed
 from ohsessions.socketio.connection import FAIR_SHARE, Connection, Scope, Send
 from ohsessions.socketio.engine import Transport
 from ohsessions.socketio.errors import PacketError, RequestRefused
@@ -45,7 +46,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
         if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
+            await self._websocket(scope, receive, raise_os_error_when_closed(send))
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
         else:
@@ -114,6 +115,8 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
                         await send({"type": "websocket.send", "text": answer})
         except (PacketError, TimeoutError):
             await send(CLOSE_WEBSOCKET)
+            return False
+        except OSError:
             return False
         return True
 
