@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from ohsessions import snapshots
 from ohsessions.conf import conf
 from ohsessions.core import wire
-from ohsessions.core.errors import InvalidEvent
+from ohsessions.core.errors import InvalidEvent, WireError
 from ohsessions.core.redaction import Redactor
 from ohsessions.core.runtime import JSON, SupervisedProcess
 from ohsessions.lifecycle import Claimed
@@ -38,8 +37,10 @@ class HostContext:
 
     async def emit(self, *, source: str = "agent", cause: int | None = None, **event: Any) -> None:
         cause = self.cause if cause is None else cause
-        clean = {name: self._redactor.redact_json(value) for name, value in event.items()}
+        clean = self._cleaned(event)
         body = wire.event_body(source=source, cause=cause, **clean)
+        if len(body) > conf.MAX_ACTION_BYTES:
+            raise InvalidEvent(f"An event may have at most {conf.MAX_ACTION_BYTES} characters as JSON.")
         await self._outbox.put(source, str(event.get("observation") or event.get("action")), body)
 
     async def set_agent_state(self, state: str) -> None:
@@ -48,8 +49,20 @@ class HostContext:
             await self._outbox.put("environment", "agent_state_changed", wire.agent_state(state))
 
     async def notify(self, notice: Mapping[str, JSON]) -> None:
-        clean = self._redactor.redact_json(dict(notice))
+        clean = self._cleaned(dict(notice))
+        try:
+            wire.check_json(clean)
+        except WireError as error:
+            raise InvalidEvent(f"The notice cannot be carried as JSON. {error.message}") from error
         await self._services.wakeups.notice(self.session_id, clean)
+
+    def _cleaned(self, value: dict[str, JSON]) -> dict[str, JSON]:
+        """Without secrets. Raises InvalidEvent for what has no end."""
+        try:
+            clean: dict[str, JSON] = self._redactor.redact_json(value)
+        except RecursionError as error:
+            raise InvalidEvent("It is nested too deeply, or contains itself.") from error
+        return clean
 
     def checkpoint(self, snapshot: JSON) -> None:
         self._outbox.checkpoint = self.store(snapshot)
@@ -57,8 +70,10 @@ class HostContext:
     def store(self, snapshot: JSON) -> snapshots.Snapshot:
         """Makes a snapshot ready for the row. Raises InvalidEvent if it is not JSON."""
         try:
+            wire.encode(snapshot)  # first: it notices what contains itself
+            wire.check_json(snapshot)
             return snapshots.store(self.session_id, snapshot)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError, WireError) as error:
             raise InvalidEvent(f"The snapshot cannot be stored as JSON: {error}.") from error
 
     async def spawn(
@@ -81,12 +96,3 @@ class HostContext:
             cause=cause,
         )
         await self._outbox.put("environment", "error", body)
-
-
-async def within(seconds: float, what: str, awaitable: Any) -> Any:
-    """Awaits under a time limit. Raises TimeoutError with words for people."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await awaitable
-    except TimeoutError as error:
-        raise TimeoutError(f"{what} took longer than {seconds:g} s") from error

@@ -16,13 +16,14 @@ from collections import deque
 from django.utils.module_loading import import_string
 
 from ohsessions import access, journal, lifecycle
-from ohsessions.conf import conf
+from ohsessions.conf import RuntimeEntry, conf
 from ohsessions.core import wire
 from ohsessions.core.errors import RuntimeFailure, StaleEpoch, WireError
 from ohsessions.core.runtime import Action, Runtime
 from ohsessions.lifecycle import Claimed
 from ohsessions.services import Services
-from ohsessions.worker.context import HostContext, within
+from ohsessions.worker.context import HostContext
+from ohsessions.worker.guard import end, guarded, within
 from ohsessions.worker.outbox import Outbox
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class SessionHost:
         self._passivating = asyncio.Event()
         self._read_number = claimed.handled_number
         self._current: int | None = None
+        self._interrupting: int | None = None
         self._claiming_passivation = False
         self._writing: asyncio.Task[None]
         self.ready = False
@@ -57,7 +59,13 @@ class SessionHost:
 
     @property
     def busy(self) -> bool:
-        return self._runtime is not None and self._runtime.busy
+        try:
+            return self._runtime is not None and bool(self._runtime.busy)
+        except Exception as error:
+            # It must not keep the worker from looking after other sessions.
+            text = self._describe(error)
+            logger.warning("Session %s: busy: %s", self.session_id, text, extra={"verb": "busy_failed"})
+            return False
 
     @property
     def is_passivating(self) -> bool:
@@ -92,8 +100,8 @@ class SessionHost:
             await self._crash(error)
         finally:
             await self._close()
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
+            self._outbox.end()
+            await end([writing])
 
     # Starting
 
@@ -106,15 +114,17 @@ class SessionHost:
         if entry is None:
             reason = f"its runtime {self._claimed.runtime!r} is not in the setting RUNTIMES any more"
             raise RuntimeFailure("start_failed", reason)
-        backend = import_string(entry["BACKEND"])
-        self._runtime = backend(self._context, **entry.get("OPTIONS", {}))
-        assert self._runtime is not None
+        self._runtime = await guarded(self._make(entry))
         await within(conf.START_TIMEOUT, "its start", self._runtime.start(self._claimed.snapshot))
         await self._outbox.flush()
         change = await self._services.change_patiently(lifecycle.run, self.session_id, self.epoch)
         self.ready = True
         logger.info("Session %s runs", self.session_id, extra={"verb": "running"})
         await self._services.announce(change)
+
+    async def _make(self, entry: RuntimeEntry) -> Runtime:
+        runtime: Runtime = import_string(entry["BACKEND"])(self._context, **entry.get("OPTIONS", {}))
+        return runtime
 
     # Serving
 
@@ -129,9 +139,7 @@ class SessionHost:
             for task in done:
                 task.result()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
 
     async def _wait_passivating(self) -> None:
         await self._passivating.wait()
@@ -154,8 +162,10 @@ class SessionHost:
 
     async def _interrupt(self, number: int) -> None:
         assert self._runtime is not None
-        await self._runtime.interrupt(await self._load(number))
+        self._interrupting = number
+        await guarded(self._runtime.interrupt(await self._load(number)))
         await self._outbox.flush(interrupted=number)
+        self._interrupting = None
 
     async def _handle_actions(self) -> None:
         while True:
@@ -175,7 +185,7 @@ class SessionHost:
             action = await self._load(number)
             self._outbox.in_action = True
             await self._outbox.flush(started=number)
-            await self._runtime.handle(action)
+            await guarded(self._runtime.handle(action))
         await self._outbox.flush(handled=number)
         self._outbox.in_action = False
         self._current = self._context.cause = None
@@ -259,12 +269,13 @@ class SessionHost:
             await self._services.wakeups.error(self.session_id, wire.error_event(failed))
 
     async def _tell_of_crash(self, reason: str) -> None:
-        """The action that was being handled is not tried again: it may be what breaks the runtime."""
+        """The action or interrupt under way is not tried again: it may be what breaks the runtime."""
         if self._context is None or not self.ready:
             return
         try:
-            await self._context.tell("crashed", f"Sorry, {reason}.", self._current)
-            await self._outbox.flush(handled=self._current)
+            cause = self._interrupting if self._current is None else self._current
+            await self._context.tell("crashed", f"Sorry, {reason}.", cause)
+            await self._outbox.flush(handled=self._current, interrupted=self._interrupting)
         except WireError as error:
             # What broke may be the writing itself; the crash is stored all the same.
             logger.warning("Session %s: not told: %s", self.session_id, error, extra={"verb": "not_told"})
@@ -285,5 +296,5 @@ class SessionHost:
 
     def _describe(self, error: BaseException) -> str:
         """One line about an error, for the reason column and for users: no traceback, no secret."""
-        name, text = type(error).__name__, str(error).partition("\n")[0]
-        return self._redacted(f"{name}: {text}" if text else name)[:200]
+        name, text = type(error).__name__, self._redacted(str(error)).partition("\n")[0]
+        return (f"{name}: {text}" if text else name)[:200]

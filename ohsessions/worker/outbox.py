@@ -114,14 +114,18 @@ class Outbox:
                 # The write keys make it safe to repeat a write that may have been done.
                 await asyncio.sleep(RETRY_PAUSE)
             except Exception as error:
+                if isinstance(error, StaleEpoch):
+                    logger.info("Session %s has another owner", self._session_id, extra={"verb": "stale"})
                 self._fail(error)
                 raise
             else:
                 return
 
+    def end(self) -> None:
+        """The activation is over: whoever emits from now on is told so."""
+        self._fail(self._failure or StaleEpoch("The activation of this runtime is over."))
+
     def _fail(self, error: Exception) -> None:
-        if isinstance(error, StaleEpoch):
-            logger.info("Session %s has another owner", self._session_id, extra={"verb": "stale"})
         self._failure = error
         self._roomy.set()
 

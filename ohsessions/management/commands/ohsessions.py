@@ -49,7 +49,8 @@ class Command(BaseCommand):
         application = get_default_application()
         self.check_migrations()
         connections.close_all()
-        max_message = conf.MAX_ACTION_BYTES + FRAME_SLACK + ABOVE
+        # It bounds what is sent, too: the event of a `message` has its content twice.
+        max_message = 2 * conf.MAX_ACTION_BYTES + FRAME_SLACK + ABOVE
         if max_body is None:
             max_body = settings.DATA_UPLOAD_MAX_MEMORY_SIZE or sys.maxsize
         running = server.Server(
