@@ -144,7 +144,7 @@ class RecordingContext:
 
 def _as_stored(value: JSON) -> JSON:
     try:
-        text = json.dumps(value, allow_nan=False)
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
         text.encode()
         return json.loads(text)
     except (TypeError, ValueError) as error:

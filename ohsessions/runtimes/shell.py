@@ -125,20 +125,30 @@ class ShellRuntime(Runtime):
         self._command_runs, self._stopped, self._at_line_start = True, False, True
         try:
             await self.context.set_agent_state("running")
-            bash = await self._living_bash()
             extras = {"command": "" if action.hidden else _shown(command), "exit_code": -1}
-            begin = self._with_note("") + self._output.begin()
-            if begin:
-                await self._emit(action, begin, extras)
-            if not self._stopped:
-                bash.begin(command, self._state.status)
-                await self._emit_parts(action, bash, extras)
+            bash = await self._execute(action, command, extras)
+            rest = self._output.end()  # a new bash starts with an empty one
             exit_code = await self._finish(bash)
             extras["exit_code"] = exit_code
-            await self._emit(action, self._with_note(self._output.end()), extras)
+            await self._emit(action, self._with_note(rest), extras)
         finally:
             self._command_runs = False
         await self.context.set_agent_state("awaiting_user_input")
+
+    async def _execute(self, action: Action, command: str, extras: dict[str, JSON]) -> Bash:
+        """Has a bash run the command, and another one if the first was dead before it took the command."""
+        for _ in range(2):
+            bash = await self._living_bash()
+            note = self._with_note("") + self._output.begin()
+            if note:
+                await self._emit(action, note, extras)
+            if self._stopped:
+                break
+            bash.begin(command, self._state.status)
+            await self._emit_parts(action, bash, extras)
+            if bash.exit_code is None or bash.has_taken_the_command:
+                break
+        return bash
 
     async def _emit_parts(self, action: Action, bash: Bash, extras: dict[str, JSON]) -> None:
         """Emits what the command prints while it runs, and all full parts of it."""

@@ -4,8 +4,8 @@ It is an interactive bash without a terminal. Interactive, because then an error
 `set -u`) or an interrupt ends the command and not the shell. Each command is given to `eval`, so unbalanced
 quotes end with it; a second line reports. Bash itself reads these lines from its standard input and has no
 standard error (prompts, notices on jobs and traces of our own lines go there); the commands get an empty
-input and both streams merged. The `eval` stands in a file that is sourced: there bash does not count as
-interactive, else it would complain in the output that it has no terminal whenever a program dies of a signal.
+input and both streams merged. The `eval` stands in a file that is sourced, where bash does not count as
+interactive: else it would complain in the output that it has no terminal whenever a program dies of a signal.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from collections.abc import Iterable, Mapping
 
 from ohsessions.core.errors import RuntimeFailure
 from ohsessions.core.runtime import RuntimeContext, SupervisedProcess
-from ohsessions.core.watchdog import descendants
+from ohsessions.core.watchdog import children, descendants
+from ohsessions.runtimes.shell_exchange import Exchange
 from ohsessions.runtimes.shell_output import OutputBuffer
-from ohsessions.runtimes.shell_reports import ReportChannel
-from ohsessions.runtimes.shell_state import PROLOGUE, Report, ShellState
+from ohsessions.runtimes.shell_state import Report, ShellState
 
 START_SECONDS = 20.0
 """How long a bash may take to be ready: it needs 5 ms, and what a large state needs."""
@@ -29,6 +29,8 @@ INTERRUPT_SECONDS = 2.0
 """How long a command may take to end after SIGINT (PROTOCOL.md leaves it open; a terminal user waits so)."""
 BREAK_SECONDS = 1.0
 """How long its processes are then killed before bash itself is."""
+ROUND_SECONDS = 0.05
+"""How often it is looked whether bash, between two programs, has overheard the interrupt."""
 
 LAST_OUTPUT_SECONDS = 5.0
 """How long the end of the output may take after that of bash: its watchdog kills all who could print."""
@@ -49,7 +51,7 @@ class Bash:
         self._paused = False
         self._tasks: list[asyncio.Task[None]] = []
         self._process: SupervisedProcess | None = None
-        self._reports = ReportChannel(self._on_report)
+        self._exchange = Exchange(self._on_report)
 
     async def open(self, context: RuntimeContext, program: str, env: Mapping[str, str]) -> None:
         """Starts it in the workspace. Raises RuntimeFailure; `close` must be called all the same."""
@@ -59,19 +61,19 @@ class Bash:
             asyncio.create_task(self._read_output(self._process), name="shell output"),
             asyncio.create_task(self._wait_for_end(self._process), name="shell end"),
         ]
-        self._write([_SETUP, PROLOGUE.replace("FIFO", shlex.quote(str(self._reports.path)))])
+        self._write(_SETUP + self._exchange.definitions())
         self.first_report = await self._ready()
 
     async def restore(self, state: ShellState, cwd: str) -> Report:
         """Brings a new bash to a state, in the directory `cwd`. Raises RuntimeFailure if it breaks bash."""
         scripts = [f"cd -- {shlex.quote(cwd)}", *state.scripts()]
-        self._write(self._run_line(script, ">/dev/null") for script in scripts)
+        self._write(self._exchange.run_lines(scripts, output=">/dev/null"))
         return await self._ready()
 
     async def _ready(self) -> Report:
         self._number += 1
         self.report = None
-        self._write([self._report_line("0")])
+        self._write(self._exchange.report_line(self._number, "0"))
         try:
             async with asyncio.timeout(START_SECONDS):
                 await self.output.wait_until(lambda: self.ended)
@@ -88,13 +90,20 @@ class Bash:
         """Whether what was begun last has ended, with a report or with bash itself."""
         return self.exit_code is not None or (self.report is not None and self.report.number == self._number)
 
+    @property
+    def has_taken_the_command(self) -> bool:
+        """Whether it has read what was begun last; else nothing of that was run."""
+        return self._exchange.is_empty
+
     def begin(self, command: str, status: int) -> None:
         """Starts a command; `status` is what it finds as `$?`."""
         self._number += 1
         self.report = None
         self._before = frozenset(descendants(self._pid))
-        prefix = f"__ohsessions_status {status} || " if status else ""
-        self._write([self._run_line(command, prefix=prefix), self._report_line('"$?"')])
+        self._write(
+            self._exchange.run_lines([command], status=status)
+            + self._exchange.report_line(self._number, '"$?"')
+        )
 
     def pause(self) -> None:
         """Stops everything that the command runs, and bash."""
@@ -109,21 +118,34 @@ class Bash:
     async def stop(self) -> None:
         """Ends the running command: SIGINT as from a terminal, then SIGKILL, then bash itself is killed."""
         self.resume()
-        # Bash first: it must know of the interrupt when it sees its child die of it, else it goes on.
-        self._signal([self._pid, *self._foreground()], signal.SIGINT)
-        # Should the command have ended just before, the interrupt cost us the line that reports.
-        self._write([self._report_line('"$?"')])
-        if await self._ends_within(INTERRUPT_SECONDS):
-            return
-        for _ in range(int(BREAK_SECONDS / 0.02)):
-            self._signal(self._foreground(), signal.SIGKILL)
-            if await self._ends_within(0.001):
-                return
-            self._signal([self._pid], signal.SIGINT)
-            if await self._ends_within(0.02):
+        interrupted: set[int] = set()
+        for round_number in range(int((INTERRUPT_SECONDS + BREAK_SECONDS) / ROUND_SECONDS)):
+            if round_number * ROUND_SECONDS >= INTERRUPT_SECONDS:
+                self._signal(interrupted.intersection(self._foreground()), signal.SIGKILL)
+            self._interrupt(interrupted)
+            if await self._ends_within(ROUND_SECONDS):
                 return
         if self._process is not None:
             await self._process.kill()
+
+    def _interrupt(self, interrupted: set[int]) -> None:
+        """SIGINT to bash and to what the command has started, but to no program twice.
+
+        A second one would break off what a program does to end in order. Bash, however, takes an interrupt
+        for the program's business if that happens to end by itself just then: it goes on, to be seen by a
+        new child or none, and is interrupted again.
+        """
+        running = set(children(self._pid)) - self._before if self._pid else set()
+        if running and running <= interrupted:
+            return
+        self._signal([self._pid], signal.SIGSTOP)  # so that it starts nothing while we look
+        foreground = self._foreground()
+        # Bash first: it must know of the interrupt when it sees its child die of it, else it goes on.
+        self._signal([self._pid, *(pid for pid in foreground if pid not in interrupted)], signal.SIGINT)
+        self._signal([self._pid], signal.SIGCONT)
+        interrupted.update(foreground)
+        # Should the command have ended just before, the interrupt cost us the line that reports.
+        self._write(self._exchange.report_line(self._number, '"$?"'))
 
     async def _ends_within(self, seconds: float) -> bool:
         try:
@@ -151,7 +173,7 @@ class Bash:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             self._tasks = []
-            self._reports.close()
+            self._exchange.close()
 
     @property
     def _pid(self) -> int:
@@ -168,16 +190,9 @@ class Bash:
             except OSError:
                 pass
 
-    def _run_line(self, command: str, output: str = "", prefix: str = "") -> str:
-        run = shlex.quote(str(self._reports.run_path))
-        return f"__ohsessions_command={quote(command)}\n{prefix}\\builtin \\. {run} </dev/null {output}\n"
-
-    def _report_line(self, status: str) -> str:
-        return f"__ohsessions_report {self._number} {status} || :\n"
-
-    def _write(self, lines: Iterable[str]) -> None:
+    def _write(self, lines: str) -> None:
         if self._process is not None and self.exit_code is None:
-            self._process.stdin.write("".join(lines).encode(errors="replace"))
+            self._process.stdin.write(lines.encode())
 
     def _on_report(self, report: Report) -> None:
         if report.number == self._number and self.report is None:
@@ -192,10 +207,3 @@ class Bash:
     async def _wait_for_end(self, process: SupervisedProcess) -> None:
         self.exit_code = await process.wait()
         self.output.notify()
-
-
-def quote(text: str) -> str:
-    """The text as one word of bash on one line: bash asks for the next line of a word with a prompt."""
-    for plain, escaped in (("\\", "\\\\"), ("'", "\\'"), ("\n", "\\n"), ("\0", "")):
-        text = text.replace(plain, escaped)
-    return f"$'{text}'"

@@ -21,8 +21,8 @@ from ohsessions.core.runtime import JSON
 REPORT_END = b"\0.\0"
 """No section and no record is a lone dot."""
 
-PROLOGUE = r"""__ohsessions_status() { builtin return "$1"; }
-__ohsessions_report() {
+REPORT_SCRIPT = r"""__ohsessions_report() {
+  unset -f builtin
   builtin local __ohsessions_letter __ohsessions_name __ohsessions_names
   {
     builtin printf 'report\0%s\0%s\0%s\0' "$1" "$2" "$PWD"
@@ -35,16 +35,14 @@ __ohsessions_report() {
         a b c d e f g h i j k l m n o p q r s t u v w x y z _; do
       builtin eval "__ohsessions_names=(\"\${!$__ohsessions_letter@}\")"
       for __ohsessions_name in "${__ohsessions_names[@]}"; do
+        case $__ohsessions_name in (__ohsessions_*) continue; esac
         builtin declare -p -- "$__ohsessions_name"; builtin printf '\0'
       done
     done
     builtin printf '.\0'
-  } >>FIFO 2>/dev/null
+  } >>REPORTS 2>/dev/null
 }
-readonly -f __ohsessions_status __ohsessions_report
 """
-
-RUN_SCRIPT = 'builtin eval -- "$__ohsessions_command" 2>&1\n'
 
 _RECORD = re.compile(r"declare (?P<flags>-\S+) (?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<value>=.*)?\n", re.DOTALL)
 
@@ -78,7 +76,8 @@ class Report:
     def parse(cls, data: bytes, *, complete: bool = True) -> Self:
         """Reads what came up to REPORT_END. Raises ValueError if somebody else wrote it."""
         fields = [field.decode(errors="replace") for field in data.split(b"\0")]
-        start = fields.index("report")
+        # The last one: what somebody else wrote into the pipe may stand before it.
+        start = len(fields) - 1 - fields[::-1].index("report")
         number, status, cwd = fields[start + 1 : start + 4]
         if not complete:
             return cls(int(number), int(status), cwd, complete=False)
