@@ -3,7 +3,7 @@
 asgiref's `sync_to_async` sends all calls of a process through one thread, where one slow query delays every
 other (measured: 1 s of one is 1 s of all), so nothing here uses it. Each thread keeps a connection of its
 own. On SQLite every write goes through one of them, the writer (a second one would only wait for the lock);
-PostgreSQL gets a few for life-cycle transactions, which may wait for row locks.
+PostgreSQL gets a few for life-cycle transactions, which may wait for row locks. The writer never does.
 
 Writes of one kind are gathered: what has come in while the last transaction ran makes up the next one (group
 commit: 10 to 20 times the throughput of one transaction each, measured; nothing waits when the writer idles).
@@ -14,31 +14,54 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ParamSpec, TypeVar
+from enum import Enum
+from typing import Any, Final, ParamSpec, TypeVar
 
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, connections
 from django.utils import timezone
 
+from ohsessions.core.clock import Clock
 from ohsessions.core.errors import OhSessionsError, Unavailable
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 Commit = Callable[[list[Any]], Sequence[Any]]
-"""Writes many items in one transaction; gives for each its result, or the exception to raise for it."""
+"""Writes many items in one transaction; gives for each its result, the exception to raise for it, or LATER.
+It may be called again with the same items after a connection was lost, whether or not it had committed."""
 
 MAX_BATCH = 500
 READERS = 4
 LIFECYCLE_THREADS = 4
+LOCK_POLL = 0.005
+"""Seconds until items whose rows are locked are tried again, if nothing else is to be written."""
+LOCK_PATIENCE = 5.0
+"""Seconds after which an item whose row stays locked is given up."""
+MAX_IDLE = 5.0
+"""Seconds without use after which a connection is tried before it is relied on."""
+
+
+class Later(Enum):
+    LATER = "later"
+
+
+LATER: Final = Later.LATER
+"""What a Commit gives for an item that it could not write yet: the item stays in its place in line."""
+
+_clock: Clock | None = None
 
 
 def database_now() -> datetime:
     """The time of the database's clock, which all hosts share. On SQLite that is this host's."""
+    if _clock is not None:
+        return _clock.now()
     if connection.vendor != "postgresql":
         return timezone.now()
     with connection.cursor() as cursor:
@@ -47,28 +70,41 @@ def database_now() -> datetime:
     return now
 
 
+@contextmanager
+def database_clock(clock: Clock) -> Iterator[None]:
+    """Has `database_now` tell the time of another clock, in all threads; for tests."""
+    global _clock
+    before, _clock = _clock, clock
+    try:
+        yield
+    finally:
+        _clock = before
+
+
 @dataclass(slots=True)
 class _Call:
     function: Callable[[], Any]
     future: Future[Any] = field(default_factory=Future)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Item:
     commit: Commit
     value: Any
     future: Future[Any] = field(default_factory=Future)
+    locked_since: float | None = None
 
 
 class _Lane:
-    """A queue of work and the threads that do it."""
+    """A queue of work and the threads that do it. `tries`: how often a call may be made."""
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, threads: int, tries: int = 1) -> None:
         self._ready = threading.Condition()
         self._urgent: deque[_Call] = deque()
         self._calls: deque[_Call] = deque()
         self._items: deque[_Item] = deque()
         self._stopping = False
+        self._tries = tries
         self._threads = [
             threading.Thread(target=self._run, name=f"ohsessions-{name}-{index}", daemon=True)
             for index in range(threads)
@@ -98,12 +134,17 @@ class _Lane:
             thread.join()
 
     def _run(self) -> None:
+        used = time.monotonic()
         try:
             while work := self._take():
-                for call in work[0]:
-                    _run_call(call)
-                if work[1]:
-                    _run_items(work[1])
+                if time.monotonic() - used > MAX_IDLE:
+                    _drop_broken_connection()
+                calls, batch = work
+                for call in calls:
+                    _run_call(call, self._tries)
+                if batch:
+                    self._put_back(_run_items(batch), len(batch))
+                used = time.monotonic()
         finally:
             connections.close_all()
 
@@ -126,43 +167,79 @@ class _Lane:
                 batch.append(self._items.popleft())
             return calls, batch
 
+    def _put_back(self, later: list[_Item], tried: int) -> None:
+        """Before all others: a session's items keep their order."""
+        if not later:
+            return
+        with self._ready:
+            self._items.extendleft(reversed(later))
+            if len(later) == tried and not (self._urgent or self._calls or len(self._items) > tried):
+                self._ready.wait(LOCK_POLL)
 
-def _guarded(function: Callable[[], T]) -> T:
-    """Runs a unit of work; a connection that broke is given up, so that the next unit gets a new one."""
-    try:
-        return function()
-    except (OperationalError, InterfaceError) as error:
-        connections.close_all()
-        logger.warning("The database did not answer: %s", type(error).__name__, extra={"verb": "db_lost"})
-        raise Unavailable from error
-    except DatabaseError:
-        if not connection.is_usable():
+
+def _drop_broken_connection() -> None:
+    """A server that restarted, or a firewall, ends idle connections without a word."""
+    if connection.connection is not None and not connection.is_usable():
+        connection.close()
+
+
+def _guarded(function: Callable[[], T], tries: int = 1) -> T:
+    """Runs a unit of work; a connection that broke is given up, so that the next unit gets a new one.
+
+    With `tries`, work that may be repeated is. Raises Unavailable.
+    """
+    if connection.vendor == "sqlite":
+        tries = 1  # it has no connection to lose: somebody held its lock, and we have waited long enough
+    while True:
+        tries -= 1
+        try:
+            return function()
+        except (OperationalError, InterfaceError) as error:
             connections.close_all()
-        raise
+            if tries == 0:
+                logger.warning("The database fails: %s", type(error).__name__, extra={"verb": "db_lost"})
+                raise Unavailable from error
+        except DatabaseError:
+            _drop_broken_connection()
+            raise
 
 
-def _run_call(call: _Call) -> None:
+def _run_call(call: _Call, tries: int) -> None:
     if not call.future.set_running_or_notify_cancel():
         return
     try:
-        call.future.set_result(_guarded(call.function))
+        call.future.set_result(_guarded(call.function, tries))
     except BaseException as error:  # handed to who waits for it
         call.future.set_exception(error)
 
 
-def _run_items(batch: list[_Item]) -> None:
-    batch = [item for item in batch if item.future.set_running_or_notify_cancel()]
+def _run_items(batch: list[_Item]) -> list[_Item]:
+    """Writes a batch; gives the items that are to be tried again."""
+    batch = [item for item in batch if item.future.running() or item.future.set_running_or_notify_cancel()]
     values = [item.value for item in batch]
     results: Sequence[Any]
     try:
-        results = _guarded(lambda: batch[0].commit(values)) if batch else []
+        results = _guarded(lambda: batch[0].commit(values), tries=2) if batch else []
+    except Unavailable:
+        results = [Unavailable() for _ in batch]  # one for each: they are raised in different tasks
     except BaseException as error:  # handed to everybody who waits
         results = [error] * len(batch)
-    for item, result in zip(batch, results, strict=True):
-        if isinstance(result, BaseException):
-            item.future.set_exception(result)
-        else:
-            item.future.set_result(result)
+    return [item for item, result in zip(batch, results, strict=True) if not _settle(item, result)]
+
+
+def _settle(item: _Item, result: Any) -> bool:
+    """Hands its result to who waits for an item; False if there is none yet."""
+    if result is LATER:
+        now = time.monotonic()
+        item.locked_since = item.locked_since or now
+        if now - item.locked_since < LOCK_PATIENCE:
+            return False
+        result = Unavailable()
+    if isinstance(result, BaseException):
+        item.future.set_exception(result)
+    else:
+        item.future.set_result(result)
+    return True
 
 
 class Database:
@@ -172,14 +249,15 @@ class Database:
         self._writer = _Lane("writer", 1)
         one_writer = connection.vendor == "sqlite"
         self._lifecycle = self._writer if one_writer else _Lane("lifecycle", LIFECYCLE_THREADS)
-        self._readers = _Lane("reader", READERS)
+        self._readers = _Lane("reader", READERS, tries=2)
 
     async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a function that only reads. Raises Unavailable if the database cannot be reached."""
         return await self._call(self._readers, False, lambda: function(*args, **kwargs))
 
     async def write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs a function that writes, in transactions of its own. Raises Unavailable, as `read`."""
+        """Runs a function that writes, in transactions of its own. Raises Unavailable, as `read`; then it
+        is not known whether a transaction was committed."""
         return await self._call(self._lifecycle, False, lambda: function(*args, **kwargs))
 
     async def write_urgently(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from django.db.models import F
+from django.db.models import Exists, F, OuterRef
 
 import ohsessions
 from ohsessions.core.errors import ProcessGone
 from ohsessions.database import database_now
-from ohsessions.models import Process
+from ohsessions.models import Connection, Process, Session
 
 MAX_GAP = 1.0
 """Seconds between two successful looks beyond which an observer starts counting again: after an outage of the
@@ -61,6 +61,13 @@ def is_known_dead(process: Process) -> bool:
     namespace, _, started = process.birth.rpartition("/")
     if not namespace or not started or namespace != _namespace():
         return False
+    try:
+        # /proc may hide the processes of other users (hidepid); a signal that is not sent finds them.
+        os.kill(process.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return start_time(process.pid) not in (None, started)
     return start_time(process.pid) != started
 
 
@@ -106,10 +113,16 @@ def living() -> list[Process]:
 
 def gone_with_leftovers() -> list[Process]:
     """Processes declared gone that still own sessions or have connections that did not end."""
-    gone = Process.objects.filter(state=Process.State.GONE)
-    owners = gone.filter(sessions__isnull=False)
-    gateways = gone.filter(connections__ended_at=None, connections__isnull=False)
-    return list((owners | gateways).distinct())
+    sessions = Session.objects.filter(worker=OuterRef("pk"))
+    connections = Connection.objects.filter(gateway=OuterRef("pk"), ended_at=None)
+    left = Exists(sessions) | Exists(connections)
+    return list(Process.objects.filter(left, state=Process.State.GONE))
+
+
+def end_detached(gateway: UUID) -> None:
+    """Ends what connections a gateway has that are attached to nothing: no session has to hear of it."""
+    detached = Connection.objects.filter(gateway=gateway, session=None, ended_at=None)
+    detached.update(ended_at=database_now(), end_reason="gateway_lost")
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 from uuid import UUID
 
@@ -51,6 +51,7 @@ class Membership:
         self._services = services
         self._kind = kind
         self._member = member
+        self._write = services.database.write_urgently
         self._clock = clock or Clock()
         self._confirmed = 0.0
         self._held = False
@@ -59,8 +60,15 @@ class Membership:
 
     async def join(self) -> UUID:
         """Registers; gives the id. Waits for a database that is away."""
+        while True:
+            try:
+                return await self._register()
+            except Unavailable:
+                await asyncio.sleep(conf.HEARTBEAT)
+
+    async def _register(self) -> UUID:
         sent = self._clock.monotonic()
-        self.process_id = await self._services.change_patiently(leases.register, self._kind)
+        self.process_id = await self._write(leases.register, self._kind)
         self._confirmed = sent
         self._held = True
         async with self._rejoined:
@@ -76,28 +84,40 @@ class Membership:
         """Renews for ever, every HEARTBEAT seconds."""
         while True:
             await asyncio.sleep(conf.HEARTBEAT)
-            await self._renew()
+            await self.renew()
 
-    async def _renew(self) -> None:
-        sent = self._clock.monotonic()
-        write = self._services.database.write_urgently
+    async def renew(self) -> None:
+        """Renews once; lets go of everything if that failed for too long, and joins anew when it can.
+
+        Raises nothing: without this task nobody would notice that the lease has ended.
+        """
         try:
-            async with asyncio.timeout(max(self._left(), conf.HEARTBEAT)):
-                await write(leases.renew, self.process_id, self._member.load())
+            await self._try_renew()
         except (Unavailable, TimeoutError):
-            if self._held and self._left() <= 0:
-                await self._let_go("its lease could not be renewed")
+            pass
+        except Exception:
+            logger.exception("A lease was not renewed", extra={"verb": "lease_failed"})
+        if self._held and self._left() <= 0:
+            await self._let_go("its lease could not be renewed")
+
+    async def _try_renew(self) -> None:
+        sent = self._clock.monotonic()
+        try:
+            # No longer than the lease may still be relied on.
+            async with asyncio.timeout(max(self._left(), conf.HEARTBEAT)):
+                await self._write(leases.renew, self.process_id, self._member.load())
         except ProcessGone:
             if self._held:
                 await self._let_go("it was declared gone by another process")
-            await self.join()
-        else:
+            await self._register()
+            return
+        if self._held:
             self._confirmed = sent
-            if not self._held:
-                # Nobody declared it gone, but it gave up what it held: it begins again under a new id.
-                await self._services.change(leases.mark_gone, self.process_id)
-                await self.join()
             self._member.renewed()
+        else:
+            # Nobody declared it gone, but it gave up what it held: it begins again under a new id.
+            await self._write(leases.mark_gone, self.process_id, None)
+            await self._register()
 
     def _left(self) -> float:
         """Seconds for which the lease may still be relied on."""
@@ -110,7 +130,10 @@ class Membership:
 
     async def leave(self) -> None:
         """Says goodbye, so that nobody has to wait for the lease to end."""
-        await self._services.change(leases.mark_gone, self.process_id)
+        try:
+            await self._write(leases.mark_gone, self.process_id, None)
+        except Unavailable:
+            logger.warning("Not said goodbye: others will notice", extra={"verb": "leave_failed"})
 
 
 class Reaper:
@@ -123,16 +146,24 @@ class Reaper:
         self._observer = Observer(conf.LEASE_TTL)
 
     async def watch(self) -> None:
-        """Looks for ever."""
+        """Looks for ever. Taking over goes on beside, so that the looks stay close together meanwhile."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._again_and_again(self.look), name="reaper looks")
+            group.create_task(self._again_and_again(self.take_over), name="reaper takes over")
+
+    @staticmethod
+    async def _again_and_again(job: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await self.look()
+                await job()
             except Unavailable:
                 pass
+            except Exception:
+                logger.exception("Reaping failed; the next time goes on", extra={"verb": "reap_failed"})
             await asyncio.sleep(LOOK_EVERY)
 
     async def look(self) -> None:
-        """One look: declares gone who is, and takes over what they left."""
+        """One look: declares gone who is."""
         processes = await self._services.database.read(leases.living)
         others = [process for process in processes if process.pk != self._own_id()]
         counters = [(process.pk, process.heartbeat) for process in others]
@@ -141,20 +172,27 @@ class Reaper:
         for process_id, heartbeat in dict.fromkeys(dead + expired):
             if await self._services.change(leases.mark_gone, process_id, heartbeat):
                 logger.warning("Process %s is gone", process_id, extra={"verb": "process_gone"})
-        for process in await self._services.database.read(leases.gone_with_leftovers):
-            await self._take_over(process)
 
-    async def _take_over(self, process: Process) -> None:
-        database = self._services.database
-        if process.kind == Process.Kind.WORKER:
-            owned = await database.read(lifecycle.owned_by, process.pk)
-            for session_id in owned:
-                change = await self._services.change(
-                    lifecycle.hand_over, session_id, process.pk, "its worker is gone"
-                )
-                await self._services.announce(change)
-            return
-        for sid, session_id in (await database.read(lifecycle.open_connections, process.pk)).items():
-            change = await self._services.change(lifecycle.detach, sid, "gateway_lost")
+    async def take_over(self) -> None:
+        """Gives away what processes left that are gone."""
+        for process in await self._services.database.read(leases.gone_with_leftovers):
+            if process.kind == Process.Kind.WORKER:
+                await self._take_sessions(process.pk)
+            else:
+                await self._end_connections(process.pk)
+
+    async def _take_sessions(self, worker: UUID) -> None:
+        for session_id in await self._services.database.read(lifecycle.owned_by, worker):
+            change = await self._services.change(
+                lifecycle.hand_over, session_id, worker, "its worker is gone"
+            )
             await self._services.announce(change)
-            await self._services.wakeups.presence(session_id)
+
+    async def _end_connections(self, gateway: UUID) -> None:
+        connections = await self._services.database.read(lifecycle.open_connections, gateway)
+        for session_id in set(connections.values()):
+            change = await self._services.change(lifecycle.write_off, session_id, gateway, "gateway_lost")
+            if change is not None:
+                await self._services.announce(change)
+                await self._services.wakeups.presence(session_id)
+        await self._services.change(leases.end_detached, gateway)

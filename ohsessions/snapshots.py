@@ -8,20 +8,30 @@ the row naming a whole file; a file that no row names is garbage for the sweep.
 from __future__ import annotations
 
 import json
+import logging
+import os
 import uuid
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
+from django.db import transaction
+from django.utils import timezone
 
 from ohsessions.core.wire import encode
 from ohsessions.models import Session
 
+logger = logging.getLogger(__name__)
+
 MAX_INLINE = 64 * 1024
 """Characters of JSON that are kept in the row."""
 FOLDER = "ohsessions/snapshots"
+SPARED = timedelta(hours=1)
+"""The age up to which a file without a row may be one whose row is still to be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +43,79 @@ class Snapshot:
 
 
 def store(session_id: UUID, value: Any) -> Snapshot:
-    """Makes a snapshot ready to be named by its row. Raises ValueError or TypeError if it is not JSON."""
+    """Makes a snapshot ready to be named by its row. Raises ValueError or TypeError if it is not JSON.
+
+    What PostgreSQL's jsonb refuses (NUL, lone surrogates) goes into a file however small it is.
+    """
     text = encode(value)
-    if len(text) <= MAX_INLINE:
+    if len(text) <= MAX_INLINE and "\\u0000" not in text and _is_unicode(text):
         return Snapshot(value)
-    name = f"{FOLDER}/{session_id}/{uuid.uuid4().hex}.json"
-    return Snapshot(None, default_storage.save(name, ContentFile(text.encode())))
+    name = f"{FOLDER}/{session_id.hex}.{uuid.uuid4().hex}.json"
+    content = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    name = default_storage.save(name, ContentFile(content.encode()))
+    _reach_the_disk(name)
+    return Snapshot(None, name)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _reach_the_disk(name: str) -> None:
+    """The row that names the file outlives a power cut, so the file must. Other storages see to it."""
+    try:
+        path = Path(default_storage.path(name))
+    except NotImplementedError:
+        return
+    for part in (path, path.parent):
+        descriptor = os.open(part, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def load(session: Session) -> Any:
-    """The value of a session's snapshot, None if it has none."""
+    """The value of a session's snapshot, None if it has none. Raises OSError or ValueError if it is lost."""
     if not session.snapshot_file:
         return session.snapshot
     with default_storage.open(session.snapshot_file) as file:
         return json.loads(file.read())
 
 
-def discard(file: str) -> None:
-    """Deletes a file that no row names any more."""
-    if file:
+def replace(session: Session, snapshot: Snapshot) -> None:
+    """Has a session name another snapshot; the file it named before goes once that is committed.
+
+    To be called in the transaction that saves the session.
+    """
+    before = session.snapshot_file
+    session.snapshot, session.snapshot_file = snapshot.value, snapshot.file
+    if before and before != snapshot.file:
+        transaction.on_commit(lambda: _discard(before))
+
+
+def _discard(file: str) -> None:
+    try:
         default_storage.delete(file)
+    except Exception as error:
+        # The commit stands; the sweep deletes it.
+        logger.warning("Still there: %s (%s)", file, error, extra={"verb": "snapshot_left"})
+
+
+def sweep() -> int:
+    """Deletes files that no session names (any more) and that are not new; says how many."""
+    try:
+        files = {f"{FOLDER}/{name}" for name in default_storage.listdir(FOLDER)[1]}
+    except FileNotFoundError:
+        return 0
+    newest = timezone.now() - SPARED
+    files = {file for file in files if default_storage.get_modified_time(file) < newest}
+    # Read after the listing: whoever named a file meanwhile is seen.
+    named = set(Session.objects.exclude(snapshot_file="").values_list("snapshot_file", flat=True))
+    for file in files - named:
+        _discard(file)
+    return len(files - named)

@@ -7,8 +7,10 @@ once more when it works again.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -26,6 +28,11 @@ WORK_CHANNEL = "ohsessions"
 """Where workers hear of sessions that nobody owns."""
 MAX_INLINE = 64 * 1024
 """Characters of events that travel in a message; beyond it only their numbers do."""
+
+SEND_TIMEOUT = 1.0
+"""Seconds that a message may take: behind it an acknowledgement waits."""
+PAUSE = 1.0
+"""Seconds for which a layer that failed is left alone."""
 
 
 def worker_channel(process_id: UUID) -> str:
@@ -46,6 +53,7 @@ class Wakeups:
 
     def __init__(self) -> None:
         self._layer: Any = get_channel_layer()
+        self._paused_until = 0.0
         self.works = True
 
     async def change(self, change: Change) -> None:
@@ -104,20 +112,33 @@ class Wakeups:
         await self._send(worker_channel(worker), message)
 
     async def _to_session(self, session_id: UUID, message: dict[str, Any]) -> None:
-        await self._try(self._layer.group_send, session_group(session_id), message)
+        if self._layer is not None:
+            await self._try(self._layer.group_send(session_group(session_id), message))
 
     async def _send(self, channel: str, message: dict[str, Any]) -> None:
-        await self._try(self._layer.send, channel, message)
+        if self._layer is not None:
+            await self._try(self._layer.send(channel, message))
 
-    async def _try(self, send: Any, target: str, message: dict[str, Any]) -> None:
+    async def _try(self, sending: Coroutine[Any, Any, None]) -> None:
+        """Sends, for SEND_TIMEOUT at most. A layer that failed is left alone for PAUSE seconds, or all would
+        wait for it again and again."""
+        now = time.monotonic()
+        if now < self._paused_until:
+            sending.close()
+            return
+        if not self.works:
+            self._paused_until = now + PAUSE  # one tries whether it works again
         try:
-            await send(target, message)
+            async with asyncio.timeout(SEND_TIMEOUT):
+                await sending
         except Exception as error:
+            self._paused_until = time.monotonic() + PAUSE
             if self.works:
                 self.works = False
                 extra = {"verb": "layer_lost"}
-                logger.warning("The channel layer fails (%s): all goes on, later.", error, extra=extra)
+                logger.warning("The channel layer fails (%r): all goes on, later.", error, extra=extra)
         else:
+            self._paused_until = 0.0
             if not self.works:
                 self.works = True
                 logger.info("The channel layer works again.", extra={"verb": "layer_back"})

@@ -37,6 +37,8 @@ TRANSITIONS: dict[State | None, frozenset[State]] = {
     State.CLOSED: frozenset(),
 }
 
+AWAKE = frozenset({State.STARTING, State.RUNNING, State.PASSIVATING})
+"""States in which a session is, or is to be, some worker's."""
 ASLEEP = frozenset({State.PASSIVATED, State.FAILED})
 """States that an attach turns into `starting`."""
 

@@ -9,14 +9,12 @@ from ohsessions.lifecycle.clients import (
     Attached,
     Socket,
     attach,
-    close,
     detach,
-    force_passivation,
     open_session,
-    rename,
-    request_passivation,
+    write_off,
 )
 from ohsessions.lifecycle.locked import Change
+from ohsessions.lifecycle.operators import close, force_passivation, rename, request_passivation
 from ohsessions.lifecycle.owners import Claimed, claim, claim_passivation, crash, due, release, run, wanted
 from ohsessions.lifecycle.sweeps import (
     end_reasons,
@@ -56,4 +54,5 @@ __all__ = [
     "settle",
     "strays",
     "wanted",
+    "write_off",
 ]

@@ -7,13 +7,16 @@ locked in order of id.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from ohsessions import access, journal
 from ohsessions.conf import conf
 from ohsessions.core import policy, states, wire
-from ohsessions.core.errors import StaleEpoch, WireError
+from ohsessions.core.errors import StaleEpoch
 from ohsessions.core.states import State
 from ohsessions.database import database_now
 from ohsessions.journal import NewEvent
@@ -42,9 +45,12 @@ class Change:
 class Locked:
     """A session whose row is locked, and what is being done to it."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, now: datetime) -> None:
         self.session = session
-        self.now = database_now()
+        self.now = now
+        stable_after = timedelta(seconds=policy.STABLE_AFTER)
+        if session.state == State.RUNNING and now - session.state_at >= stable_after:
+            session.crashes = 0
         self.stored: list[tuple[int, str]] = []
         self.moved = False
         self.ended = False
@@ -80,22 +86,44 @@ class Locked:
     def write_agent_state(self, state: str) -> None:
         self.write(f"agent_state_changed:{state}", wire.agent_state(state))
 
+    def tell(self, reason: str, message: str, cause: int) -> None:
+        """Appends an error of ours, for the session's users."""
+        extras = {"reason": reason}
+        body = wire.event_body(
+            observation="error",
+            content=message,
+            message=message,
+            extras=extras,
+            source="environment",
+            cause=cause,
+        )
+        self.write(f"error:{reason}", body)
+
     def attached(self) -> int:
         return Connection.objects.attached().filter(session=self.session).count()
 
-    def end_connections(self, reason: str) -> None:
-        rows = Connection.objects.attached().filter(session=self.session)
-        self.ended |= bool(rows.update(ended_at=self.now, end_reason=reason))
+    def end_connections(self, reason: str, **which: Any) -> bool:
+        """Ends those that are attached, or `which` of them; says if there were any."""
+        rows = Connection.objects.attached().filter(session=self.session, **which)
+        ended = bool(rows.update(ended_at=self.now, end_reason=reason[:100]))
+        self.ended |= ended
+        return ended
 
     def set_due(self, connections: int) -> None:
-        """Sets `passivate_at` as the number of connections demands it, where the session is awake."""
+        """Sets or clears `passivate_at`, as the number of connections demands it.
+
+        Set already, it stays: takeovers and crashes must not put a passivation off for ever. An operator's
+        wish stands until the session has slept, whoever attaches meanwhile.
+        """
         session = self.session
-        if session.state in (State.STARTING, State.RUNNING, State.PASSIVATING):
-            session.passivate_at = policy.due_time(connections, self.now, conf.CLOSE_DELAY)
-        else:
+        if session.state not in states.AWAKE:
             session.passivate_at = None
-        if connections:
-            session.forced_by = ""
+        elif session.forced_by:
+            return
+        elif connections:
+            session.passivate_at = None
+        elif session.passivate_at is None:
+            session.passivate_at = policy.due_time(0, self.now, conf.CLOSE_DELAY)
 
     def disown(self) -> None:
         self.former = self.session.worker_id
@@ -123,20 +151,34 @@ class Locked:
         )
 
 
+HEAVY = ("settings", "secrets", "snapshot")
+"""What only a claim needs to read."""
+
+
+def lock_all(session_ids: Iterable[UUID]) -> dict[UUID, Locked]:
+    """Locks the rows of sessions, in order of id; those that are no more are left out."""
+    rows = Session.objects.select_for_update().filter(pk__in=set(session_ids)).order_by("pk")
+    sessions = list(rows.defer(*HEAVY))
+    now = database_now()
+    return {session.pk: Locked(session, now) for session in sessions}
+
+
+def try_lock(session_id: UUID) -> Locked | None:
+    """Locks a session's row; None if there is none."""
+    return lock_all([session_id]).get(session_id)
+
+
 def lock(session_id: UUID) -> Locked:
     """Locks a session's row. Raises WireError 404 if there is none."""
-    session = Session.objects.select_for_update().filter(pk=session_id).first()
-    if session is None:
+    locked = try_lock(session_id)
+    if locked is None:
         raise access.unknown_session()
-    return Locked(session)
+    return locked
 
 
 def lock_owned(session_id: UUID, epoch: int) -> Locked:
     """Locks a session for its owner. Raises StaleEpoch if that is no longer the caller."""
-    try:
-        locked = lock(session_id)
-    except WireError as error:
-        raise StaleEpoch from error
-    if locked.session.epoch != epoch:
+    locked = try_lock(session_id)
+    if locked is None or locked.session.epoch != epoch:
         raise StaleEpoch
     return locked

@@ -6,23 +6,26 @@ having written nothing, if the session changed hands since.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Min, Q
+from django.db.models import F, Min, Q
 
 from ohsessions import snapshots
 from ohsessions.conf import conf
 from ohsessions.core import policy
-from ohsessions.core.errors import ProcessGone, WireError
+from ohsessions.core.errors import ProcessGone
 from ohsessions.core.states import State
 from ohsessions.database import database_now
-from ohsessions.lifecycle.locked import Change, Locked, lock, lock_owned
+from ohsessions.lifecycle.locked import HEAVY, Change, Locked, lock_owned, try_lock
 from ohsessions.models import Process, Session
 from ohsessions.snapshots import Snapshot
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,14 @@ class Wanted:
 
 
 def wanted(worker: UUID, limit: int) -> Wanted:
-    """Sessions that need a worker: starting and their time has come, longest waiting first."""
+    """Sessions that need a worker: starting and their time has come, longest waiting first.
+
+    Those that everybody left before they were ready are not started any more (see settle()).
+    """
     now = database_now()
     ready = Q(retry_at=None) | Q(retry_at__lte=now)
     rows = Session.objects.filter(ready, state=State.STARTING, worker=None).order_by("state_at")
+    rows = rows.exclude(passivate_at__lte=now, last_action_number__lte=F("handled_number"))
     sessions = [
         (pk, (now - max(state_at, retry_at or state_at)).total_seconds())
         for pk, state_at, retry_at in rows.values_list("pk", "state_at", "retry_at")[:limit]
@@ -67,46 +74,73 @@ def wanted(worker: UUID, limit: int) -> Wanted:
     return Wanted(sessions, lightest)
 
 
-@transaction.atomic
 def claim(session_id: UUID, worker: UUID, load: int = 0) -> tuple[Claimed, Change] | None:
-    """Makes a worker the owner of a `starting` session; None if somebody else was faster.
+    """Makes a worker the owner of a `starting` session; None if somebody else was faster, or nobody wants it.
 
     `load`: the sessions it owns already. Its row says at once that it is one more, for the others to see.
+    A snapshot that cannot be read is a failed start: it counts as a crash.
     """
-    try:
-        locked = lock(session_id)
-    except WireError:
+    won = _claim(session_id, worker, load)
+    if won is None:
         return None
-    session = locked.session
-    waits = session.retry_at is not None and session.retry_at > locked.now
-    if session.state != State.STARTING or session.worker_id is not None or waits:
+    claimed, change = won
+    try:
+        # A file of any storage: not while the row is locked.
+        snapshot = snapshots.load(claimed)
+    except Exception as error:
+        logger.exception("Session %s: its snapshot is lost", session_id, extra={"verb": "snapshot_lost"})
+        crash(session_id, change.epoch, f"its snapshot cannot be read: {type(error).__name__}")
+        return None
+    return _as_claimed(claimed, snapshot), change
+
+
+@transaction.atomic
+def _claim(session_id: UUID, worker: UUID, load: int) -> tuple[Session, Change] | None:
+    locked = try_lock(session_id)
+    if locked is None or not _is_wanted(locked.session, locked.now):
         return None
     if not Process.objects.filter(pk=worker, state=Process.State.ACTIVE).update(load=load + 1):
         raise ProcessGone
+    session = locked.session
     session.worker_id = worker
     session.epoch += 1
     session.retry_at = None
     locked.write_agent_state("loading")
     change = locked.save()
-    claimed = Claimed(
+    session.refresh_from_db(fields=HEAVY)
+    return session, change
+
+
+def _is_wanted(session: Session, now: datetime) -> bool:
+    if session.state != State.STARTING or session.worker_id is not None:
+        return False
+    if session.retry_at is not None and session.retry_at > now:
+        return False
+    left = session.passivate_at is not None and session.passivate_at <= now
+    return session.has_pending_work or not left
+
+
+def _as_claimed(session: Session, snapshot: Any) -> Claimed:
+    return Claimed(
         session.pk,
         session.epoch,
         session.runtime,
         session.settings,
         session.secrets,
-        snapshots.load(session),
+        snapshot,
         session.started_number,
         session.handled_number,
         session.interrupted_number,
         session.attempts,
     )
-    return claimed, change
 
 
 @transaction.atomic
 def run(session_id: UUID, epoch: int) -> Change:
-    """The owner's runtime is ready. Raises StaleEpoch."""
+    """The owner's runtime is ready; saying it again changes nothing. Raises StaleEpoch."""
     locked = lock_owned(session_id, epoch)
+    if locked.session.state == State.RUNNING:
+        return locked.change()
     locked.move(State.RUNNING, "its runtime is ready", _owner(locked))
     locked.write_agent_state("init")
     return locked.save()
@@ -151,7 +185,8 @@ def release(session_id: UUID, epoch: int, snapshot: Snapshot | None, reason: str
     session = locked.session
     by = session.forced_by or _owner(locked)
     why = session.reason
-    replaced = _set_snapshot(session, snapshot)
+    if snapshot is not None:
+        snapshots.replace(session, snapshot)
     locked.write_agent_state("stopped")
     connections = locked.attached()
     if connections or session.has_pending_work:
@@ -160,18 +195,7 @@ def release(session_id: UUID, epoch: int, snapshot: Snapshot | None, reason: str
         locked.move(State.PASSIVATED, f"{why}; {reason}" if reason else why, by)
     locked.disown()
     locked.set_due(connections)
-    change = locked.save()
-    transaction.on_commit(lambda: snapshots.discard(replaced))
-    return change
-
-
-def _set_snapshot(session: Session, snapshot: Snapshot | None) -> str:
-    """Gives the file that is no longer named."""
-    if snapshot is None:
-        return ""
-    replaced = session.snapshot_file
-    session.snapshot, session.snapshot_file = snapshot.value, snapshot.file
-    return replaced
+    return locked.save()
 
 
 @transaction.atomic
@@ -182,12 +206,11 @@ def crash(session_id: UUID, epoch: int, reason: str) -> Change:
     """
     locked = lock_owned(session_id, epoch)
     session = locked.session
-    ran = session.state == State.RUNNING and locked.now - session.state_at
-    stable = ran and ran >= timedelta(seconds=policy.STABLE_AFTER)
-    session.crashes = 1 if stable else session.crashes + 1
+    session.crashes += 1
     session.retry_at = locked.now + timedelta(seconds=policy.retry_delay(session.crashes))
     owner = _owner(locked)
-    if policy.is_beyond_budget(session.crashes):
+    # While it was being passivated it had an owner's runtime already: that it can start is known.
+    if policy.is_beyond_budget(session.crashes) and session.state != State.PASSIVATING:
         locked.move(State.FAILED, reason, owner)
         locked.write_agent_state("error")
     else:

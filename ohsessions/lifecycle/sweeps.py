@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 from uuid import UUID
 
 from django.contrib.auth import get_user_model
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
 
+from ohsessions.conf import conf
+from ohsessions.core import states
 from ohsessions.core.states import State
 from ohsessions.database import database_now
-from ohsessions.lifecycle.locked import Change, lock
-from ohsessions.models import Connection, Session
+from ohsessions.lifecycle.locked import Change, Locked, try_lock
+from ohsessions.models import Connection, Session, SessionQuerySet
 
 
 @transaction.atomic
 def hand_over(session_id: UUID, worker: UUID, reason: str) -> Change | None:
     """Takes a session from a worker that is gone, or does not serve it; None if it was not that worker's."""
-    locked = lock(session_id)
-    if locked.session.worker_id != worker:
+    locked = try_lock(session_id)
+    if locked is None or locked.session.worker_id != worker:
         return None
     locked.move(State.STARTING, reason, f"worker {worker}")
     locked.disown()
@@ -35,48 +36,68 @@ def owned_by(worker: UUID) -> dict[UUID, tuple[int, int]]:
 
 
 def strays(limit: int = 200) -> list[UUID]:
-    """Sessions that `settle` has something to do for."""
+    """Sessions that `settle` has something to do for, and no others: they would crowd these out."""
     now = database_now()
-    overdue = Q(state=State.STARTING, worker=None, passivate_at__lte=now)
-    ownerless = Q(state__in=[State.PASSIVATING, State.RUNNING], worker=None)
-    asleep = Q(state=State.PASSIVATED) | Q(state=State.FAILED, retry_at__lte=now)
-    attached = Session.objects.filter(
-        asleep, connections__isnull=False, connections__ended_at=None
-    ).values_list("pk", flat=True)
+    attached = Connection.objects.attached()
+    outdated = attached.filter(token_version__lt=F("session__token_version"))
+    asleep = attached.filter(
+        Q(session__state=State.PASSIVATED) | Q(session__state=State.FAILED, session__retry_at__lte=now)
+    )
     pending = Session.objects.with_pending_work().filter(state=State.PASSIVATED)
-    others = Session.objects.filter(overdue | ownerless)
-    found = [*attached.distinct()[:limit], *_ids(pending, limit), *_ids(others, limit)]
-    return list(dict.fromkeys(found))
+    unowned = Session.objects.filter(worker=None)
+    lost = unowned.filter(state__in=[State.PASSIVATING, State.RUNNING])
+    idle = Session.objects.filter(last_action_number__lte=F("handled_number"))
+    left = idle.filter(state=State.STARTING, worker=None, passivate_at__lte=now)
+    found: dict[UUID, None] = {}
+    for rows in (outdated, asleep):
+        found |= dict.fromkeys(rows.values_list("session", flat=True).distinct()[:limit])
+    for sessions in (pending, lost, left, _undue()):
+        found |= dict.fromkeys(sessions.order_by("state_at").values_list("pk", flat=True)[:limit])
+    return list(found)
 
 
-def _ids(rows: Any, limit: int) -> Iterable[UUID]:
-    ids: Iterable[UUID] = rows.values_list("pk", flat=True)[:limit]
-    return ids
+def _undue() -> SessionQuerySet:
+    """Awake, nobody attached, and not due ever: CLOSE_DELAY was None when the last one left."""
+    if conf.CLOSE_DELAY is None:
+        return Session.objects.none()
+    attached = Connection.objects.attached().filter(session=OuterRef("pk"))
+    return Session.objects.filter(~Exists(attached), state__in=states.AWAKE, passivate_at=None)
 
 
 @transaction.atomic
 def settle(session_id: UUID, by: str) -> Change | None:
-    """Puts right what nobody owns: wakes who is wanted, passivates without a start who is not; else None."""
-    locked = lock(session_id)
+    """Puts right what nobody looks after: wakes who is wanted, passivates without a start who is not, ends
+    connections whose token was revoked. None: there was nothing to do."""
+    locked = try_lock(session_id)
+    if locked is None:
+        return None
     session = locked.session
-    if session.worker_id is not None:
-        return None
+    revoked = locked.end_connections("revoked", token_version__lt=session.token_version)
     connections = locked.attached()
-    due = session.passivate_at is not None and session.passivate_at <= locked.now
-    if session.state in (State.PASSIVATING, State.RUNNING):
-        locked.move(State.STARTING, "its worker is gone", by)
-    elif session.state == State.STARTING and due and not connections and not session.has_pending_work:
-        locked.move(State.PASSIVATED, "everybody left before it was ready", by)
-    elif session.state == State.PASSIVATED and (connections or session.has_pending_work):
-        locked.move(State.STARTING, "a client is attached or an action pending", by)
-    elif session.state == State.FAILED and connections:
-        if session.retry_at is not None and session.retry_at > locked.now:
-            return None
-        locked.move(State.STARTING, "tried again", by)
-    else:
-        return None
+    due_at = session.passivate_at
+    target = _settled_state(locked, connections) if session.worker_id is None else None
+    if target is not None:
+        locked.move(*target, by)
     locked.set_due(connections)
+    if target is None and not revoked and session.passivate_at == due_at:
+        return None
     return locked.save()
+
+
+def _settled_state(locked: Locked, connections: int) -> tuple[State, str] | None:
+    """Where a session that nobody owns has to go, and why."""
+    session = locked.session
+    wanted = connections or session.has_pending_work
+    match session.state:
+        case State.PASSIVATING | State.RUNNING:
+            return State.STARTING, "its worker is gone"
+        case State.STARTING if not wanted and session.passivate_at and session.passivate_at <= locked.now:
+            return State.PASSIVATED, "everybody left before it was ready"
+        case State.PASSIVATED if wanted:
+            return State.STARTING, "a client is attached or an action pending"
+        case State.FAILED if connections and session.retry_at and session.retry_at <= locked.now:
+            return State.STARTING, "tried again"
+    return None
 
 
 def open_connections(gateway: UUID) -> dict[str, UUID]:

@@ -1,0 +1,19 @@
+"""The event log: append, read. The only code that gives events their numbers."""
+
+from ohsessions.journal.appends import Append, Appended, NewEvent
+from ohsessions.journal.batch import commit_appends
+from ohsessions.journal.reading import Head, heads, new_actions, read_action, read_page
+from ohsessions.journal.rows import new_row
+
+__all__ = [
+    "Append",
+    "Appended",
+    "Head",
+    "NewEvent",
+    "commit_appends",
+    "heads",
+    "new_actions",
+    "new_row",
+    "read_action",
+    "read_page",
+]

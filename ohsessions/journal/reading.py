@@ -1,0 +1,67 @@
+"""Reading the log: pages for clients, actions for runtimes, heads for whoever may have missed something."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from ohsessions import access
+from ohsessions.core.runtime import Action
+from ohsessions.models import Event, Session
+
+PAGE_EVENTS = 300
+PAGE_CHARACTERS = 256 * 1024
+
+
+def read_page(session_id: UUID, after: int) -> list[tuple[int, str]]:
+    """The next events after a number, in order, as (number, data): a page at most, empty at the head.
+
+    A page ends after PAGE_EVENTS events, or with the event that exceeds PAGE_CHARACTERS.
+    """
+    rows = Event.objects.filter(session_id=session_id, number__gt=after).order_by("number")
+    page: list[tuple[int, str]] = []
+    size = 0
+    for number, data in rows.values_list("number", "data")[:PAGE_EVENTS].iterator(chunk_size=50):
+        page.append((number, data))
+        size += len(data)
+        if size >= PAGE_CHARACTERS:
+            break
+    return page
+
+
+def new_actions(session_id: UUID, after: int) -> list[tuple[int, str]]:
+    """The actions of clients after a number, in order, as (number, type)."""
+    rows = Event.objects.filter(session_id=session_id, number__gt=after, source="user").order_by("number")
+    return list(rows.values_list("number", "kind"))
+
+
+def read_action(session_id: UUID, number: int) -> Action:
+    """One action of a client, with its real arguments."""
+    row = Event.objects.get(session_id=session_id, number=number)
+    args = json.loads(row.data)["args"]
+    hidden = args.get("hidden") is True
+    if row.hidden_text is not None:
+        args = json.loads(access.decrypt(row.hidden_text))
+    return Action(row.number, row.kind, args, hidden)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a gateway has to know of a session to notice that it missed something."""
+
+    number: int
+    state: str
+    reason: str
+    title: str
+    worker: UUID | None
+    state_at: datetime
+
+
+def heads(session_ids: Iterable[UUID]) -> dict[UUID, Head]:
+    """The heads of many sessions, in one query; sessions that are no more are left out."""
+    rows = Session.objects.filter(pk__in=list(session_ids))
+    found = rows.values_list("pk", "next_number", "state", "reason", "title", "worker", "state_at")
+    return {row[0]: Head(row[1] - 1, *row[2:]) for row in found}

@@ -1,0 +1,90 @@
+"""What owners and operators do to a session: rename it, end it, put it to sleep."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import UUID
+
+from asgiref.sync import async_to_sync
+from django.db import transaction
+from django.db.models import Min
+
+from ohsessions.core import states, wire
+from ohsessions.core.states import State
+from ohsessions.lifecycle.locked import Change, lock
+from ohsessions.models import Event, Session
+from ohsessions.wakeups import Wakeups
+
+
+@transaction.atomic
+def rename(session_id: UUID, title: str) -> None:
+    """Gives a session a title, cut to 200 characters; from a request's thread. Tells all who are attached."""
+    locked = lock(session_id)
+    locked.session.title = title[:200]
+    change = replace(locked.save(), moved=True)
+    _announce(change)
+
+
+@transaction.atomic
+def close(session_id: UUID, *, by: str, reason: str = "closed") -> Change:
+    """Ends a session for good; it stays readable. Closing a closed one changes nothing."""
+    locked = lock(session_id)
+    session = locked.session
+    if session.state == State.CLOSED:
+        return locked.change()
+    was_awake = session.state in states.AWAKE
+    locked.move(State.CLOSED, reason, by)
+    if session.has_pending_work:
+        message = "The session was closed before this action, and those after it, were handled."
+        locked.tell("session_closed", message, _first_pending(session))
+        session.handled_number = session.last_action_number
+    if was_awake:
+        locked.write_agent_state("stopped")
+    locked.disown()
+    locked.set_due(0)
+    Event.objects.filter(session=session, hidden_text__isnull=False).update(hidden_text=None)
+    return locked.save()
+
+
+def _first_pending(session: Session) -> int:
+    actions = Event.objects.filter(session=session, source="user", number__gt=session.handled_number)
+    first = actions.exclude(kind__in=wire.INTERRUPTS).aggregate(first=Min("number"))["first"]
+    return session.last_action_number if first is None else int(first)
+
+
+@transaction.atomic
+def force_passivation(session_id: UUID, *, by: str) -> tuple[Change, str]:
+    """Passivates a session regardless of connections and work: tells and detaches them first.
+
+    Gives also what happens now, in words. The owner does the rest; without one it is done here.
+    """
+    locked = lock(session_id)
+    session = locked.session
+    if session.state not in states.AWAKE:
+        return locked.change(), f"Nothing to do: the session is {session.state}."
+    locked.end_connections("operator")
+    session.passivate_at = locked.now
+    if session.state == State.STARTING:
+        locked.move(State.PASSIVATED, "by an operator", by)
+        locked.disown()
+        locked.set_due(0)
+        return locked.save(), "The session was passivated before it had started."
+    if session.state == State.PASSIVATING:
+        return locked.save(), "It was being passivated already; now nobody is attached to it."
+    session.forced_by = by[:150] or "an operator"
+    return locked.save(), "Its worker passivates the session now."
+
+
+def request_passivation(session_id: UUID, *, by: str) -> str:
+    """An operator's «passivate now», from a request's thread; gives what happens, in words.
+
+    Raises WireError 404 if there is no such session.
+    """
+    change, outcome = force_passivation(session_id, by=by)
+    _announce(change)
+    return outcome
+
+
+def _announce(change: Change) -> None:
+    """From a request's thread; once the transaction, if there is one, is committed."""
+    transaction.on_commit(lambda: async_to_sync(Wakeups().change)(change), robust=True)
