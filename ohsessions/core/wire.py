@@ -6,8 +6,6 @@ and once: the text made by `encode` is what is stored, replayed and sent.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,16 +14,17 @@ from typing import Any
 
 from ohsessions.core.errors import InvalidEvent, WireError
 from ohsessions.core.runtime import JSON
+from ohsessions.core.strict_json import check_json as check_json
+from ohsessions.core.strict_json import encode as encode
 
 ACTION_EVENTS = frozenset({"oh_action", "oh_user_action"})
 INTERRUPTS = frozenset({"change_agent_state"})
 """Actions that concern the one that is running; delivered at once."""
-MAX_DEPTH = 64
 MAX_CLIENT_ID = 64
 MIN_INIT_CLIENT_ID = 16
-SECRET_KEY = re.compile(r"api_key|token|password|secret")
-"""Settings of an INIT whose lower-cased name has one of these are secrets."""
-_CURSOR = re.compile(r"-?\d{1,19}", re.ASCII)
+SECRET_KEY = re.compile(r"(api|access|private)[-_]?key|token$|password|secret|credential")
+"""Settings of an INIT whose lower-cased name has one of these are secrets (but not max_input_tokens)."""
+_CURSOR = re.compile(r"-?\d+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +75,12 @@ def parse_request(args: list[Any], *, max_bytes: int) -> Request:
         raise malformed("An oh_action carries exactly one JSON object.")
     payload: dict[str, JSON] = args[0]
     try:
-        check_json(payload)
+        text = check_json(payload)
         kind = payload.get("action")
         if not isinstance(kind, str) or not kind or len(kind) > 64:
             raise malformed("An oh_action needs the key `action`: a string of 1 to 64 characters.")
         client_id = _client_id(payload.get("client_id"))
-        if len(encode(payload).encode()) > max_bytes:
+        if len(text.encode()) > max_bytes:
             raise WireError(413, "too_large", f"An action may have at most {max_bytes} bytes as JSON.")
         if kind == "initialize":
             return _parse_init(payload, client_id)
@@ -90,66 +89,14 @@ def parse_request(args: list[Any], *, max_bytes: int) -> Request:
         return _parse_act(kind, payload, client_id)
     except WireError as error:
         # The answer names the action it is about, so that the sender can tell.
-        if isinstance(payload.get("client_id"), str) and "client_id" not in error.extra:
-            error.extra["client_id"] = payload["client_id"][:MAX_CLIENT_ID]
+        client_id = payload.get("client_id")
+        if isinstance(client_id, str) and client_id.isprintable():
+            error.extra.setdefault("client_id", client_id[:MAX_CLIENT_ID])
         raise
 
 
 def malformed(message: str) -> WireError:
     return WireError(400, "malformed", message)
-
-
-def _not_json(message: str) -> WireError:
-    return WireError(400, "not_json", message)
-
-
-def check_json(value: JSON) -> None:
-    """Raises WireError 400 for what JSON parsers and databases do not agree upon, or what is too deep.
-
-    PostgreSQL's jsonb refuses NUL and lone surrogates where SQLite takes them (measured), and NaN is no JSON.
-    """
-    level: list[Any] = [value]
-    for _ in range(MAX_DEPTH + 1):
-        deeper: list[Any] = []
-        for item in level:
-            if isinstance(item, str):
-                _check_text(item)
-            elif isinstance(item, bool) or item is None:
-                pass
-            elif isinstance(item, int | float):
-                _check_number(item)
-            elif isinstance(item, dict):
-                for key in item:
-                    if not isinstance(key, str):
-                        raise _not_json("The keys of an object must be strings.")
-                    _check_text(key)
-                deeper.extend(item.values())
-            elif isinstance(item, list | tuple):
-                deeper.extend(item)
-            else:
-                raise _not_json(f"{type(item).__name__} is not JSON (binary cannot be sent).")
-        if not deeper:
-            return
-        level = deeper
-    raise WireError(400, "too_deep", f"JSON may be nested at most {MAX_DEPTH} levels deep.")
-
-
-def _check_text(text: str) -> None:
-    if "\0" in text:
-        raise _not_json("Strings must not contain \\u0000.")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _not_json("Strings must not contain lone surrogates.") from None
-
-
-def _check_number(number: float) -> None:
-    try:
-        finite = math.isfinite(number)
-    except OverflowError:  # an int beyond the range of a double
-        finite = False
-    if not finite:
-        raise _not_json("Numbers must be finite and within the range of a double.")
 
 
 def _client_id(value: JSON) -> str | None:
@@ -200,7 +147,8 @@ def _parse_init(payload: dict[str, JSON], client_id: str | None) -> Init:
 def parse_cursor(value: JSON) -> int:
     """Reads `latest_event_id`: an integer or its decimal string; anything else, or negative, means -1."""
     if isinstance(value, str) and _CURSOR.fullmatch(value):
-        value = int(value)
+        # int() takes some thousand digits at most.
+        value = int(value[:1000])
     if isinstance(value, bool) or not isinstance(value, int):
         return -1
     return max(value, -1)
@@ -231,11 +179,6 @@ def _describe(kind: str, args: dict[str, JSON]) -> str:
     if kind == "run" and isinstance(args.get("command"), str) and args["command"]:
         return f"Running command: {args['command']}"
     return ""
-
-
-def encode(value: JSON) -> str:
-    """The one way in which we write JSON: compact, not escaped to ASCII. Raises ValueError for NaN."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def timestamp(moment: datetime) -> str:
@@ -280,12 +223,9 @@ def event_body(
     else:
         body |= {"action": action, "args": dict(args or {})}
     try:
-        check_json(body)
-        return encode(body)
+        return check_json(body)
     except WireError as error:
         raise InvalidEvent(f"The event cannot be carried as JSON. {error.message}") from error
-    except (TypeError, ValueError) as error:
-        raise InvalidEvent(f"The event cannot be carried as JSON: {error}.") from error
 
 
 def agent_state(state: str) -> str:

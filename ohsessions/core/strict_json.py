@@ -1,0 +1,74 @@
+"""JSON as we take and write it: what every parser and database agrees upon, and no deeper than need be."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from itertools import chain
+from typing import Any
+
+from ohsessions.core.errors import WireError
+from ohsessions.core.runtime import JSON
+
+MAX_DEPTH = 64
+MAX_NUMBER = int(sys.float_info.max)
+_SCALARS = {str, int, float, bool, type(None)}
+
+
+def encode(value: JSON) -> str:
+    """The one way in which we write JSON: compact, not escaped to ASCII. Raises ValueError for NaN."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def check_json(value: JSON) -> str:
+    """Gives the encoded value. Raises WireError 400 for what JSON parsers and databases do not agree upon, or
+    what is too deep.
+
+    PostgreSQL refuses NUL and lone surrogates where SQLite takes them (measured), and NaN is no JSON.
+
+    Level by level, each in a few loops that C runs: messages have megabytes, and the event loop waits.
+    """
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = _check_level(level)
+        if not level:
+            return _check_text(value)
+    raise WireError(400, "too_deep", f"JSON may be nested at most {MAX_DEPTH} levels deep.")
+
+
+def _check_level(values: list[Any]) -> list[Any]:
+    """Checks the numbers and keys of values that are nested equally deep; gives what is one level deeper."""
+    kinds = set(map(type, values))
+    if float in kinds and not all(map(math.isfinite, (item for item in values if type(item) is float))):
+        raise _not_json("Numbers must be finite.")
+    if int in kinds:
+        integers = [item for item in values if type(item) is int]
+        if max(integers) > MAX_NUMBER or min(integers) < -MAX_NUMBER:
+            raise _not_json("Numbers must be within the range of a double.")
+    if kinds <= _SCALARS:
+        return []
+    objects = [item for item in values if isinstance(item, dict)]
+    if not set(map(type, chain.from_iterable(objects))) <= {str}:
+        raise _not_json("The keys of an object must be strings.")
+    deeper = list(chain.from_iterable(map(dict.values, objects)))
+    deeper += chain.from_iterable(item for item in values if isinstance(item, list | tuple))
+    return deeper
+
+
+def _check_text(value: JSON) -> str:
+    try:
+        text = encode(value)
+        text.encode()
+    except UnicodeEncodeError:
+        raise _not_json("Strings must not contain lone surrogates.") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _not_json(f"This is not JSON (binary cannot be sent): {error}.") from None
+    # The encoding of NUL; unless it is that of a backslash, with five characters behind it.
+    if "\\u0000" in text and "\\u0000" in text.replace("\\\\", ""):
+        raise _not_json("Strings must not contain \\u0000.")
+    return text
+
+
+def _not_json(message: str) -> WireError:
+    return WireError(400, "not_json", message)
