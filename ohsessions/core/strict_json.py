@@ -21,7 +21,7 @@ def encode(value: JSON) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def check_json(value: JSON) -> str:
+def check_json(value: JSON, max_depth: int = MAX_DEPTH) -> str:
     """Gives the encoded value. Raises WireError 400 for what JSON parsers and databases do not agree upon, or
     what is too deep.
 
@@ -30,11 +30,11 @@ def check_json(value: JSON) -> str:
     Level by level, each in a few loops that C runs: messages have megabytes, and the event loop waits.
     """
     level: list[Any] = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(max_depth + 1):
         level = _check_level(level)
         if not level:
             return _check_text(value)
-    raise WireError(400, "too_deep", f"JSON may be nested at most {MAX_DEPTH} levels deep.")
+    raise WireError(400, "too_deep", f"JSON may be nested at most {max_depth} levels deep.")
 
 
 def _check_level(values: list[Any]) -> list[Any]:

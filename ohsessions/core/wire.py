@@ -14,6 +14,7 @@ from typing import Any
 
 from ohsessions.core.errors import InvalidEvent, WireError
 from ohsessions.core.runtime import JSON
+from ohsessions.core.strict_json import MAX_DEPTH
 from ohsessions.core.strict_json import check_json as check_json
 from ohsessions.core.strict_json import encode as encode
 
@@ -223,7 +224,8 @@ def event_body(
     else:
         body |= {"action": action, "args": dict(args or {})}
     try:
-        return check_json(body)
+        # Deeper than an action may be, since a runtime may tell of one: echo does.
+        return check_json(body, 2 * MAX_DEPTH)
     except WireError as error:
         raise InvalidEvent(f"The event cannot be carried as JSON. {error.message}") from error
 

@@ -13,23 +13,34 @@ from ohsessions.core.errors import InvalidEvent, WireError
 from ohsessions.core.redaction import Redactor
 from ohsessions.core.runtime import JSON, SupervisedProcess
 from ohsessions.lifecycle import Claimed
+from ohsessions.membership import HOLD
 from ohsessions.services import Services
 from ohsessions.worker.outbox import Outbox
 from ohsessions.worker.processes import ProcessSupervisor
+
+ABOVE = 64 * 1024
+"""Bytes that an event may have beyond two of the largest actions: an echo tells an action's content twice.
+Larger ones do not pass through the server (see the command `serve`)."""
 
 
 class HostContext:
     """See core.runtime.RuntimeContext."""
 
     def __init__(
-        self, services: Services, claimed: Claimed, secrets: Mapping[str, str], outbox: Outbox
+        self,
+        services: Services,
+        claimed: Claimed,
+        secrets: Mapping[str, str],
+        outbox: Outbox,
+        confirmed_at: float,
     ) -> None:
+        """`confirmed_at`: when the last confirmed renewal of the worker's lease was sent."""
         self.session_id = claimed.session_id
         self.settings: Mapping[str, JSON] = claimed.settings
         self.secrets = secrets
         self.workspace = Path(conf.WORKSPACE_ROOT) / str(claimed.session_id)
         self.cause: int | None = None
-        self.processes = ProcessSupervisor(lease_seconds=conf.LEASE_TTL)
+        self.processes = ProcessSupervisor(lease_seconds=HOLD * conf.LEASE_TTL, confirmed_at=confirmed_at)
         self._services = services
         self._outbox = outbox
         self._redactor = Redactor(list(secrets.values()))
@@ -39,8 +50,9 @@ class HostContext:
         cause = self.cause if cause is None else cause
         clean = self._cleaned(event)
         body = wire.event_body(source=source, cause=cause, **clean)
-        if len(body) > conf.MAX_ACTION_BYTES:
-            raise InvalidEvent(f"An event may have at most {conf.MAX_ACTION_BYTES} characters as JSON.")
+        most = 2 * conf.MAX_ACTION_BYTES + ABOVE
+        if len(body.encode()) > most:
+            raise InvalidEvent(f"An event may have at most {most} bytes as JSON.")
         await self._outbox.put(source, str(event.get("observation") or event.get("action")), body)
 
     async def set_agent_state(self, state: str) -> None:

@@ -49,7 +49,7 @@ class Command(BaseCommand):
         application = get_default_application()
         self.check_migrations()
         connections.close_all()
-        # It bounds what is sent, too: the event of a `message` has its content twice.
+        # It bounds what is sent, too: the event of an action may have its content twice.
         max_message = 2 * conf.MAX_ACTION_BYTES + FRAME_SLACK + ABOVE
         if max_body is None:
             max_body = settings.DATA_UPLOAD_MAX_MEMORY_SIZE or sys.maxsize
