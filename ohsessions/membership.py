@@ -35,8 +35,9 @@ class Member(Protocol):
     def load(self) -> int:
         """How many sessions it owns, or connections it serves."""
 
-    def renewed(self) -> None:
-        """The lease was renewed."""
+    def renewed(self, confirmed_at: float) -> None:
+        """The lease was renewed, by what was sent at this monotonic time: it holds HOLD × LEASE_TTL from
+        there on."""
 
     async def lost(self, reason: str) -> None:
         """The lease is over: everything held under it must be let go of, at once."""
@@ -83,7 +84,9 @@ class Membership:
     async def keep(self) -> None:
         """Renews for ever, every HEARTBEAT seconds."""
         while True:
-            await asyncio.sleep(conf.HEARTBEAT)
+            # A lease that could not be renewed ends between two heartbeats, and is given up then.
+            left = self._left() if self._held else conf.HEARTBEAT
+            await asyncio.sleep(max(0.0, min(conf.HEARTBEAT, left)))
             await self.renew()
 
     async def renew(self) -> None:
@@ -113,11 +116,16 @@ class Membership:
             return
         if self._held:
             self._confirmed = sent
-            self._member.renewed()
+            self._member.renewed(sent)
         else:
             # Nobody declared it gone, but it gave up what it held: it begins again under a new id.
             await self._write(leases.mark_gone, self.process_id, None)
             await self._register()
+
+    @property
+    def confirmed_at(self) -> float:
+        """The monotonic time at which the last confirmed renewal was sent."""
+        return self._confirmed
 
     def _left(self) -> float:
         """Seconds for which the lease may still be relied on."""

@@ -68,7 +68,7 @@ class Gateway:
     def load(self) -> int:
         return len(self.clients)
 
-    def renewed(self) -> None:
+    def renewed(self, confirmed_at: float) -> None:
         pass
 
     async def lost(self, reason: str) -> None:

@@ -35,10 +35,11 @@ CLOSE_TIMEOUT = 5.0
 class SessionHost:
     """Hosts the runtime of one claimed session. `run` it as a task; it ends by itself."""
 
-    def __init__(self, services: Services, claimed: Claimed) -> None:
+    def __init__(self, services: Services, claimed: Claimed, confirmed_at: float) -> None:
         self.session_id = claimed.session_id
         self._services = services
         self._claimed = claimed
+        self._confirmed_at = confirmed_at
         self._outbox = Outbox(services, claimed.session_id, claimed.epoch)
         self._runtime: Runtime | None = None
         self._context: HostContext | None = None
@@ -81,10 +82,11 @@ class SessionHost:
         if last_number > self._read_number:
             self._work.set()
 
-    def feed(self) -> None:
-        """The worker's lease was renewed."""
+    def feed(self, confirmed_at: float) -> None:
+        """The worker's lease was renewed, by what was sent at this monotonic time."""
+        self._confirmed_at = confirmed_at
         if self._context is not None:
-            self._context.processes.feed()
+            self._context.processes.feed(confirmed_at)
 
     async def run(self) -> None:
         """The whole activation."""
@@ -109,7 +111,7 @@ class SessionHost:
         secrets = {}
         if self._claimed.secrets:
             secrets = json.loads(access.decrypt(self._claimed.secrets))
-        self._context = HostContext(self._services, self._claimed, secrets, self._outbox)
+        self._context = HostContext(self._services, self._claimed, secrets, self._outbox, self._confirmed_at)
         entry = conf.RUNTIMES.get(self._claimed.runtime)
         if entry is None:
             reason = f"its runtime {self._claimed.runtime!r} is not in the setting RUNTIMES any more"

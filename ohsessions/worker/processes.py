@@ -175,15 +175,15 @@ class WatchedProcess:
 class ProcessSupervisor:
     """The programs of one activation of a session: started, fed and killed together.
 
-    A feed lasts `lease_seconds`; the first one is given by making the supervisor. Programs that have ended
-    stay on its list, with their open pipes, until they are killed as well: that frees all.
+    A feed lasts `lease_seconds`; making the supervisor gives the first one (see feed()). Programs that have
+    ended stay on its list, with their open pipes, until they are killed as well: that frees all.
     """
 
-    def __init__(self, lease_seconds: float) -> None:
+    def __init__(self, lease_seconds: float, confirmed_at: float | None = None) -> None:
         self.lease_seconds = lease_seconds
         self._processes: set[WatchedProcess] = set()
         self._deadline = 0.0
-        self.feed()
+        self.feed(confirmed_at)
 
     def feed(self, confirmed_at: float | None = None) -> None:
         """Lets all programs live for `lease_seconds` from when the renewal that is confirmed was sent.

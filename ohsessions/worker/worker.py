@@ -55,9 +55,9 @@ class SessionWorker:
     def load(self) -> int:
         return len(self._hosts)
 
-    def renewed(self) -> None:
+    def renewed(self, confirmed_at: float) -> None:
         for host, _ in self._hosts.values():
-            host.feed()
+            host.feed(confirmed_at)
 
     async def lost(self, reason: str) -> None:
         """Kills everything it hosts: others may own it from now on."""
@@ -173,7 +173,7 @@ class SessionWorker:
             if won is None:
                 return
             claimed, change = won
-            host = SessionHost(self._services, claimed)
+            host = SessionHost(self._services, claimed, self._membership.confirmed_at)
             task = asyncio.create_task(host.run(), name=f"session {session_id}")
             self._hosts[session_id] = (host, task)
             task.add_done_callback(lambda done: self._ended(session_id, host, done))
