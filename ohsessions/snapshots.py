@@ -18,7 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from django.core.files.base import ContentFile
-from django.core.files.storage import default_storage
+from django.core.files.storage import FileSystemStorage, default_storage
 from django.db import transaction
 from django.utils import timezone
 
@@ -67,10 +67,9 @@ def _is_unicode(text: str) -> bool:
 
 def _reach_the_disk(name: str) -> None:
     """The row that names the file outlives a power cut, so the file must. Other storages see to it."""
-    try:
-        path = Path(default_storage.path(name))
-    except NotImplementedError:
+    if not isinstance(default_storage, FileSystemStorage):
         return
+    path = Path(default_storage.path(name))
     for part in (path, path.parent):
         descriptor = os.open(part, os.O_RDONLY)
         try:

@@ -1,0 +1,276 @@
+"""The threads between the event loop and the database: order, gathering, waiting, lost connections."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, OperationalError, connection
+
+from ohsessions import database as threads
+from ohsessions import lifecycle
+from ohsessions.core.errors import OhSessionsError, Unavailable
+from ohsessions.database import LATER, Database
+from ohsessions.journal import Append, commit_appends
+from tests.integration.world import World, action, in_thread, log, row_locked
+
+LIMIT = 20.0
+
+
+@pytest.fixture
+async def made(database: str) -> AsyncIterator[Database]:
+    made = Database()
+    yield made
+    await made.close()
+
+
+@asynccontextmanager
+async def busy(made: Database) -> AsyncIterator[None]:
+    """The writer is kept busy, so that what is put in line gathers."""
+    begun, release = threading.Event(), threading.Event()
+
+    def block() -> None:
+        begun.set()
+        release.wait(LIMIT)
+
+    task = asyncio.create_task(made.write_urgently(block))
+    assert await asyncio.to_thread(begun.wait, LIMIT)
+    try:
+        yield
+    finally:
+        release.set()
+        await task
+
+
+async def gathered(made: Database, commit: Callable[..., Any], values: list[Any]) -> list[Any]:
+    """Puts all values in line while the writer is busy; gives their results or errors."""
+    async with busy(made):
+        tasks = [asyncio.create_task(made.write_gathered(commit, value)) for value in values]
+        await asyncio.sleep(0)
+    async with asyncio.timeout(LIMIT):
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_what_gathers_while_the_writer_is_busy_is_one_batch_in_order(made: Database):
+    batches = []
+
+    def commit(values: list[int]) -> list[int]:
+        batches.append(values)
+        return [value * 2 for value in values]
+
+    assert await gathered(made, commit, [*range(10)]) == [*range(0, 20, 2)]
+    assert batches == [[*range(10)]]
+
+
+async def test_each_value_gets_its_own_result_or_error(made: Database):
+    def commit(values: list[int]) -> list[Any]:
+        return [ValueError(value) if value % 2 else value for value in values]
+
+    results = await gathered(made, commit, [0, 1, 2, 3])
+    assert [str(result) for result in results] == ["0", "1", "2", "3"]
+    assert isinstance(results[1], ValueError)
+
+
+async def test_a_lost_connection_is_repeated_once_with_the_same_values(made: Database, database: str):
+    tries: list[list[int]] = []
+
+    def commit(values: list[int]) -> list[int]:
+        tries.append(values)
+        if len(tries) == 1:
+            raise OperationalError("server closed the connection unexpectedly")
+        return values
+
+    results = await gathered(made, commit, [1, 2])
+    if database == "postgresql":
+        assert results == [1, 2]
+        assert tries == [[1, 2], [1, 2]]
+    else:
+        assert [type(result) for result in results] == [Unavailable] * 2, "a lock that was waited for in vain"
+
+
+async def test_each_who_waits_gets_an_unavailable_of_its_own(made: Database):
+    """They are raised in different tasks, and the gateway writes a client_id into them."""
+
+    def commit(values: list[int]) -> list[int]:
+        raise OperationalError
+
+    first, second = await gathered(made, commit, [1, 2])
+    assert isinstance(first, Unavailable)
+    assert isinstance(second, Unavailable)
+    assert first is not second
+
+
+async def test_other_errors_are_not_taken_for_an_outage(made: Database):
+    def fail(*_: Any) -> None:
+        raise IntegrityError("no")
+
+    with pytest.raises(IntegrityError):
+        await made.write(fail)
+    assert [type(result) for result in await gathered(made, fail, [1, 2])] == [IntegrityError] * 2
+    assert await made.read(lambda: 1) == 1, "and the threads live on"
+
+
+async def test_what_cannot_be_written_yet_stays_first_in_line(made: Database):
+    seen, locked = [], {"a"}
+
+    def commit(values: list[tuple[str, int]]) -> list[Any]:
+        seen.append([value for value in values if value[0] not in locked])
+        results = [LATER if value[0] in locked else value for value in values]
+        locked.clear()
+        return results
+
+    values = [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3)]
+    assert await gathered(made, commit, values) == values
+    assert seen == [[("b", 1), ("b", 2)], [("a", 1), ("a", 2), ("a", 3)]]
+
+
+async def test_what_stays_locked_is_given_up_and_does_not_stop_others(made: Database, monkeypatch):
+    monkeypatch.setattr(threads, "LOCK_PATIENCE", 0.3)
+
+    def commit(values: list[str]) -> list[Any]:
+        return [LATER if value == "locked" else value for value in values]
+
+    waiting = asyncio.create_task(made.write_gathered(commit, "locked"))
+    assert await made.write_gathered(commit, "free") == "free"
+    assert await made.write(lambda: 1) == 1
+    assert not waiting.done()
+    with pytest.raises(Unavailable):
+        async with asyncio.timeout(LIMIT):
+            await waiting
+
+
+async def test_heartbeats_overtake_everything_that_waits(made: Database):
+    order = []
+
+    def commit(values: list[str]) -> list[None]:
+        order.append("batch")
+        return [None for _ in values]
+
+    async with busy(made):
+        batch = asyncio.create_task(made.write_gathered(commit, "x"))
+        await asyncio.sleep(0)
+        urgent = asyncio.create_task(made.write_urgently(lambda: order.append("urgent")))
+        await asyncio.sleep(0)
+    await asyncio.gather(batch, urgent)
+    assert order == ["urgent", "batch"]
+
+
+async def test_a_transaction_that_has_begun_ends_although_its_task_was_cancelled(
+    world: World, made: Database
+):
+    session_id = (await made.write(world.open)).change.session_id
+    async with busy(made):
+        task = asyncio.create_task(made.write_gathered(commit_appends, Append(session_id, [action()])))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await made.write_urgently(lambda: None)
+    await gathered(made, commit_appends, [Append(session_id, [action()])])
+    assert await made.read(log, session_id) == [(0, "message"), (1, "message")]
+
+
+async def test_closing_finishes_what_is_in_line_and_takes_nothing_more(database: str):
+    made = Database()
+    before = threading.active_count()
+    done = [asyncio.create_task(made.write(lambda n=n: n)) for n in range(5)]
+    await asyncio.sleep(0)
+    await made.close()
+    assert await asyncio.gather(*done) == [*range(5)]
+    assert threading.active_count() < before
+    with pytest.raises(OhSessionsError, match="have been stopped"):
+        await made.read(lambda: 1)
+
+
+def backend_pid() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return int(cursor.fetchone()[0])
+
+
+def terminate(pid: int) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+class TestPostgres:
+    async def test_an_append_survives_the_end_of_its_connection(self, world: World, made: Database):
+        session_id = (await made.write(world.open)).change.session_id
+        pid = await made.write_urgently(backend_pid)
+        await asyncio.to_thread(in_own_connection, terminate, pid)
+        result = await made.write_gathered(commit_appends, Append(session_id, [action()]))
+        assert result.numbers == [0]
+
+    async def test_an_append_whose_commit_was_not_heard_of_is_stored_once(self, world: World, made: Database):
+        session_id = (await made.write(world.open)).change.session_id
+        commits = []
+
+        def commit(appends: list[Append]) -> Any:
+            results = commit_appends(appends)
+            commits.append(results)
+            if len(commits) == 1:
+                terminate_own_connection()
+            return results
+
+        (result,) = await gathered(made, commit, [Append(session_id, [action()])])
+        assert len(commits) == 2
+        assert result.numbers == [0]
+        assert [number for number, _ in result.stored] == [0], "so that all are told of it"
+        assert await made.read(log, session_id) == [(0, "message")]
+
+    async def test_a_read_survives_the_end_of_its_connection(self, made: Database):
+        for pid in {await made.read(backend_pid) for _ in range(20)}:
+            await asyncio.to_thread(in_own_connection, terminate, pid)
+        assert await asyncio.gather(*(made.read(lambda: backend_pid() > 0) for _ in range(8))) == [True] * 8
+
+    async def test_a_connection_that_idled_is_tried_before_it_is_relied_on(self, made: Database, monkeypatch):
+        monkeypatch.setattr(threads, "MAX_IDLE", 0.0)
+        for _ in range(threads.LIFECYCLE_THREADS):
+            pid = await made.write(backend_pid)
+            await asyncio.to_thread(in_own_connection, terminate, pid)
+        assert await made.write(backend_pid) > 0
+
+    async def test_a_locked_session_holds_up_its_own_actions_only(self, world: World, made: Database):
+        locked, free = [(await made.write(world.open)).change.session_id for _ in range(2)]
+        with row_locked(locked):
+            appends = [Append(pk, [action()]) for pk in (locked, free, locked)]
+            waiting = [asyncio.create_task(made.write_gathered(commit_appends, one)) for one in appends]
+            async with asyncio.timeout(LIMIT):
+                assert (await waiting[1]).numbers == [0]
+                await made.write_urgently(lambda: None)
+            assert not waiting[0].done()
+            assert not waiting[2].done()
+        async with asyncio.timeout(LIMIT):
+            assert [(await waiting[index]).numbers for index in (0, 2)] == [[0], [1]]
+
+    async def test_a_lock_that_nobody_lets_go_of_makes_unavailable(self, world: World, made: Database):
+        session_id = (await made.write(world.open)).change.session_id
+
+        def close_impatiently() -> None:
+            with connection.cursor() as cursor:
+                cursor.execute("SET lock_timeout = 100")
+            lifecycle.close(session_id, by="me")
+
+        with row_locked(session_id), pytest.raises(Unavailable):
+            await made.write(close_impatiently)
+        assert (await made.write(lifecycle.close, session_id, by="me")).state == "closed"
+
+
+def terminate_own_connection() -> None:
+    pid = backend_pid()
+    in_own_connection(terminate, pid)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+def in_own_connection(function: Callable[..., Any], *args: Any) -> None:
+    with in_thread(function, *args) as finished:
+        finished()
+
+
+def test_the_clock_of_the_database_has_a_zone(database: str):
+    assert threads.database_now().utcoffset() is not None
