@@ -268,8 +268,7 @@ def terminate_own_connection() -> None:
 
 
 def in_own_connection(function: Callable[..., Any], *args: Any) -> None:
-    with in_thread(function, *args) as finished:
-        finished()
+    in_thread(function, *args)()
 
 
 def test_the_clock_of_the_database_has_a_zone(database: str):

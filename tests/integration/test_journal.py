@@ -9,13 +9,13 @@ import pytest
 from django.core.files.storage import default_storage
 from django.db import transaction
 
-from ohsessions import journal, leases, lifecycle, snapshots
+from ohsessions import journal, lifecycle, snapshots
 from ohsessions.core.errors import StaleEpoch, WireError
 from ohsessions.database import LATER
 from ohsessions.journal import Append, NewEvent, batch, commit_appends
-from ohsessions.models import Event, Process
+from ohsessions.models import Event
 from ohsessions.snapshots import Snapshot
-from tests.integration.world import World, action, append, log, observation, row_locked, session, sids
+from tests.integration.world import World, action, append, log, observation, row_locked, session
 
 
 def reasons(results: list[object]) -> list[object]:
@@ -301,12 +301,3 @@ def test_a_session_locked_by_somebody_else_is_left_and_the_others_are_not(world:
         assert second.numbers == [0]
         assert commit_appends([appends[0]]) == [LATER]
     assert reasons(commit_appends([appends[0], appends[2]])) == [[0], [1]]
-
-
-def test_a_gateway_that_was_declared_gone_may_not_attach(world: World):
-    session_id = world.open().change.session_id
-    leases.mark_gone(world.gateway)
-    assert Process.objects.get(pk=world.gateway).state == "gone"
-    with pytest.raises(Exception, match="declared gone"):
-        world.attach(session_id)
-    assert len(sids(session_id)) == 1

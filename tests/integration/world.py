@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
@@ -110,19 +110,26 @@ def log(session_id: UUID) -> list[tuple[int, str]]:
     return list(Event.objects.filter(session=session_id).order_by("number").values_list("number", "kind"))
 
 
-@contextmanager
-def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Callable[[], Any]]:
+def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:
     """Runs a function in a thread with a connection of its own; what is given waits for its result."""
+    future: Future[Any] = Future()
 
-    def job() -> Any:
+    def job() -> None:
         try:
-            return function(*args, **kwargs)
+            future.set_result(function(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
         finally:
             connections.close_all()
 
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(job)
-        yield lambda: future.result(20)
+    thread = threading.Thread(target=job, daemon=True)
+    thread.start()
+
+    def finished() -> Any:
+        thread.join(20)
+        return future.result(0)
+
+    return finished
 
 
 def wait_for_lock_waiters(count: int = 1) -> None:
@@ -151,10 +158,10 @@ def row_locked(session_id: UUID) -> Iterator[None]:
             held.set()
             release.wait(20)
 
-    with in_thread(hold) as finished:
-        assert held.wait(20)
-        try:
-            yield
-        finally:
-            release.set()
-            finished()
+    finished = in_thread(hold)
+    assert held.wait(20)
+    try:
+        yield
+    finally:
+        release.set()
+        finished()

@@ -1,0 +1,686 @@
+"""Lives of sessions, and what may come between: two at once, crashes, revoked tokens, operators."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AnonymousUser
+from django.core.files.storage import default_storage
+from django.db import transaction
+
+from ohsessions import leases, lifecycle, snapshots
+from ohsessions.core.errors import ProcessGone, StaleEpoch, Unavailable, WireError
+from ohsessions.journal import Append
+from ohsessions.models import Connection, Event, Process, Session, Transition
+from tests.integration.world import (
+    World,
+    action,
+    append,
+    in_thread,
+    init,
+    log,
+    session,
+    sids,
+    wait_for_lock_waiters,
+)
+
+
+@pytest.fixture(autouse=True)
+def _settings(settings):
+    settings.OHSESSIONS = {**settings.OHSESSIONS, "CLOSE_DELAY": 15, "MAX_BUSY": 100}
+
+
+def due_in(session_id, world) -> float | None:
+    at = session(session_id).passivate_at
+    return None if at is None else (at - world.clock.now()).total_seconds()
+
+
+def refused(call, *args, **kwargs) -> str:
+    with pytest.raises(WireError) as caught:
+        call(*args, **kwargs)
+    return caught.value.reason
+
+
+def states(session_id) -> list[str]:
+    return list(Transition.objects.filter(session=session_id).order_by("pk").values_list("target", flat=True))
+
+
+def test_a_whole_life_leaves_its_traces(world: World):
+    session_id, epoch = world.run("a")
+    assert world.act(session_id, "a").numbers == [2]
+    append(Append(session_id, epoch=epoch, started=2))
+    append(Append(session_id, epoch=epoch, handled=2))
+    change = world.sleep(session_id, epoch)
+    assert (change.state, change.worker, change.former) == ("passivated", None, world.worker)
+    world.attach(session_id, "a")
+    lifecycle.run(session_id, world.claim(session_id))
+    lifecycle.close(session_id, by="me")
+    rows = Transition.objects.filter(session=session_id).order_by("pk")
+    assert list(rows.values_list("origin", "target", "by", "epoch")) == [
+        ("", "starting", f"user {world.user.username}", 1),
+        ("starting", "running", f"worker {world.worker}", 2),
+        ("running", "passivating", f"worker {world.worker}", 3),
+        ("passivating", "passivated", f"worker {world.worker}", 4),
+        ("passivated", "starting", f"user {world.user.username}", 5),
+        ("starting", "running", f"worker {world.worker}", 6),
+        ("running", "closed", "me", 7),
+    ]
+    changes = Event.objects.filter(session=session_id, kind="agent_state_changed").order_by("number")
+    told = [json.loads(event.data)["extras"]["agent_state"] for event in changes]
+    assert told == ["loading", "init", "stopped", "loading", "init", "stopped"]
+
+
+# Opening
+
+
+def test_a_session_starts_in_few_queries(world: World, django_assert_max_num_queries):
+    with django_assert_max_num_queries(10):
+        world.open()
+
+
+def test_the_same_init_within_ten_minutes_gives_the_same_session(world: World):
+    first = world.open("a", client_id="x" * 16)
+    world.clock.advance(599)
+    again = world.open("b", client_id="x" * 16)
+    assert again.change.session_id == first.change.session_id
+    assert sorted(sids(first.change.session_id)) == ["a", "b"]
+    world.clock.advance(2)
+    assert world.open("c", client_id="x" * 16).change.session_id != first.change.session_id
+
+
+def test_the_same_client_id_of_somebody_else_gives_another_session(world: World):
+    first = world.open(client_id="x" * 16)
+    stranger = get_user_model().objects.create_user("stranger")
+    socket = lifecycle.Socket(sid="s", gateway=world.gateway, user=stranger)
+    second = lifecycle.open_session(socket, init(client_id="x" * 16))
+    assert second.change.session_id != first.change.session_id
+
+
+def test_a_refused_init_changes_nothing(world: World):
+    stranger = lifecycle.Socket(sid="s", gateway=world.gateway, user=AnonymousUser())
+    assert refused(lifecycle.open_session, stranger, init()) == "login_required"
+    assert refused(world.open, args={"runtime": "none"}) == "unknown_runtime"
+    assert refused(world.attach, uuid4()) == "unknown_session"
+    session_id = world.open("a").change.session_id
+    assert refused(world.attach, session_id, "a", token="forged") == "invalid_token"
+    assert refused(lifecycle.attach, stranger, init(), session_id) == "unknown_session"
+    assert Session.objects.count() == 1
+    assert sids(session_id) == ["a"]
+
+
+def test_secrets_of_an_init_are_stored_encrypted_only(world: World):
+    opened = world.open(args={"LLM_API_KEY": "sk-1", "MAX_INPUT_TOKENS": 4096}, github_token="gh-1")
+    row = session(opened.change.session_id)
+    assert row.settings == {"max_input_tokens": 4096}
+    assert "sk-1" not in row.secrets
+    won = lifecycle.claim(row.pk, world.worker)
+    assert won is not None
+    assert won[0].secrets == row.secrets
+
+
+@pytest.mark.parametrize("call", ["open", "attach"])
+def test_a_gateway_that_is_gone_may_not_attach(world: World, call):
+    session_id = world.open().change.session_id
+    leases.mark_gone(world.gateway)
+    with pytest.raises(ProcessGone):
+        world.open("late") if call == "open" else world.attach(session_id, "late")
+    assert Session.objects.count() == 1
+    assert not Connection.objects.filter(sid="late").exists()
+
+
+# Attaching and detaching
+
+
+def test_the_last_detach_starts_the_close_delay_and_an_attach_clears_it(world: World):
+    session_id, _ = world.run("a")
+    world.attach(session_id, "b")
+    lifecycle.detach("a", "gone", sent_number=1)
+    assert due_in(session_id, world) is None
+    lifecycle.detach("b", "gone")
+    assert due_in(session_id, world) == 15
+    assert lifecycle.detach("b", "gone") is None
+    world.attach(session_id, "c")
+    assert due_in(session_id, world) is None
+    row = Connection.objects.get(sid="a")
+    assert (row.end_reason, row.sent_number, row.ended_at) == ("gone", 1, world.clock.now())
+
+
+def test_leaving_keeps_the_connection_and_it_may_come_back(world: World):
+    session_id, _ = world.run("a")
+    lifecycle.detach("a", "left", leave=True)
+    assert Connection.objects.get(sid="a").ended_at is None
+    assert due_in(session_id, world) == 15
+    world.attach(session_id, "a")
+    assert sids(session_id) == ["a"]
+
+
+def test_who_attaches_elsewhere_leaves_what_the_row_says(world: World):
+    """Whatever its gateway thinks: the answer to the first attach may have been lost."""
+    first, _ = world.run("a")
+    second, _ = world.run("b")
+    moved = world.attach(second, "a")
+    assert moved.left is not None
+    assert moved.left.session_id == first
+    assert due_in(first, world) == 15
+    opened = world.open("a")
+    assert opened.left is not None
+    assert opened.left.session_id == second
+    assert due_in(second, world) is None, "b is still there"
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_two_last_disconnects_at_once_make_the_session_due(world: World):
+    session_id, _ = world.run("a")
+    world.attach(session_id, "b")
+    with transaction.atomic():
+        lifecycle.detach("a", "gone")
+        other = in_thread(lifecycle.detach, "b", "gone")
+        wait_for_lock_waiters()  # the other one has begun, and must not count with what it sees now
+    assert other() is not None
+    assert due_in(session_id, world) == 15
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_two_connections_that_swap_sessions_at_once_do_not_wait_for_each_other(world: World):
+    first, _ = world.run("a")
+    second, _ = world.run("b")
+    low, high = sorted([(first, "a"), (second, "b")])
+    with transaction.atomic():
+        Session.objects.select_for_update().get(pk=low[0])
+        others = [in_thread(world.attach, high[0], low[1]), in_thread(world.attach, low[0], high[1])]
+        wait_for_lock_waiters(2)
+        # Neither holds the higher row while it waits for the lower one.
+        Session.objects.select_for_update(nowait=True).get(pk=high[0])
+    for other in others:
+        other()
+    assert (sids(low[0]), sids(high[0])) == ([high[1]], [low[1]])
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_connection_that_changes_while_it_is_moved_is_not_moved(world: World):
+    first, _ = world.run("a")
+    second, _ = world.run("b")
+    with transaction.atomic():
+        lifecycle.detach("a", "left", leave=True)
+        other = in_thread(world.attach, second, "a")
+        wait_for_lock_waiters()
+    with pytest.raises(Unavailable):
+        other()
+    assert (sids(first), sids(second)) == ([], ["b"])
+
+
+def test_a_token_of_before_a_revocation_is_refused_and_its_connections_end(world: World):
+    opened = world.open("a")
+    session_id = opened.change.session_id
+    Session.objects.filter(pk=session_id).update(token_version=2)
+    stranger = lifecycle.Socket(sid="s", gateway=world.gateway, user=AnonymousUser())
+    assert refused(lifecycle.attach, stranger, init(token=opened.token)) == "invalid_token"
+    world.attach(session_id, "b")
+    assert lifecycle.strays() == [session_id]
+    change = lifecycle.settle(session_id, "worker")
+    assert change is not None
+    assert change.ended
+    assert lifecycle.end_reasons(["a", "b"]) == {"a": "revoked"}
+    assert lifecycle.strays() == []
+
+
+def test_a_gateways_connections_are_written_off_session_by_session(world: World):
+    session_id, _ = world.run("a")
+    world.attach(session_id, "b")
+    gone, world.gateway = world.gateway, leases.register("gateway")
+    world.attach(session_id, "c")
+    assert lifecycle.open_connections(gone) == {"a": session_id, "b": session_id}
+    change = lifecycle.write_off(session_id, gone, "gateway_lost")
+    assert change is not None
+    assert sids(session_id) == ["c"]
+    assert due_in(session_id, world) is None
+    assert lifecycle.write_off(session_id, gone, "gateway_lost") is None
+    lifecycle.write_off(session_id, world.gateway, "gateway_lost")
+    assert due_in(session_id, world) == 15
+
+
+def test_presence_counts_connections_and_names_users(world: World):
+    session_id, _ = world.run("a")
+    world.attach(session_id, "b")
+    assert lifecycle.presence(session_id) == (2, [world.user.username])
+
+
+# Owning
+
+
+def test_of_two_workers_one_gets_the_session(world: World):
+    session_id = world.open().change.session_id
+    other = leases.register("worker")
+    assert [pk for pk, _ in lifecycle.wanted(other, 10).sessions] == [session_id]
+    world.claim(session_id)
+    assert lifecycle.wanted(other, 10).sessions == []
+    assert lifecycle.claim(session_id, other) is None
+    assert session(session_id).worker_id == world.worker
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_of_two_claims_at_once_one_wins(world: World):
+    session_id = world.open().change.session_id
+    other = leases.register("worker")
+    with transaction.atomic():
+        world.claim(session_id)
+        second = in_thread(lifecycle.claim, session_id, other)
+        wait_for_lock_waiters()
+    assert second() is None
+
+
+@pytest.mark.parametrize("state", ["gone", "draining"])
+def test_a_worker_that_is_leaving_claims_nothing(world: World, state):
+    session_id = world.open().change.session_id
+    (leases.mark_gone if state == "gone" else leases.begin_drain)(world.worker)
+    with pytest.raises(ProcessGone):
+        lifecycle.claim(session_id, world.worker)
+    assert session(session_id).worker_id is None
+    assert log(session_id) == []
+
+
+OWNERS = {
+    "run": lambda pk, epoch: lifecycle.run(pk, epoch),
+    "claim_passivation": lambda pk, epoch: lifecycle.claim_passivation(pk, epoch, busy=False),
+    "release": lambda pk, epoch: lifecycle.release(pk, epoch, snapshots.Snapshot("mine")),
+    "crash": lambda pk, epoch: lifecycle.crash(pk, epoch, "boom"),
+}
+
+
+@pytest.mark.parametrize("name", OWNERS)
+@pytest.mark.parametrize("change", ["hand_over", "close", "crash", "claim_passivation", "force", "deleted"])
+def test_whoever_owned_it_before_is_refused(world: World, name, change):
+    session_id, epoch = world.run("a")
+    if change == "hand_over":
+        lifecycle.hand_over(session_id, world.worker, "gone")
+    elif change == "close":
+        lifecycle.close(session_id, by="me")
+    elif change == "crash":
+        lifecycle.crash(session_id, epoch, "boom")
+    elif change == "claim_passivation":
+        lifecycle.claim_passivation(session_id, epoch, busy=False, reason="drain")
+    elif change == "force":
+        lifecycle.hand_over(session_id, world.worker, "gone")
+        lifecycle.force_passivation(session_id, by="op")
+    else:
+        Session.objects.filter(pk=session_id).delete()
+    before = Session.objects.values().first()
+    with pytest.raises(StaleEpoch):
+        OWNERS[name](session_id, epoch)
+    assert Session.objects.values().first() == before
+
+
+def test_a_run_that_is_stored_twice_is_one_transition(world: World):
+    session_id, epoch = world.run()
+    change = lifecycle.run(session_id, epoch)
+    assert (change.state, change.epoch) == ("running", epoch)
+    assert states(session_id) == ["starting", "running"]
+
+
+def test_a_snapshot_that_cannot_be_read_fails_its_session_and_no_other(world: World):
+    session_id, epoch = world.run("a")
+    append(Append(session_id, epoch=epoch, checkpoint=snapshots.store(session_id, "x" * 100_000)))
+    default_storage.delete(session(session_id).snapshot_file)
+    lifecycle.hand_over(session_id, world.worker, "gone")
+    assert lifecycle.claim(session_id, world.worker) is None
+    row = session(session_id)
+    assert (row.state, row.crashes, row.worker_id) == ("starting", 1, None)
+    assert "snapshot" in row.reason
+    assert lifecycle.wanted(world.worker, 10).sessions == [], "it waits for its next try"
+    for _ in range(2):
+        world.clock.advance(60)
+        assert lifecycle.claim(session_id, world.worker) is None
+    assert session(session_id).state == "failed"
+
+
+# Passivating
+
+
+def test_a_session_that_is_due_passivates_when_nothing_is_pending_or_busy(world: World):
+    session_id, epoch = world.run("a")
+    number = world.act(session_id, "a").numbers[0]
+    lifecycle.detach("a", "gone")
+
+    def tries(busy: bool = False) -> bool:
+        return lifecycle.claim_passivation(session_id, epoch, busy=busy) is not None
+
+    world.clock.advance(14.9)
+    assert lifecycle.due(world.worker) == []
+    assert not tries()
+    world.clock.advance(0.1)
+    assert lifecycle.due(world.worker) == [session_id]
+    assert not tries(), "an action is pending"
+    append(Append(session_id, epoch=epoch, started=number))
+    append(Append(session_id, epoch=epoch, handled=number))
+    assert not tries(busy=True)
+    world.clock.advance(99)
+    assert not tries(busy=True)
+    world.clock.advance(1)
+    assert tries(busy=True), "MAX_BUSY is over"
+
+
+def test_who_attaches_or_acts_while_it_passivates_wakes_it(world: World):
+    for wake in ("attach", "act"):
+        session_id, epoch = world.run("a")
+        lifecycle.detach("a", "gone")
+        world.clock.advance(20)
+        change = lifecycle.claim_passivation(session_id, epoch, busy=False)
+        assert change is not None
+        world.attach(session_id, "late") if wake == "attach" else world.act(session_id)
+        assert session(session_id).state == "passivating"
+        released = lifecycle.release(session_id, change.epoch, snapshots.Snapshot({"n": 1}))
+        assert (released.state, released.worker) == ("starting", None)
+        assert snapshots.load(session(session_id)) == {"n": 1}
+        assert (due_in(session_id, world) is None) == (wake == "attach")
+        won = lifecycle.claim(session_id, world.worker)
+        assert won is not None
+        assert won[0].snapshot == {"n": 1}
+
+
+def test_a_release_keeps_the_last_checkpoint_when_there_is_no_snapshot(world: World):
+    session_id, epoch = world.run("a")
+    append(Append(session_id, epoch=epoch, checkpoint=snapshots.Snapshot("checkpoint")))
+    world.sleep(session_id, epoch)
+    assert snapshots.load(session(session_id)) == "checkpoint"
+
+
+def test_the_file_of_a_replaced_snapshot_goes_with_the_commit(world: World):
+    session_id, epoch = world.run("a")
+    first, second = (snapshots.store(session_id, text * 100_000) for text in "ab")
+    append(Append(session_id, epoch=epoch, checkpoint=first))
+    change = lifecycle.claim_passivation(session_id, epoch, busy=False, reason="drain")
+    assert change is not None
+    with transaction.atomic():
+        lifecycle.release(session_id, change.epoch, second)
+        transaction.set_rollback(True)
+    assert snapshots.load(session(session_id)) == "a" * 100_000
+    lifecycle.release(session_id, change.epoch, second)
+    assert snapshots.load(session(session_id)) == "b" * 100_000
+    assert not default_storage.exists(first.file)
+
+
+def test_a_drain_passivates_what_is_attached_but_not_what_works(world: World):
+    session_id, epoch = world.run("a")
+    world.act(session_id, "a")
+    assert lifecycle.claim_passivation(session_id, epoch, busy=True, reason="drain") is None
+    append(Append(session_id, epoch=epoch, handled=2))
+    change = lifecycle.claim_passivation(session_id, epoch, busy=True, reason="drain")
+    assert change is not None
+    assert change.reason == "drain"
+
+
+def test_a_takeover_does_not_put_the_passivation_off(world: World):
+    session_id, _ = world.run("a")
+    lifecycle.detach("a", "gone")
+    world.clock.advance(10)
+    lifecycle.hand_over(session_id, world.worker, "its worker is gone")
+    assert due_in(session_id, world) == 5
+
+
+def test_what_fell_due_before_it_was_started_again_passivates_without_a_start(world: World):
+    session_id, _ = world.run("a")
+    lifecycle.detach("a", "gone")
+    world.clock.advance(20)
+    lifecycle.hand_over(session_id, world.worker, "its worker is gone")
+    assert lifecycle.wanted(world.worker, 10).sessions == []
+    assert lifecycle.claim(session_id, world.worker) is None
+    assert lifecycle.strays() == [session_id]
+    change = lifecycle.settle(session_id, "worker")
+    assert change is not None
+    assert (change.state, due_in(session_id, world)) == ("passivated", None)
+    assert lifecycle.strays() == []
+
+
+def test_a_pending_action_is_worked_off_although_everybody_left(world: World):
+    session_id = world.open("a").change.session_id
+    world.act(session_id, "a")
+    lifecycle.detach("a", "gone")
+    world.clock.advance(20)
+    assert lifecycle.strays() == []
+    assert lifecycle.settle(session_id, "worker") is None
+    assert [pk for pk, _ in lifecycle.wanted(world.worker, 10).sessions] == [session_id]
+    epoch = world.claim(session_id)
+    lifecycle.run(session_id, epoch)
+    append(Append(session_id, epoch=epoch, handled=0))
+    assert lifecycle.claim_passivation(session_id, epoch, busy=False) is not None, "it was due all the time"
+
+
+def test_sessions_that_nobody_attends_to_fall_due_when_a_close_delay_is_set_again(world: World, settings):
+    settings.OHSESSIONS = {**settings.OHSESSIONS, "CLOSE_DELAY": None}
+    session_id, _ = world.run("a")
+    lifecycle.detach("a", "gone")
+    assert due_in(session_id, world) is None
+    assert lifecycle.strays() == []
+    settings.OHSESSIONS = {**settings.OHSESSIONS, "CLOSE_DELAY": 7}
+    assert lifecycle.strays() == [session_id]
+    assert lifecycle.settle(session_id, "worker") is not None
+    assert due_in(session_id, world) == 7
+    assert lifecycle.settle(session_id, "worker") is None
+
+
+@pytest.mark.parametrize("wake", ["attached", "pending"])
+def test_a_sleeping_session_that_is_wanted_is_found_and_woken(world: World, wake):
+    session_id, epoch = world.run("a")
+    world.sleep(session_id, epoch)
+    assert lifecycle.strays() == []
+    if wake == "pending":
+        world.act(session_id)
+    else:
+        Connection.objects.filter(sid="a").update(ended_at=None)
+    assert lifecycle.strays() == [session_id]
+    change = lifecycle.settle(session_id, "worker")
+    assert change is not None
+    assert change.state == "starting"
+    assert (due_in(session_id, world) is None) == (wake == "attached")
+    assert lifecycle.settle(session_id, "worker") is None
+
+
+def test_a_session_whose_workers_row_was_deleted_is_started_again(world: World):
+    session_id, _ = world.run("a")
+    Process.objects.filter(pk=world.worker).delete()
+    assert lifecycle.strays() == [session_id]
+    change = lifecycle.settle(session_id, "worker")
+    assert change is not None
+    assert (change.state, change.reason) == ("starting", "its worker is gone")
+
+
+def test_sweeps_and_takeovers_of_sessions_that_are_no_more_do_nothing(world: World):
+    nobody = uuid4()
+    assert lifecycle.settle(nobody, "worker") is None
+    assert lifecycle.hand_over(nobody, world.worker, "gone") is None
+    assert lifecycle.write_off(nobody, world.gateway, "gone") is None
+    assert lifecycle.claim(nobody, world.worker) is None
+    assert lifecycle.detach("nobody", "gone") is None
+
+
+# Crashes
+
+
+def test_crashes_within_the_budget_are_tried_again_later_and_later(world: World):
+    session_id = world.open("a").change.session_id
+    assert lifecycle.crash(session_id, world.claim(session_id), "one").state == "starting"
+    assert lifecycle.claim(session_id, world.worker) is None
+    world.clock.advance(1)
+    assert lifecycle.crash(session_id, world.claim(session_id), "two").state == "starting"
+    world.clock.advance(1)
+    assert lifecycle.claim(session_id, world.worker) is None
+    world.clock.advance(1)
+    failed = lifecycle.crash(session_id, world.claim(session_id), "three")
+    assert (failed.state, failed.reason, failed.worker) == ("failed", "three", None)
+    world.attach(session_id, "b")
+    assert session(session_id).state == "failed", "reconnecting does not help before its time"
+    assert lifecycle.strays() == []
+    world.clock.advance(4)
+    assert lifecycle.strays() == [session_id]
+    world.attach(session_id, "c")
+    assert session(session_id).state == "starting"
+
+
+@pytest.mark.parametrize("then", ["crash", "passivation", "takeover"])
+def test_a_minute_of_running_clears_earlier_crashes(world: World, then):
+    session_id = world.open("a").change.session_id
+    for _ in range(2):
+        lifecycle.crash(session_id, world.claim(session_id), "boom")
+        world.clock.advance(60)
+    epoch = world.claim(session_id)
+    lifecycle.run(session_id, epoch)
+    assert session(session_id).crashes == 2
+    world.clock.advance(60)
+    if then == "crash":
+        assert lifecycle.crash(session_id, epoch, "boom").state == "starting"
+        assert session(session_id).crashes == 1
+        return
+    if then == "passivation":
+        world.sleep(session_id, epoch)
+    else:
+        lifecycle.hand_over(session_id, world.worker, "gone")
+    assert session(session_id).crashes == 0
+
+
+def test_a_crash_while_passivating_does_not_fail_the_session(world: World):
+    session_id, epoch = world.run("a")
+    Session.objects.filter(pk=session_id).update(crashes=5)
+    change = lifecycle.claim_passivation(session_id, epoch, busy=False, reason="drain")
+    assert change is not None
+    assert lifecycle.crash(session_id, change.epoch, "boom").state == "starting"
+
+
+def test_a_crash_does_not_put_the_passivation_off(world: World):
+    session_id, epoch = world.run("a")
+    lifecycle.detach("a", "gone")
+    world.clock.advance(10)
+    lifecycle.crash(session_id, epoch, "boom")
+    assert due_in(session_id, world) == 5
+
+
+# Owners and operators
+
+
+@pytest.mark.parametrize("state", ["starting", "running", "passivating", "passivated", "failed"])
+def test_a_session_is_closed_in_any_state(world: World, state):
+    session_id, epoch = world.run("a")
+    if state == "starting":
+        lifecycle.hand_over(session_id, world.worker, "gone")
+    elif state == "passivating":
+        lifecycle.claim_passivation(session_id, epoch, busy=False, reason="drain")
+    elif state == "passivated":
+        world.sleep(session_id, epoch)
+    elif state == "failed":
+        Session.objects.filter(pk=session_id).update(crashes=2)
+        lifecycle.crash(session_id, epoch, "boom")
+    assert session(session_id).state == state
+    before = session(session_id).epoch
+    change = lifecycle.close(session_id, by="me")
+    assert (change.state, change.epoch, change.worker) == ("closed", before + 1, None)
+    assert due_in(session_id, world) is None
+    again = lifecycle.close(session_id, by="me")
+    assert (again.moved, again.stored, again.epoch) == (False, [], change.epoch)
+    world.attach(session_id, "reader")
+    assert session(session_id).state == "closed"
+    assert lifecycle.strays() == []
+
+
+def test_closing_tells_the_senders_of_what_was_not_handled(world: World):
+    session_id, epoch = world.run("a")
+    numbers = [world.act(session_id, "a", hidden='{"a":1}').numbers[0] for _ in range(3)]
+    append(Append(session_id, epoch=epoch, handled=numbers[0]))
+    change = lifecycle.close(session_id, by="me")
+    told = [json.loads(data) for _, data in change.stored]
+    assert [(event["observation"], event.get("cause")) for event in told] == [
+        ("error", numbers[1]),
+        ("agent_state_changed", None),
+    ]
+    assert told[0]["extras"] == {"reason": "session_closed"}
+    assert not session(session_id).has_pending_work
+    assert not Event.objects.filter(session=session_id, hidden_text__isnull=False).exists()
+
+
+def test_an_operator_passivates_what_runs_and_who_reconnects_does_not_prevent_it(world: World):
+    session_id, epoch = world.run("a")
+    world.act(session_id, "a")
+    change, _ = lifecycle.force_passivation(session_id, by="op")
+    assert change.ended
+    assert change.worker == world.worker
+    assert lifecycle.end_reasons(["a"]) == {"a": "operator"}
+    world.attach(session_id, "again")
+    lifecycle.detach("again", "gone")
+    world.attach(session_id, "again")
+    assert lifecycle.due(world.worker) == [session_id]
+    claimed = lifecycle.claim_passivation(session_id, epoch, busy=True)
+    assert claimed is not None
+    assert claimed.reason == "by an operator"
+    released = lifecycle.release(session_id, claimed.epoch, None)
+    assert released.state == "starting", "since somebody is attached"
+    assert due_in(session_id, world) is None
+    assert session(session_id).forced_by == ""
+    assert Transition.objects.filter(session=session_id, target="passivating", by="op").exists()
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_an_operator_passivates_what_is_starting_at_once(world: World, owned):
+    session_id = world.open("a").change.session_id
+    if owned:
+        world.claim(session_id)
+    change, _ = lifecycle.force_passivation(session_id, by="op")
+    assert (change.state, change.former, change.ended) == (
+        "passivated",
+        world.worker if owned else None,
+        True,
+    )
+    assert lifecycle.strays() == []
+
+
+def test_an_operator_may_end_the_connections_of_what_is_passivating(world: World):
+    session_id, epoch = world.run("a")
+    claimed = lifecycle.claim_passivation(session_id, epoch, busy=False, reason="drain")
+    assert claimed is not None
+    change, _ = lifecycle.force_passivation(session_id, by="op")
+    assert (change.state, change.ended) == ("passivating", True)
+    assert lifecycle.release(session_id, claimed.epoch, None).state == "passivated"
+
+
+def test_an_operator_changes_nothing_about_what_sleeps(world: World):
+    session_id, epoch = world.run("a")
+    world.sleep(session_id, epoch)
+    before = Session.objects.values().get(pk=session_id)
+    change, outcome = lifecycle.force_passivation(session_id, by="op")
+    assert (change.moved, outcome) == (False, "Nothing to do: the session is passivated.")
+    assert Session.objects.values().get(pk=session_id) == before
+
+
+def test_a_crash_forgets_that_an_operator_wanted_it_passivated(world: World):
+    session_id, epoch = world.run("a")
+    lifecycle.force_passivation(session_id, by="op")
+    world.attach(session_id, "again")
+    lifecycle.crash(session_id, epoch, "boom")
+    row = session(session_id)
+    assert (row.forced_by, row.passivate_at) == ("", None)
+
+
+def test_a_title_is_cut_to_what_the_column_holds(world: World):
+    session_id = world.open("a").change.session_id
+    lifecycle.rename(session_id, "x" * 300)
+    assert session(session_id).title == "x" * 200
+
+
+def test_waiting_is_counted_from_when_a_session_could_be_started(world: World):
+    session_id = world.open("a").change.session_id
+    world.clock.advance(3)
+    assert lifecycle.wanted(world.worker, 10).sessions == [(session_id, 3.0)]
+    lifecycle.crash(session_id, world.claim(session_id), "boom")
+    world.clock.advance(1.5)
+    assert lifecycle.wanted(world.worker, 10).sessions == [(session_id, 0.5)]
+
+
+def test_a_row_that_is_saved_leaves_the_heavy_columns_alone(world: World):
+    session_id, epoch = world.run("a")
+    append(Append(session_id, [action()], epoch=epoch, checkpoint=snapshots.Snapshot({"a": 1})))
+    row = session(session_id)
+    lifecycle.detach("a", "gone")
+    after = session(session_id)
+    assert (after.snapshot, after.settings, after.secrets) == (row.snapshot, row.settings, row.secrets)
+    assert after.passivate_at == world.clock.now() + timedelta(seconds=15)
