@@ -94,20 +94,23 @@ class Membership:
 
         Raises nothing: without this task nobody would notice that the lease has ended.
         """
+        expired = False
         try:
             await self._try_renew()
-        except (Unavailable, TimeoutError):
+        except TimeoutError:
+            expired = True
+        except Unavailable:
             pass
         except Exception:
             logger.exception("A lease was not renewed", extra={"verb": "lease_failed"})
-        if self._held and self._left() <= 0:
+        if self._held and (expired or self._left() <= 0):
             await self._let_go("its lease could not be renewed")
 
     async def _try_renew(self) -> None:
         sent = self._clock.monotonic()
         try:
             # No longer than the lease may still be relied on.
-            async with asyncio.timeout(max(self._left(), conf.HEARTBEAT)):
+            async with asyncio.timeout(max(0.0, self._left()) if self._held else conf.HEARTBEAT):
                 await self._write(leases.renew, self.process_id, self._member.load())
         except ProcessGone:
             if self._held:

@@ -1,0 +1,270 @@
+"""A process's own lease and its look at the others', with a clock that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.db import OperationalError
+
+from ohsessions import leases, lifecycle
+from ohsessions.core.clock import FakeClock
+from ohsessions.membership import Membership, Reaper
+from ohsessions.models import Process
+from ohsessions.services import Services
+from tests.integration.world import World, session, sids
+
+LIMIT = 20.0
+
+
+class Holder:
+    """What holds sessions under a lease, and writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def load(self) -> int:
+        return 3
+
+    def renewed(self, confirmed_at: float) -> None:
+        self.told.append("renewed")
+        self.confirmed_at = confirmed_at
+
+    async def lost(self, reason: str) -> None:
+        self.told.append("lost")
+
+
+class Outage:
+    """The database is away while `on`: heartbeats fail as they do then."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.on = False
+        for name in ("renew", "register", "mark_gone", "living"):
+            monkeypatch.setattr(leases, name, self.guard(getattr(leases, name)))
+
+    def guard(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*args: Any) -> Any:
+            if self.on:
+                raise OperationalError("away")
+            return function(*args)
+
+        return guarded
+
+
+@pytest.fixture
+async def services(database: str) -> AsyncIterator[Services]:
+    services = Services()
+    yield services
+    await services.close()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def holder() -> Holder:
+    return Holder()
+
+
+@pytest.fixture
+async def membership(services: Services, holder: Holder, clock: FakeClock) -> Membership:
+    membership = Membership(services, Process.Kind.WORKER, holder, clock)
+    await membership.join()
+    return membership
+
+
+@pytest.fixture
+def outage(membership: Membership, monkeypatch: pytest.MonkeyPatch) -> Outage:
+    return Outage(monkeypatch)
+
+
+async def row(services: Services, process_id: UUID) -> Process:
+    return await services.database.read(lambda: Process.objects.get(pk=process_id))
+
+
+async def test_it_renews_and_says_so(services, membership, holder):
+    await membership.renew()
+    process = await row(services, membership.process_id)
+    assert (process.heartbeat, process.load, process.state) == (1, 3, "active")
+    assert holder.told == ["renewed"]
+
+
+async def test_who_was_declared_gone_lets_go_and_joins_under_a_new_id(services, membership, holder):
+    before = membership.process_id
+    rejoined = asyncio.create_task(membership.wait_rejoined(before))
+    await services.change(leases.mark_gone, before)
+    await membership.renew()
+    assert holder.told == ["lost"]
+    assert membership.process_id != before
+    async with asyncio.timeout(LIMIT):
+        await rejoined
+    await membership.renew()
+    assert holder.told == ["lost", "renewed"]
+    assert (await row(services, before)).state == "gone"
+
+
+async def test_it_lets_go_before_others_may_take_over(outage, membership, holder, clock):
+    await membership.renew()
+    outage.on = True
+    clock.advance(7.9)
+    await membership.renew()
+    assert holder.told == ["renewed"], "0.8 × LEASE_TTL are not over"
+    clock.advance(0.1)
+    await membership.renew()
+    assert holder.told == ["renewed", "lost"]
+    clock.advance(2)
+    await membership.renew()
+    assert holder.told == ["renewed", "lost"], "once"
+
+
+async def test_after_an_outage_it_begins_again_under_a_new_id(services, outage, membership, holder, clock):
+    before = membership.process_id
+    outage.on = True
+    clock.advance(8)
+    await membership.renew()
+    outage.on = False
+    await membership.renew()
+    assert holder.told == ["lost"]
+    assert membership.process_id != before
+    assert (await row(services, before)).state == "gone"
+    await membership.renew()
+    assert holder.told == ["lost", "renewed"]
+
+
+async def test_a_renewal_that_comes_late_counts_from_when_it_was_sent(
+    services, membership, holder, clock, monkeypatch
+):
+    def late(*args: Any) -> None:
+        clock.advance(7)
+
+    monkeypatch.setattr(leases, "renew", late)
+    before = clock.monotonic()
+    await membership.renew()
+    assert holder.told == ["renewed"]
+    assert holder.confirmed_at == membership.confirmed_at == before
+    monkeypatch.setattr(leases, "renew", fail)
+    clock.advance(1)
+    await membership.renew()
+    assert holder.told == ["renewed", "lost"]
+
+
+def fail(*args: Any) -> None:
+    raise ZeroDivisionError
+
+
+async def test_whatever_goes_wrong_with_a_renewal_it_still_lets_go(
+    membership, holder, clock, monkeypatch, caplog
+):
+    monkeypatch.setattr(leases, "renew", fail)
+    await membership.renew()
+    clock.advance(8)
+    await membership.renew()
+    assert holder.told == ["lost"]
+    assert "A lease was not renewed" in caplog.text
+
+
+async def test_a_renewal_without_an_answer_is_waited_for_until_the_lease_ends(
+    services, membership, holder, clock, monkeypatch
+):
+    answer = threading.Event()
+    monkeypatch.setattr(leases, "renew", lambda *args: answer.wait(LIMIT))
+    clock.advance(7.9)
+    async with asyncio.timeout(LIMIT / 2):
+        await membership.renew()
+    answer.set()
+    assert holder.told == ["lost"]
+
+
+async def test_leaving_marks_it_gone_and_an_outage_does_not_matter(services, outage, membership):
+    outage.on = True
+    await membership.leave()
+    assert (await row(services, membership.process_id)).state == "active"
+    outage.on = False
+    await membership.leave()
+    assert (await row(services, membership.process_id)).state == "gone"
+
+
+@pytest.fixture
+def world_row(world: World) -> World:
+    """Its processes look as if they lived on another host: nothing is known of them but their counters."""
+    Process.objects.update(birth="")
+    return world
+
+
+async def test_what_a_silent_worker_and_a_silent_gateway_held_is_taken_over(
+    world_row: World, services: Services, clock: FakeClock
+):
+    world = world_row
+    session_id, _ = await services.change(world.run, "a")
+    own = await services.change(leases.register, Process.Kind.WORKER)
+    reaper = Reaper(services, lambda: own, clock)
+    for _ in range(20):
+        await reaper.look()
+        clock.advance(0.5)
+    await reaper.take_over()
+    held = await services.database.read(session, session_id)
+    assert (held.worker_id, await services.database.read(sids, session_id)) == (world.worker, ["a"])
+    await reaper.look()
+    await reaper.take_over()
+    taken = await services.database.read(session, session_id)
+    assert (taken.state, taken.worker_id) == ("starting", None)
+    assert taken.passivate_at is not None
+    assert await services.database.read(lifecycle.end_reasons, ["a"]) == {"a": "gateway_lost"}
+    assert (await row(services, own)).state == "active", "nobody declares itself gone"
+
+
+async def test_an_outage_of_the_database_is_nobodys_fault(
+    world_row: World, services: Services, clock: FakeClock, monkeypatch
+):
+    own = await services.change(leases.register, Process.Kind.WORKER)
+    outage = Outage(monkeypatch)
+    reaper = Reaper(services, lambda: own, clock)
+    await reaper.look()
+    outage.on = True
+    for _ in range(40):
+        clock.advance(0.5)
+        with pytest.raises(Exception, match="cannot be reached"):
+            await reaper.look()
+    outage.on = False
+    await reaper.look()
+    assert (await row(services, world_row.worker)).state == "active"
+
+
+async def test_a_process_that_is_dead_for_certain_is_taken_over_at_once(
+    world: World, services: Services, clock: FakeClock
+):
+    own = await services.change(leases.register, Process.Kind.WORKER)
+
+    def bury() -> None:
+        row = Process.objects.get(pk=world.worker)
+        row.birth = row.birth.rpartition("/")[0] + "/1"
+        row.save()
+
+    await services.change(bury)
+    await Reaper(services, lambda: own, clock).look()
+    assert (await row(services, world.worker)).state == "gone"
+    assert (await row(services, world.gateway)).state == "active"
+
+
+async def test_the_reaper_goes_on_after_whatever_went_wrong(services, membership, monkeypatch, caplog):
+    looks = asyncio.Event()
+
+    def living() -> list[Process]:
+        if "Reaping failed" in caplog.text:
+            loop.call_soon_threadsafe(looks.set)
+            return []
+        raise ZeroDivisionError
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(leases, "living", living)
+    watching = asyncio.create_task(Reaper(services, lambda: membership.process_id).watch())
+    async with asyncio.timeout(LIMIT):
+        await looks.wait()
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
