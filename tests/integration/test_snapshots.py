@@ -1,0 +1,91 @@
+"""Snapshots: in the row or in a file, and which files may go."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from django.core.files.base import ContentFile
+from django.core.files.storage import FileSystemStorage, default_storage
+
+from ohsessions import snapshots
+from ohsessions.journal import Append
+from ohsessions.models import Session
+from ohsessions.snapshots import FOLDER
+from tests.integration.world import World, append, session
+
+
+@pytest.fixture(autouse=True)
+def _files(settings, tmp_path):
+    settings.MEDIA_ROOT = tmp_path
+    settings.STORAGES = {
+        **settings.STORAGES,
+        "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    }
+
+
+def stored(world: World, value: object) -> Session:
+    """The row of a session that has this snapshot."""
+    session_id, epoch = world.run()
+    append(Append(session_id, epoch=epoch, checkpoint=snapshots.store(session_id, value)))
+    return session(session_id)
+
+
+@pytest.mark.parametrize("value", [None, 1, "text", {"a": [1, 2.5, None, True]}, [], "ä" * 1000])
+def test_a_small_snapshot_is_in_the_row(world: World, value):
+    row = stored(world, value)
+    assert row.snapshot_file == ""
+    assert snapshots.load(row) == value
+
+
+@pytest.mark.parametrize("value", ["x" * 70_000, {"key": "ä" * 70_000}, [1] * 70_000])
+def test_a_large_snapshot_is_in_a_file(world: World, value):
+    row = stored(world, value)
+    assert row.snapshot is None
+    assert default_storage.exists(row.snapshot_file)
+    assert snapshots.load(row) == value
+
+
+@pytest.mark.parametrize("value", ["nul \0", "surrogate \ud800", {"\0": 1}, "a backslash \\u0000"])
+def test_what_postgresql_refuses_is_in_a_file_however_small(world: World, value):
+    assert snapshots.load(stored(world, value)) == value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), b"bytes", object()])
+def test_what_is_not_json_is_refused_and_leaves_no_file(world: World, value, tmp_path):
+    session_id, _ = world.run()
+    with pytest.raises((TypeError, ValueError)):
+        snapshots.store(session_id, [value, "x" * 70_000])
+    assert not any(tmp_path.iterdir())
+
+
+def test_no_file_is_ever_overwritten(world: World):
+    session_id, _ = world.run()
+    files = {snapshots.store(session_id, "x" * 70_000).file for _ in range(5)}
+    assert len(files) == 5
+
+
+def test_a_file_that_cannot_be_deleted_does_not_fail_what_was_committed(world: World, monkeypatch, caplog):
+    row = stored(world, "x" * 70_000)
+
+    def fail(storage: FileSystemStorage, name: str) -> None:
+        raise PermissionError(name)
+
+    smaller = Append(row.pk, epoch=row.epoch, checkpoint=snapshots.store(row.pk, "small"))
+    with monkeypatch.context() as broken:
+        broken.setattr(FileSystemStorage, "delete", fail)
+        assert append(smaller).epoch == row.epoch
+    assert "Still there" in caplog.text
+
+
+def test_a_sweep_deletes_old_files_that_no_session_names(world: World):
+    assert snapshots.sweep() == 0, "there is no folder yet"
+    named = stored(world, "x" * 70_000).snapshot_file
+    fresh = default_storage.save(f"{FOLDER}/fresh.json", ContentFile(b"1"))
+    orphan = default_storage.save(f"{FOLDER}/orphan.json", ContentFile(b"1"))
+    for file in (named, orphan):
+        then = time.time() - snapshots.SPARED.total_seconds() - 60
+        os.utime(default_storage.path(file), (then, then))
+    assert snapshots.sweep() == 1
+    assert [default_storage.exists(file) for file in (named, fresh, orphan)] == [True, True, False]

@@ -1,0 +1,161 @@
+"""Wake-ups: who hears of what, and that a layer which fails or hangs holds nobody up for long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from channels.layers import InMemoryChannelLayer, channel_layers
+
+from ohsessions import lifecycle, wakeups
+from ohsessions.journal import Append
+from ohsessions.services import Services
+from ohsessions.wakeups import WORK_CHANNEL, Wakeups, session_group, worker_channel
+from tests.integration.world import World, action, observation, session
+
+LIMIT = 20.0
+
+
+class Layer(InMemoryChannelLayer):
+    """A layer that can be made to fail or to hang."""
+
+    error: Exception | None = None
+    hangs = False
+
+    def __init__(self) -> None:
+        super().__init__(capacity=1000)
+        self.sent: list[tuple[str, dict[str, Any]]] = []
+        self.tries = 0
+
+    async def _pass(self, target: str, message: dict[str, Any]) -> None:
+        self.tries += 1
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.error:
+            raise self.error
+        self.sent.append((target, message))
+
+    async def send(self, channel: str, message: dict[str, Any]) -> None:
+        await self._pass(channel, message)
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        await self._pass(group, message)
+
+    def take(self) -> list[tuple[str, str]]:
+        """Whom what was sent since the last time, as (target, type)."""
+        taken = [(target, message["type"]) for target, message in self.sent]
+        self.sent.clear()
+        return taken
+
+
+@pytest.fixture
+def layer() -> Layer:
+    layer = Layer()
+    before = channel_layers.set("default", layer)
+    yield layer
+    channel_layers.set("default", before)
+
+
+@pytest.fixture
+async def services(layer: Layer, database: str) -> AsyncIterator[Services]:
+    services = Services()
+    yield services
+    await services.close()
+
+
+async def test_a_new_session_wakes_the_workers(world: World, services: Services, layer: Layer):
+    attached = await services.change(world.open)
+    await services.announce(attached.change, attached.left)
+    group = session_group(attached.change.session_id)
+    assert layer.take() == [(group, "session.state"), (WORK_CHANNEL, "session.wanted")]
+
+
+async def test_an_action_wakes_its_owner_and_the_gateways(world: World, services: Services, layer: Layer):
+    session_id, epoch = await services.change(world.run)
+    await services.append(Append(session_id, [action()]))
+    group, owner = session_group(session_id), worker_channel(world.worker)
+    (_, events), (_, work) = layer.sent
+    assert layer.take() == [(group, "session.events"), (owner, "session.work")]
+    assert (events["head"], [number for number, _ in events["events"]]) == (2, [2])
+    assert work["epoch"] == epoch
+    await services.append(Append(session_id, [observation("x", "k")], epoch=epoch))
+    assert layer.take() == [(group, "session.events")], "its owner knows what it wrote itself"
+    await services.append(Append(session_id, epoch=epoch, handled=2))
+    assert layer.take() == []
+
+
+async def test_large_events_travel_as_numbers_only(world: World, services: Services, layer: Layer):
+    session_id, epoch = await services.change(world.run)
+    large = "x" * wakeups.MAX_INLINE
+    await services.append(Append(session_id, [observation(large, "k")], epoch=epoch))
+    ((_, message),) = layer.sent
+    assert "events" not in message
+    assert message["head"] == 2
+
+
+async def test_who_lost_a_session_hears_of_it(world: World, services: Services, layer: Layer):
+    session_id, _ = await services.change(world.run, "a")
+    change = await services.change(lifecycle.force_passivation, session_id, by="op")
+    await services.announce(change[0])
+    group, owner = session_group(session_id), worker_channel(world.worker)
+    assert layer.take() == [(group, "session.ended"), (owner, "session.work")]
+    closed = await services.change(lifecycle.close, session_id, by="me")
+    await services.announce(closed)
+    assert layer.take() == [(group, "session.events"), (group, "session.state"), (owner, "session.work")]
+
+
+async def test_a_repeated_action_is_announced_again(world: World, services: Services, layer: Layer):
+    """Whoever repeats it does not know whether anybody heard of the first."""
+    session_id, _ = await services.change(world.run)
+    for _ in range(2):
+        await services.append(Append(session_id, [action(write_key="c:1")]))
+    assert [kind for _, kind in layer.take()] == ["session.events", "session.work"] * 2
+
+
+def test_a_new_title_is_told_after_the_commit(world: World, layer: Layer):
+    session_id = world.open("a").change.session_id
+    lifecycle.rename(session_id, "title")
+    assert layer.sent[0][1]["title"] == session(session_id).title == "title"
+
+
+async def test_a_layer_that_fails_is_logged_once_and_once_when_it_works_again(
+    layer: Layer, caplog, monkeypatch
+):
+    monkeypatch.setattr(wakeups, "PAUSE", 0.0)
+    caplog.set_level("INFO", "ohsessions.wakeups")
+    sender = Wakeups()
+    layer.error = OSError("no route")
+    for _ in range(3):
+        await sender.wanted(UUID(int=1))
+    assert not sender.works
+    layer.error = None
+    for _ in range(2):
+        await sender.wanted(UUID(int=1))
+    assert sender.works
+    assert [record.verb for record in caplog.records] == ["layer_lost", "layer_back"]
+    assert len(layer.sent) == 2
+
+
+async def test_a_layer_that_hangs_costs_one_timeout_and_then_nothing_for_a_while(layer: Layer, monkeypatch):
+    monkeypatch.setattr(wakeups, "SEND_TIMEOUT", 0.05)
+    monkeypatch.setattr(wakeups, "PAUSE", 1000.0)
+    sender = Wakeups()
+    layer.hangs = True
+    async with asyncio.timeout(LIMIT):
+        for _ in range(1000):
+            await sender.wanted(UUID(int=1))
+    assert layer.tries == 1
+
+
+async def test_without_a_layer_nothing_is_sent_and_nothing_raises(settings):
+    channel_layers.set("default", None)
+    settings.CHANNEL_LAYERS = {}
+    channel_layers.backends.clear()
+    try:
+        await Wakeups().wanted(UUID(int=1))
+        await Wakeups().presence(UUID(int=1))
+    finally:
+        channel_layers.backends.clear()
