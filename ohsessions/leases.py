@@ -94,7 +94,7 @@ def renew(process_id: UUID, load: int) -> None:
 
 
 def begin_drain(process_id: UUID) -> None:
-    """Says that a process takes nothing new."""
+    """Says that a process takes nothing new. A process that is told so by somebody else drains, and ends."""
     Process.objects.filter(pk=process_id, state=Process.State.ACTIVE).update(state=Process.State.DRAINING)
 
 

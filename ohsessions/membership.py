@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 from uuid import UUID
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at the other processes."""
+DRAINING = Process.State.DRAINING
 HOLD = 0.8
 """The part of LEASE_TTL after which a holder lets go by itself."""
 
@@ -147,12 +150,25 @@ class Membership:
             logger.warning("Not said goodbye: others will notice", extra={"verb": "leave_failed"})
 
 
+def end_this_process() -> None:
+    """The orderly stop that SIGTERM brings about, whatever serves."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 class Reaper:
     """Notices processes that are gone, and gives away what they held."""
 
-    def __init__(self, services: Services, own_id: Callable[[], UUID], clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        services: Services,
+        own_id: Callable[[], UUID],
+        clock: Clock | None = None,
+        on_drain: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_drain` is called at each look that finds this process draining."""
         self._services = services
         self._own_id = own_id
+        self._on_drain = on_drain
         self._clock = clock or Clock()
         self._observer = Observer(conf.LEASE_TTL)
 
@@ -177,6 +193,8 @@ class Reaper:
         """One look: declares gone who is."""
         processes = await self._services.database.read(leases.living)
         others = [process for process in processes if process.pk != self._own_id()]
+        if any(process.pk == self._own_id() and process.state == DRAINING for process in processes):
+            self._on_drain()
         counters = [(process.pk, process.heartbeat) for process in others]
         dead = [(process.pk, process.heartbeat) for process in others if leases.is_known_dead(process)]
         expired = self._observer.observe(counters, self._clock.monotonic())

@@ -24,7 +24,7 @@ from ohsessions.gateway.client import Client
 from ohsessions.gateway.pump import Pump
 from ohsessions.gateway.subscriptions import Subscriptions
 from ohsessions.journal import Head
-from ohsessions.membership import Membership, Reaper
+from ohsessions.membership import Membership, Reaper, end_this_process
 from ohsessions.models import Process
 from ohsessions.services import Services
 from ohsessions.socketio import EngineSettings, Socket
@@ -55,7 +55,8 @@ class Gateway:
         self._pumps: dict[UUID, Pump] = {}
         self._subscriptions = Subscriptions(self._pumps.keys(), self._hear)
         self._membership = Membership(services, Process.Kind.GATEWAY, self)
-        self._reaper = Reaper(services, lambda: self.process_id)
+        self._reaper = Reaper(services, lambda: self.process_id, on_drain=self._asked_to_drain)
+        self._stopping = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._background: list[asyncio.Task[None]] = []
 
@@ -88,9 +89,16 @@ class Gateway:
         }
         self._background = [asyncio.create_task(job, name=f"gateway {name}") for name, job in jobs.items()]
 
+    def _asked_to_drain(self) -> None:
+        """An operator wants this process to end."""
+        if not self._stopping:
+            self._stopping = True
+            end_this_process()
+
     async def stop(self, reason: str) -> None:
         """Tells its clients to go elsewhere, and writes their connections off itself: daphne may call no
         disconnect handler when it stops."""
+        self._stopping = True
         clients = list(self.clients.values())
         attached = [client.sid for client in clients if client.session_id is not None]
         for client in clients:

@@ -160,11 +160,12 @@ def due(worker: UUID) -> list[UUID]:
 def claim_passivation(session_id: UUID, epoch: int, *, busy: bool, reason: str = "") -> Change | None:
     """Moves a due session to `passivating` for its owner; None if it is not due, or may not be yet.
 
-    With `reason` (a drain) due or not does not count, pending work does. Raises StaleEpoch.
+    With `reason` (a drain) neither counts: the caller has seen to it that no action is under way, and what is
+    pending waits for the next owner. Raises StaleEpoch.
     """
     locked = lock_owned(session_id, epoch)
     session = locked.session
-    if session.state != State.RUNNING or (reason and session.has_pending_work):
+    if session.state != State.RUNNING:
         return None
     if not reason and not policy.may_passivate(session, locked.now, busy=busy, max_busy=conf.MAX_BUSY):
         return None
@@ -190,7 +191,7 @@ def release(session_id: UUID, epoch: int, snapshot: Snapshot | None, reason: str
     locked.write_agent_state("stopped")
     connections = locked.attached()
     if connections or session.has_pending_work:
-        locked.move(State.STARTING, "a client attached or acted while it was passivated", by)
+        locked.move(State.STARTING, f"{why}; but a client is attached or an action pending", by)
     else:
         locked.move(State.PASSIVATED, f"{why}; {reason}" if reason else why, by)
     locked.disown()

@@ -28,6 +28,8 @@ from ohsessions.worker.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 
+BUSY_PAUSE = 0.1
+"""Seconds between two looks at a busy runtime that is to be drained."""
 CLOSE_TIMEOUT = 5.0
 """Seconds a runtime gets to close before its processes are killed anyway."""
 
@@ -50,6 +52,10 @@ class SessionHost:
         self._read_number = claimed.handled_number
         self._current: int | None = None
         self._interrupting: int | None = None
+        self._may_begin = asyncio.Event()
+        self._may_begin.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._claiming_passivation = False
         self._writing: asyncio.Task[None]
         self.ready = False
@@ -173,7 +179,10 @@ class SessionHost:
         while True:
             await self._queued.wait()
             while self._queue:
+                await self._may_begin.wait()
+                self._idle.clear()
                 await self._handle(self._queue.popleft())
+                self._idle.set()
             self._queued.clear()
 
     async def _handle(self, number: int) -> None:
@@ -228,6 +237,20 @@ class SessionHost:
         )
         await self._services.announce(change)
         return True
+
+    async def drain(self, reason: str, limit: float) -> bool:
+        """Begins no further action, waits up to `limit` seconds for the one under way, and then claims the
+        passivation. False: it does not come to that, and the activation must be cut off. Raises StaleEpoch.
+        """
+        self._may_begin.clear()
+        try:
+            async with asyncio.timeout(limit):
+                await self._idle.wait()
+                while self.busy:  # noqa: ASYNC110 - a runtime says no more than that it is
+                    await asyncio.sleep(BUSY_PAUSE)
+        except TimeoutError:
+            return False
+        return await self.try_passivate(reason)
 
     async def _passivate(self) -> None:
         assert self._runtime is not None

@@ -7,6 +7,7 @@ session is decided by the transaction in lifecycle, so any number of workers may
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import Any
@@ -15,8 +16,9 @@ from uuid import UUID
 from channels.layers import get_channel_layer
 
 from ohsessions import leases, lifecycle
+from ohsessions.conf import conf
 from ohsessions.core.errors import ProcessGone, StaleEpoch, Unavailable
-from ohsessions.membership import Membership, Reaper
+from ohsessions.membership import Membership, Reaper, end_this_process
 from ohsessions.models import Process
 from ohsessions.services import Services
 from ohsessions.wakeups import WORK_CHANNEL, worker_channel
@@ -32,8 +34,8 @@ RECONCILE_EVERY = 2
 CLAIMS_AT_ONCE = 8
 PATIENCE, MOST_PATIENCE = 0.05, 0.5
 """Seconds a worker waits before a claim, per session that it has more than the least loaded one; at most."""
-STOP_TIMEOUT = 20.0
-"""Seconds for passivating everything at an orderly stop."""
+GRACE = 5.0
+"""Seconds beyond PASSIVATE_TIMEOUT that a host gets at a stop for storing what it has."""
 
 
 class SessionWorker:
@@ -42,13 +44,14 @@ class SessionWorker:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._membership = Membership(services, Process.Kind.WORKER, self)
-        self._reaper = Reaper(services, lambda: self._membership.process_id)
+        self._reaper = Reaper(services, lambda: self._membership.process_id, on_drain=self._asked_to_drain)
         self._hosts: dict[UUID, tuple[SessionHost, asyncio.Task[None]]] = {}
         self._claiming: set[UUID] = set()
         self._look = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._listening: asyncio.Task[None] | None = None
         self._stopping = False
+        self._reconcile_now = True
 
     # What its membership asks
 
@@ -108,8 +111,6 @@ class SessionWorker:
         self._look.set()
 
     # Sweeping
-
-    _reconcile_now = True
 
     async def _sweep_for_ever(self) -> None:
         rounds = 0
@@ -214,10 +215,7 @@ class SessionWorker:
                 host.notice(row[1])
         for session_id in rows:
             if session_id not in self._hosts and session_id not in self._claiming:
-                change = await self._services.change(
-                    lifecycle.hand_over, session_id, process_id, "its worker does not serve it"
-                )
-                await self._services.announce(change)
+                await self._give_back(session_id, "its worker does not serve it")
         if self._stopping:
             return
         for session_id in await read(lifecycle.strays):
@@ -226,27 +224,48 @@ class SessionWorker:
 
     # Stopping
 
+    def _asked_to_drain(self) -> None:
+        """An operator wants this process to end."""
+        if not self._stopping:
+            self._stopping = True
+            end_this_process()
+
     async def stop(self, reason: str) -> None:
-        """Takes nothing new, passivates what it can, gives back the rest."""
+        """Drains: takes nothing new, lets what is under way come to an end for a while, and gives everything
+        back: sessions that are wanted to other workers, the rest to sleep."""
         self._stopping = True
         process_id = self._membership.process_id
-        await self._services.change(leases.begin_drain, process_id)
-        hosts = [host for host, _ in self._hosts.values()]
-        tasks = [task for _, task in self._hosts.values()]
-        await asyncio.gather(*(self._try_passivate(host, reason) for host in hosts))
-        waiting = [task for host, task in self._hosts.values() if host.is_passivating]
-        if waiting:
-            await asyncio.wait(waiting, timeout=STOP_TIMEOUT)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(Unavailable):
+            await self._services.change(leases.begin_drain, process_id)
+        hosted = list(self._hosts.items())
+        await asyncio.gather(*(self._drain(session, *host, reason) for session, host in hosted))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for session_id in await self._services.database.read(lifecycle.owned_by, process_id):
-            change = await self._services.change(lifecycle.hand_over, session_id, process_id, reason)
-            await self._services.announce(change)
+        with contextlib.suppress(Unavailable):
+            for session_id in await self._services.database.read(lifecycle.owned_by, process_id):
+                await self._give_back(session_id, reason)
         await self._membership.leave()
+
+    async def _drain(
+        self, session_id: UUID, host: SessionHost, task: asyncio.Task[None], reason: str
+    ) -> None:
+        limit = conf.PASSIVATE_TIMEOUT
+        try:
+            if await host.drain(reason, limit):
+                await asyncio.wait([task], timeout=limit + GRACE)
+        except (StaleEpoch, Unavailable):
+            pass
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            with contextlib.suppress(Unavailable):
+                await self._give_back(session_id, reason)
+
+    async def _give_back(self, session_id: UUID, reason: str) -> None:
+        process_id = self._membership.process_id
+        change = await self._services.change(lifecycle.hand_over, session_id, process_id, reason)
+        await self._services.announce(change)
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from argparse import ArgumentParser
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,9 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
 
+from ohsessions import leases
 from ohsessions.conf import conf
+from ohsessions.models import Process
 from ohsessions.services import Services
 from ohsessions.wakeups import is_embedded
 from ohsessions.worker.worker import SessionWorker
@@ -33,6 +36,10 @@ class Command(BaseCommand):
         serve.set_defaults(run=self.serve)
         worker = commands.add_parser("worker", help="own sessions and run their runtimes")
         worker.set_defaults(run=self.work)
+        drain = commands.add_parser("drain", help="have processes hand over what they hold, and end")
+        drain.add_argument("processes", nargs="+", metavar="PROCESS", help="id, its beginning, or host:pid")
+        drain.add_argument("--timeout", type=float, default=120, metavar="SECONDS", help="default: 120")
+        drain.set_defaults(run=self.drain)
 
     def handle(self, *args: Any, **options: Any) -> None:
         options["run"](**options)
@@ -78,6 +85,23 @@ class Command(BaseCommand):
         connections.close_all()
         asyncio.run(work_until_told(lambda: self.stdout.write("Working")))
 
+    def drain(self, *, processes: list[str], timeout: float, **options: Any) -> None:
+        living = leases.living()
+        chosen = [process for process in living if any(_is_named(process, name) for name in processes)]
+        if not chosen:
+            there = ", ".join(f"{process.pk} ({process})" for process in living) or "none"
+            raise CommandError(f"No such process lives. There are: {there}")
+        for process in chosen:
+            leases.begin_drain(process.pk)
+            self.stdout.write(f"Draining {process} ({process.pk})")
+        end = time.monotonic() + timeout
+        left = {process.pk for process in chosen}
+        while left := left & {process.pk for process in leases.living()}:
+            if time.monotonic() > end:
+                raise CommandError(f"After {timeout:g} s they still work: {', '.join(map(str, left))}")
+            time.sleep(0.2)
+        self.stdout.write("Done")
+
     def announce(self, host: str, port: int) -> None:
         name = f"[{host}]" if ":" in host else host
         self.stdout.write(f"Serving on http://{name}:{port}/")
@@ -103,6 +127,10 @@ async def work_until_told(announce: Callable[[], None]) -> None:
     await told.wait()
     await worker.stop("its worker stopped")
     await services.close()
+
+
+def _is_named(process: Process, name: str) -> bool:
+    return name in (f"{process.host}:{process.pid}", str(process.pid)) or str(process.pk).startswith(name)
 
 
 PROXY_HEADERS = {
