@@ -403,14 +403,15 @@ def test_the_file_of_a_replaced_snapshot_goes_with_the_commit(world: World):
     assert not default_storage.exists(first.file)
 
 
-def test_a_drain_passivates_what_is_attached_but_not_what_works(world: World):
+def test_a_drain_passivates_whatever_is_attached_and_leaves_pending_actions_to_the_next_owner(world: World):
     session_id, epoch = world.run("a")
     world.act(session_id, "a")
-    assert lifecycle.claim_passivation(session_id, epoch, busy=True, reason="drain") is None
-    append(Append(session_id, epoch=epoch, handled=2))
     change = lifecycle.claim_passivation(session_id, epoch, busy=True, reason="drain")
     assert change is not None
     assert change.reason == "drain"
+    released = lifecycle.release(session_id, change.epoch, None)
+    assert (released.state, released.worker) == ("starting", None)
+    assert session(session_id).has_pending_work
 
 
 def test_a_takeover_does_not_put_the_passivation_off(world: World):
