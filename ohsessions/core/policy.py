@@ -54,7 +54,8 @@ def may_passivate(session: Sleeper, now: datetime, *, busy: bool, max_busy: floa
 
 def retry_delay(crashes: int) -> float:
     """Seconds to wait before the next start, after so many crashes in a row (1 or more)."""
-    return min(RETRY_MOST, RETRY_FIRST * 2.0 ** (crashes - 1))
+    doublings = min(crashes - 1, 30)  # a float has no room for thousands
+    return min(RETRY_MOST, RETRY_FIRST * 2.0**doublings)
 
 
 def is_beyond_budget(crashes: int) -> bool:
