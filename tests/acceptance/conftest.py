@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.cluster import Cluster
+from tests.acceptance.raw import RawClient
 from tests.acceptance.site import Client, Site
 from tests.requirements import RedisServer
 
@@ -22,6 +23,22 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
         folder = tmp_path / f"site{len(sites)}"
         folder.mkdir()
         site = Site(folder, **settings)
+        sites.append(site)
+        site.start()
+        return site
+
+    yield make
+    for site in sites:
+        site.stop()
+
+
+@pytest.fixture(scope="module")
+def make_shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Site]]:
+    """The same for a site that the tests of a module share."""
+    sites: list[Site] = []
+
+    def make(**settings: Any) -> Site:
+        site = Site(tmp_path_factory.mktemp("shared"), **settings)
         sites.append(site)
         site.start()
         return site
@@ -61,6 +78,21 @@ async def connect() -> AsyncIterator[Callable[..., Awaitable[Client]]]:
 
     async def connect_to(site: Site, **options: Any) -> Client:
         client = Client(site.url, **options)
+        clients.append(client)
+        return await client.connect()
+
+    yield connect_to
+    for client in clients:
+        await client.close()
+
+
+@pytest.fixture
+async def connect_raw() -> AsyncIterator[Callable[..., Awaitable[RawClient]]]:
+    """Connects a client that shows every packet, and sends what it is told to."""
+    clients: list[RawClient] = []
+
+    async def connect_to(site: Site, **options: Any) -> RawClient:
+        client = RawClient(site.url, **options)
         clients.append(client)
         return await client.connect()
 

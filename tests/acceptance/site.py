@@ -21,6 +21,10 @@ from tests.requirements import free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 15.0
+SECRET_KEY = "for tests only"
+"""That of tests.settings too, so that a test can sign tokens as the site does."""
+_migrated: dict[str, bytes] = {}
+"""The empty database after all migrations; made once."""
 
 
 class Site:
@@ -42,6 +46,7 @@ class Site:
         }
         self.environment = clean | {
             "DJANGO_DEBUG": "1",
+            "DJANGO_SECRET_KEY": SECRET_KEY,
             "DATABASE_URL": f"sqlite:///{self.database}",
             **{f"OHSESSIONS_{name}": json.dumps(value) for name, value in options.items()},
         }
@@ -64,8 +69,12 @@ class Site:
 
     def prepare(self) -> None:
         """Makes the database, once."""
-        if not self.database.exists():
+        if self.database.exists():
+            return
+        if not _migrated:
             self.manage("migrate", "--verbosity", "0")
+            _migrated["sqlite"] = self.database.read_bytes()
+        self.database.write_bytes(_migrated["sqlite"])
 
     def _answers(self) -> bool:
         assert self.process is not None
@@ -93,6 +102,11 @@ class Site:
         """Looks into the database. Ids are stored as 32 hexadecimal digits."""
         with contextlib.closing(sqlite3.connect(self.database, timeout=20)) as connection:
             return connection.execute(sql, parameters).fetchall()
+
+    def execute(self, sql: str, *parameters: Any) -> None:
+        """Changes the database behind the site's back."""
+        with contextlib.closing(sqlite3.connect(self.database, timeout=20)) as connection, connection:
+            connection.execute(sql, parameters)
 
     def state(self, session_id: str) -> str:
         row = self.query("SELECT state FROM ohsessions_session WHERE id = ?", session_id.replace("-", ""))
