@@ -1,0 +1,46 @@
+"""What a run of the harness is told: how long, which seed, how large, which faults."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+ALL_FAULTS = (
+    "worker_kill",
+    "worker_pause",
+    "worker_drain",
+    "gateway_kill",
+    "gateway_pause",
+    "gateway_drain",
+    "redis_flush",
+    "redis_pause",
+    "redis_restart",
+    "postgres_terminate",
+    "postgres_restart",
+    "proxy_cut",
+    "proxy_delay",
+    "proxy_half_close",
+    "proxy_freeze",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Times are in seconds. `faults`: kinds to choose from. `switches_off`: see ohsessions.core.switches."""
+
+    seconds: float = 120.0
+    seed: int = 1
+    lease_ttl: float = 3.0
+    heartbeat: float = 0.5
+    close_delay: float = 1.0
+    gateways: int = 2
+    workers: int = 3
+    sessions: int = 10
+    clients: int = 30
+    faults: tuple[str, ...] = ALL_FAULTS
+    fault_pause: float = 2.0
+    """The mean time between the beginnings of two faults."""
+    switches_off: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,210 @@
+"""One run: start everything, let faults and clients loose, then quiet, then look at what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from tests.chaos.clients import ChaosClient, SharedSession
+from tests.chaos.faults import Injector
+from tests.chaos.history import History, Leftover, read_lines
+from tests.chaos.observer import Observer
+from tests.chaos.options import Options
+from tests.chaos.processes import adopt_orphans, descendants
+from tests.chaos.schedule import make_schedule
+from tests.chaos.site import RUNTIMES, Site
+from tests.chaos.sockets import LibrarySocket, RawSocket
+
+START_LIMIT = 60.0
+SETTLE_LIMIT = 40.0
+SLEEP_LIMIT = 20.0
+UNHANDLED = "SELECT id, state FROM ohsessions_session WHERE last_action_number > handled_number"
+AWAKE = "SELECT id, state, reason FROM ohsessions_session WHERE state <> 'passivated'"
+STALE = re.compile(r"has another owner")
+
+
+class Run:
+    """See the module's docstring. `play` gives the history."""
+
+    def __init__(self, options: Options, folder: Path, tell: Callable[[str], None]) -> None:
+        self.options = options
+        self.history = History(options.as_json())
+        self._folder = folder
+        self._tell = tell
+        self._began = time.monotonic()
+
+    def now(self) -> float:
+        """The run time."""
+        return time.monotonic() - self._began
+
+    def _trouble(self, text: str) -> None:
+        self._tell(f"{self.now():6.1f} s  trouble: {text}")
+        self.history.troubles.append(f"{self.now():.1f} s: {text}")
+
+    async def play(self) -> History:
+        adopt_orphans()
+        self._site = site = Site(self._folder, self.options, self._trouble)
+        background: list[asyncio.Task[None]] = []
+        try:
+            await site.start()
+            self._observer = Observer(site.postgres.url, self.now)
+            await self._wait_processes(START_LIMIT)
+            self._began = time.monotonic()
+            self._observer = Observer(site.postgres.url, self.now)
+            background = [
+                asyncio.create_task(self._observer.watch(), name="observer"),
+                asyncio.create_task(self._supervise(), name="supervisor"),
+            ]
+            self._clients = self._make_clients()
+            living = [asyncio.create_task(one.run(), name=one.name) for one in self._clients]
+            background += living
+            injector = Injector(
+                site.processes,
+                site.proxies,
+                site.postgres,
+                site.redis,
+                self.options.seed,
+                self.now,
+                self._tell,
+            )
+            await injector.play(make_schedule(self.options))
+            await asyncio.sleep(max(0.0, self.options.seconds - self.now()))
+            self.history.faults = sorted(injector.record, key=lambda one: one.at)
+            await self._settle(living)
+            await self._look_around()
+            await self._stop_processes()
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await site.stop()
+        self._collect()
+        return self.history
+
+    # Before
+
+    async def _wait_processes(self, limit: float) -> None:
+        """Waits until every process that should be there has registered."""
+        pids = ",".join(str(process.pid) for process in self._site.processes.values())
+        wanted = len(self._site.processes)
+        sql = (
+            f"SELECT 1 WHERE {wanted} > (SELECT count(DISTINCT pid) FROM ohsessions_process"
+            f" WHERE state = 'active' AND pid IN ({pids}))"
+        )
+        if await self._observer.wait(sql, limit):
+            self._trouble(f"not all processes had registered within {limit:.0f} s")
+
+    def _make_clients(self) -> list[ChaosClient]:
+        options, proxies = self.options, list(self._site.proxies.values())
+        sessions = [self._make_session(index) for index in range(options.sessions)]
+        clients = []
+        for index in range(options.clients):
+            session = sessions[index % len(sessions)]
+            random = Random(f"{options.seed}/client{index}")
+            socket = RawSocket if (index // len(sessions) + index) % 2 else LibrarySocket
+            opens = index < len(sessions)
+            clients.append(ChaosClient(f"client{index}", session, opens, socket, proxies, random, self.now))
+        return clients
+
+    def _make_session(self, index: int) -> SharedSession:
+        random = Random(f"{self.options.seed}/session{index}")
+        away = []
+        at = random.uniform(3.0, 12.0)
+        while at < self.options.seconds:
+            length = self.options.close_delay + random.choice((-0.3, -0.1, 0.1, 0.3, 1.0, 2.5))
+            away.append((at, at + max(0.3, length)))
+            at += length + random.uniform(4.0, 12.0)
+        client_id = f"chaos-{index}-{random.getrandbits(64):016x}"
+        settings = {"start_seconds": random.choice((0.0, 0.05, 0.4))}
+        return SharedSession(f"session{index}", RUNTIMES[index % len(RUNTIMES)], settings, client_id, away)
+
+    async def _supervise(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            for process in self._site.processes.values():
+                process.supervise()
+            for kind, size in self._site.memory().items():
+                self.history.memory[kind] = max(size, self.history.memory.get(kind, 0))
+
+    # After the faults
+
+    async def _settle(self, living: list[asyncio.Task[None]]) -> None:
+        """No more faults: all is sent, handled and read; then everybody goes."""
+        self.history.quiet_at = self.now()
+        self._tell(f"{self.now():6.1f} s  quiet")
+        await self._site.postgres.wait_answers()
+        await self._wait_processes(START_LIMIT)
+        for client in self._clients:
+            client.settling.set()
+        await self._wait(lambda: not any(one.unacknowledged for one in self._clients), "acknowledgements")
+        for row in await self._observer.wait(UNHANDLED, SETTLE_LIMIT):
+            self._trouble(f"session {row[0].hex} ({row[1]}) still has unhandled actions")
+        heads = await self._observer.heads()
+        await self._wait(lambda: all(self._is_at(one, heads) for one in self._clients), "reading to the head")
+        for client in self._clients:
+            if client.attachment is not None:
+                client.attachment.at_end = True
+            client.leaving.set()
+        await asyncio.wait(living, timeout=SETTLE_LIMIT)
+        for row in await self._observer.wait(AWAKE, SLEEP_LIMIT):
+            self._trouble(f"session {row[0].hex} is {row[1]} at the end: {row[2]}")
+
+    @staticmethod
+    def _is_at(client: ChaosClient, heads: dict[str, int]) -> bool:
+        current = client.attachment
+        return current is not None and client.cursor >= heads.get(current.session, 0)
+
+    async def _wait(self, true: Callable[[], bool], what: str) -> None:
+        end = self.now() + SETTLE_LIMIT
+        while not true():
+            if self.now() > end:
+                self._trouble(f"{what}: not within {SETTLE_LIMIT:.0f} s of quiet")
+                return
+            await asyncio.sleep(0.1)
+
+    async def _look_around(self) -> None:
+        """With every client gone and every session asleep: what is there that should not be?"""
+        history, observer = self.history, self._observer
+        await observer.wait("SELECT sid FROM ohsessions_connection WHERE ended_at IS NULL", 5.0)
+        history.leftovers += await observer.open_connections()
+        history.events, history.moves = await observer.events(), await observer.moves()
+        history.sessions, named = await observer.sessions()
+        for file in sorted(self._site.files.rglob("*")):
+            if file.is_file() and str(file.relative_to(self._site.files)) not in named:
+                history.leftovers.append(Leftover("file", file.name, file.parent.name.replace("-", "")))
+        ours = {process.pid for process in self._site.processes.values()}
+        servers = {one.process.pid for one in (self._site.postgres, self._site.redis) if one.process}
+        roots = ours | servers
+        below = {pid for server in servers for pid in descendants(server)}
+        for pid, command in descendants(os.getpid()).items():
+            if pid not in roots | below:
+                history.leftovers.append(Leftover("process", f"{pid} {command[:120]}"))
+
+    async def _stop_processes(self) -> None:
+        await asyncio.gather(*(process.stop() for process in self._site.processes.values()))
+        for pid, command in descendants(os.getpid()).items():
+            if "program.py" in command or "watchdog.py" in command:
+                self.history.leftovers.append(Leftover("process after the stop", f"{pid} {command[:120]}"))
+
+    def _collect(self) -> None:
+        history = self.history
+        history.samples = self._observer.samples
+        history.sent = [one for client in self._clients for one in client.sent]
+        history.attachments = [one for client in self._clients for one in client.attachments]
+        for one in history.attachments:
+            one.session = one.session.replace("-", "")
+        for action in history.sent:
+            action.session = action.session.replace("-", "")
+        history.lines = list(read_lines(sorted(self._site.notes.iterdir()), self._began))
+        for log in self._folder.glob("worker*.txt"):
+            history.refused_writes += len(STALE.findall(log.read_text(errors="replace")))
+        errors: dict[str, int] = {}
+        for client in self._clients:
+            for word, count in client.errors.items():
+                errors[word] = errors.get(word, 0) + count
+        self.errors = errors

@@ -1,0 +1,170 @@
+"""How late things were: takeovers, passivations, deliveries. Pure functions, as in tests.chaos.checker.
+
+A limit holds for what no other fault disturbed; for the rest it is longer by what the others lasted, and by
+what it takes to recover from each.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from tests.chaos.checker import Verdict, Violation
+from tests.chaos.history import History, Injected, Move, Sample
+
+SLACK = 2.0
+"""Seconds that DESIGN.md gives beyond LEASE_TTL or CLOSE_DELAY."""
+SAMPLE_GAP = 1.0
+"""Seconds without a sample after which nothing is known of what was before."""
+DELIVERY_LIMIT = 3.0
+"""Seconds after its commit in which an event reaches who is attached, though the layer lost it: two reconcile
+intervals of a gateway."""
+RECOVERY = 3.0
+"""Seconds after a fault during which what it hit may be behind: a process starts, a client reconnects."""
+
+
+def percentile(values: list[float], part: float) -> float:
+    """The smallest value that this part of all is not above; 0 of none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0
+
+
+def check_takeover(history: History) -> Verdict:
+    """A session whose worker died or stopped runs elsewhere, or sleeps, LEASE_TTL + 2 s later."""
+    lease = history.options["lease_ttl"]
+    calm: list[float] = []
+    violations = []
+    samples, moves = _by_session(history.samples), _moves(history.moves)
+    faults = [one for one in history.faults if one.kind in ("worker_kill", "worker_pause")]
+    count = 0
+    for fault in faults:
+        for session, seen in samples.items():
+            owned = _last_before(seen, fault.at)
+            if owned is None or owned.worker != fault.pid or fault.at - owned.at > SAMPLE_GAP:
+                continue
+            if any(owned.at - 0.3 < move.at <= fault.at for move in moves[session]):
+                continue  # it may have been let go of in between
+            count += 1
+            ended = _taken_over(fault, seen, moves[session])
+            limit = lease + SLACK + (0 if owned.attached else history.options["close_delay"])
+            others = _disturbing(history, fault.at - lease, min(ended, fault.at + limit), fault)
+            if not others:
+                calm.append(ended - fault.at)
+            limit += sum(lease + SLACK + one.until - one.at for one in others)
+            if ended - fault.at > limit:
+                took = "never" if ended == float("inf") else f"{ended - fault.at:.1f} s after"
+                text = f"taken over {took} {fault.kind} of {fault.target} (limit {limit:.1f} s)"
+                violations.append(Violation(text, session, fault.at))
+    calm = [value for value in calm if value != float("inf")]
+    numbers = "/".join(f"{percentile(calm, part):.1f}" for part in (0.5, 0.99, 1.0))
+    return Verdict("takeover p50/p99/max", f"{numbers} s ({len(calm)} undisturbed of {count})", violations)
+
+
+def _taken_over(fault: Injected, seen: list[Sample], moves: list[Move]) -> float:
+    """When a session of the worker that was hit was served again, or asleep; infinite if never."""
+    moved = [one.at for one in moves if one.at > fault.at and one.target in ("running", "passivated")]
+    if fault.kind == "worker_pause":
+        # Nobody took it: it goes on where it was.
+        kept = [one.at for one in seen if one.at > fault.until + 0.1 and one.worker == fault.pid]
+        moved += [fault.until] if kept and not [at for at in moved if at < kept[0]] else []
+    return min(moved, default=float("inf"))
+
+
+def check_passivation(history: History) -> Verdict:
+    """An idle session begins to passivate CLOSE_DELAY + 2 s after its last connection went."""
+    options = history.options
+    calm: list[float] = []
+    violations = []
+    moves = _moves(history.moves)
+    count = 0
+    for session, seen in _by_session(history.samples).items():
+        for since, until in _idle_times(seen):
+            moved = [
+                one.at
+                for one in moves[session]
+                if since - 0.3 < one.at <= until and one.target in ("passivating", "passivated")
+            ]
+            late = min(moved, default=until) - since - options["close_delay"]
+            others = _disturbing(history, since - options["lease_ttl"], since + max(0.0, late))
+            limit = SLACK + sum(options["lease_ttl"] + SLACK + one.until - one.at for one in others)
+            if moved:
+                count += 1
+                if not others:
+                    calm.append(max(0.0, late))
+            if late > limit:
+                text = f"passivation began {late:.1f} s after it fell due (limit {limit:.1f} s)"
+                violations.append(Violation(text, session, since))
+    numbers = "/".join(f"{percentile(calm, part):.1f}" for part in (0.99, 1.0))
+    summary = f"{numbers} s ({len(calm)} undisturbed of {count})"
+    return Verdict("passivation lateness p99/max", summary, violations)
+
+
+def _idle_times(seen: list[Sample]) -> Iterable[tuple[float, float]]:
+    """From when to when a session was awake, without connections and pending work."""
+    since: float | None = None
+    before: Sample | None = None
+    for sample in seen:
+        if before is not None and sample.at - before.at > SAMPLE_GAP:
+            since = None
+        idle = sample.attached == 0 and not sample.pending and sample.state in ("starting", "running")
+        if idle and since is None:
+            since = sample.at
+        elif not idle and since is not None:
+            yield since, sample.at
+            since = None
+        before = sample
+    if since is not None and before is not None:
+        yield since, before.at
+
+
+def check_delivery(history: History) -> Verdict:
+    """Whoever is attached gets an event soon after its commit, whatever becomes of the channel layer."""
+    written = {(one.session, one.number): one.at for one in history.events}
+    late: list[float] = []
+    violations = []
+    on_the_way = [
+        one for one in history.faults if one.kind.partition("_")[0] in ("gateway", "proxy", "postgres")
+    ]
+    for one in history.attachments:
+        index = one.gateway.removeprefix("proxy")
+        own = [f for f in on_the_way if f.target in (one.gateway, f"gateway{index}", "postgres")]
+        for number, _, at in one.received:
+            since = written.get((one.session, number), 0.0)
+            if since < one.at + 0.1 or any(f.at - 0.5 < at and f.until + RECOVERY > since for f in own):
+                continue
+            late.append(at - since)
+            if at - since > DELIVERY_LIMIT:
+                text = f"{one.client} got event {number} {at - since:.1f} s after its commit"
+                violations.append(Violation(text, one.session, at))
+    numbers = "/".join(f"{percentile(late, part):.2f}" for part in (0.5, 0.99, 1.0))
+    return Verdict("delivery p50/p99/max", f"{numbers} s ({len(late)} undisturbed)", violations)
+
+
+def _disturbing(history: History, begin: float, end: float, but: Injected | None = None) -> list[Injected]:
+    """Faults of workers and of the database that overlap a time, and so may lengthen it."""
+    return [
+        one
+        for one in history.faults
+        if one is not but
+        and one.kind.partition("_")[0] in ("worker", "postgres")
+        and one.at < end
+        and one.until + RECOVERY > begin
+    ]
+
+
+def _last_before(seen: list[Sample], at: float) -> Sample | None:
+    return next((one for one in reversed(seen) if one.at <= at), None)
+
+
+def _by_session(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    found: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        found[sample.session].append(sample)
+    return found
+
+
+def _moves(moves: Iterable[Move]) -> dict[str, list[Move]]:
+    found: dict[str, list[Move]] = defaultdict(list)
+    for move in moves:
+        found[move.session].append(move)
+    return found

@@ -1,0 +1,272 @@
+"""The checker of the chaos harness finds what is wrong in a history, and nothing in one that is right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.chaos import checker, timing
+from tests.chaos.checker import Verdict
+from tests.chaos.history import (
+    Attachment,
+    Event,
+    History,
+    Injected,
+    Leftover,
+    Line,
+    Move,
+    Sample,
+    Sent,
+    SessionRow,
+)
+from tests.chaos.options import Options
+from tests.chaos.report import describe, judge, violated
+
+
+def user(number: int, tag: str, at: float = 1.0) -> Event:
+    return Event("s", number, at, "user", "count", f"c:{tag}", f"T{number}", f"V{number}", tag)
+
+
+def answer(number: int, cause: int, counter: int, epoch: int = 2, at: float = 1.0) -> Event:
+    key = f"{epoch}.{number}"
+    texts = f"T{number}", f"V{number}"
+    return Event("s", number, at, "agent", "chaos", key, *texts, "x", cause, None, True, counter)
+
+
+def told(number: int, cause: int, epoch: int = 4) -> Event:
+    key = f"{epoch}.{number}"
+    texts = f"T{number}", f"V{number}"
+    return Event("s", number, 1.0, "environment", "error", key, *texts, None, cause, "interrupted")
+
+
+def line(at: float, kind: str, epoch: int, action: int | None = None, pid: int = 10) -> Line:
+    return Line(at, "s", epoch, f"activation {epoch}", pid, kind, action)
+
+
+def good() -> History:
+    """Two actions of one client, handled by one owner; then everybody goes, and the session sleeps."""
+    received = [(number, f"text T{number}", 1.1) for number in range(4)]
+    return History(
+        Options().as_json(),
+        sent=[
+            Sent("a", "s", "client0", 1, 0, 1.0, attachment=0, order=1),
+            Sent("b", "s", "client0", 1, 2, 1.0, attachment=0, order=2),
+        ],
+        attachments=[Attachment("client0", "s", 0.5, -1, True, "proxy0", received, 5.0, at_end=True)],
+        events=[user(0, "a"), answer(1, 0, 1), user(2, "b"), answer(3, 2, 2)],
+        moves=[
+            Move("s", 0.5, "", "starting", "", "", 1),
+            Move("s", 0.7, "starting", "running", "", "", 2),
+            Move("s", 6.1, "running", "passivating", "", "", 3),
+            Move("s", 6.2, "passivating", "passivated", "", "", 4),
+        ],
+        sessions=[SessionRow("s", "count", "passivated", 3, 2, 2)],
+        lines=[
+            line(0.6, "start", 2),
+            line(1.0, "begin", 2, 0),
+            line(1.0, "end", 2, 0),
+            line(1.2, "begin", 2, 2),
+            line(6.2, "close", 2),
+        ],
+        samples=[Sample(0.2 * i, "s", "running", 10, int(0.2 * i < 5), False) for i in range(2, 31)]
+        + [Sample(6.3, "s", "passivated", None, 0, False)],
+        quiet_at=4.0,
+    )
+
+
+def texts(verdict: Verdict) -> list[str]:
+    return [violation.text for violation in verdict.violations]
+
+
+def test_a_good_history_has_no_violation() -> None:
+    verdicts = judge(good())
+    assert [text for verdict in verdicts for text in texts(verdict)] == []
+    assert not violated(verdicts)
+
+
+def test_an_action_that_was_never_acknowledged_is_found() -> None:
+    history = good()
+    history.sent.append(Sent("c", "s", "client0", sends=3))
+    assert texts(checker.check_acknowledged(history)) == ["c was never acknowledged in 3 sends"]
+
+
+def test_an_acknowledged_action_that_is_not_in_the_log_is_found() -> None:
+    history = good()
+    history.sent.append(Sent("c", "s", "client0", 1, 9, 1.0))
+    assert texts(checker.check_lost(history)) == ["c was acknowledged as 9, where the log has None"]
+
+
+def test_an_action_that_nobody_handled_is_found() -> None:
+    history = good()
+    history.events = [event for event in history.events if event.cause != 2]
+    (text,) = texts(checker.check_lost(history))
+    assert text.startswith("action 2 (b) was neither handled")
+
+
+def test_an_interrupted_action_whose_sender_was_told_is_not_lost() -> None:
+    history = good()
+    history.events[3] = told(3, 2)
+    assert texts(checker.check_lost(history)) == []
+
+
+def test_an_action_that_is_stored_twice_is_found() -> None:
+    history = good()
+    history.events += [user(4, "b"), answer(5, 4, 3)]
+    assert texts(checker.check_duplicated(history)) == ["b is in the log 2 times"]
+
+
+@pytest.mark.parametrize(("runtime", "times", "found"), [("count", 2, 1), ("retry", 2, 0), ("retry", 3, 1)])
+def test_an_action_that_was_handled_too_often_is_found(runtime: str, times: int, found: int) -> None:
+    history = good()
+    history.sessions = [replace(history.sessions[0], runtime=runtime)]
+    history.lines += [line(2.0 + i, "begin", 4 + 2 * i, 2) for i in range(times - 1)]
+    assert len(checker.check_duplicated(history).violations) == found
+
+
+def test_an_action_that_is_answered_and_called_interrupted_is_found() -> None:
+    history = good()
+    history.events.append(told(4, 2))
+    assert len(checker.check_duplicated(history).violations) == 1
+
+
+def test_an_event_that_a_client_missed_is_found() -> None:
+    history = good()
+    del history.attachments[0].received[1]
+    assert texts(checker.check_gaps(history)) == ["client0 got 2 after 0: a gap"]
+
+
+def test_a_first_event_that_does_not_follow_the_cursor_is_a_gap() -> None:
+    history = good()
+    del history.attachments[0].received[0]
+    assert texts(checker.check_gaps(history)) == ["client0 got 1 after -1: a gap"]
+
+
+def test_a_client_that_did_not_get_to_the_end_is_found() -> None:
+    history = good()
+    del history.attachments[0].received[3]
+    assert texts(checker.check_gaps(history)) == ["client0 ended at 2 of 3"]
+
+
+def test_other_bytes_than_those_of_the_log_are_found() -> None:
+    history = good()
+    history.attachments[0].received[2] = (2, "text other", 1.1)
+    assert texts(checker.check_gaps(history)) == ["client0 got another event 2 than the log has"]
+
+
+def test_a_hole_in_the_log_is_found() -> None:
+    history = good()
+    history.attachments = []
+    del history.events[1]
+    assert texts(checker.check_gaps(history)) == ["the log is not dense"]
+
+
+@pytest.mark.parametrize("again", [2, 3])
+def test_an_event_that_came_again_or_late_is_found(again: int) -> None:
+    history = good()
+    history.attachments[0].received.append((again, f"text T{again}", 1.2))
+    assert texts(checker.check_order(history)) == [f"client0 got {again} after 3"]
+
+
+def test_a_clients_actions_that_changed_places_are_found() -> None:
+    history = good()
+    history.sent[0].order, history.sent[1].order = 2, 1
+    assert len(checker.check_order(history).violations) == 1
+
+
+def test_actions_that_are_handled_out_of_order_are_found() -> None:
+    history = good()
+    history.lines.append(line(1.3, "begin", 2, 1))
+    assert texts(checker.check_order(history)) == ["action 1 was begun after 2"]
+
+
+def test_an_old_snapshot_is_found() -> None:
+    history = good()
+    history.events[3] = answer(3, 2, 1)
+    assert len(checker.check_state(history).violations) == 1
+
+
+def test_an_interrupted_action_does_not_count_in_the_state() -> None:
+    history = good()
+    history.events += [user(4, "c"), told(5, 4), user(6, "d"), answer(7, 6, 3, epoch=6)]
+    assert texts(checker.check_state(history)) == []
+
+
+def test_a_write_of_an_older_epoch_is_found() -> None:
+    history = good()
+    history.events += [told(4, 2, epoch=5), answer(5, 2, 3, epoch=2)]
+    assert texts(checker.check_stale_writes(history)) == ["event 5 was written under epoch 2, after 5"]
+
+
+def test_a_move_of_an_older_epoch_is_found() -> None:
+    history = good()
+    history.moves.append(Move("s", 7.0, "passivated", "starting", "", "", 3))
+    assert texts(checker.check_stale_writes(history)) == ["it became starting under epoch 3, after 4"]
+
+
+def test_an_owner_that_goes_on_beside_its_successor_is_found() -> None:
+    history = good()
+    history.lines += [line(1.1, "start", 4, pid=11), line(1.3, "beat", 2)]
+    (text,) = texts(checker.check_owners(history))
+    assert text == "epoch 2 of pid 10 went on (beat, begin) for 0.20 s after its successor began"
+
+
+def test_only_a_runtimes_own_code_may_run_on_just_after_its_process_was_resumed() -> None:
+    history = good()
+    history.lines += [line(1.1, "start", 4, pid=11)]
+    history.faults = [Injected("worker_pause", "worker0", 1.05, 1.15, 10)]
+    assert texts(checker.check_owners(history)) == []
+    history.lines += [line(1.3, "beat", 2)]
+    assert len(checker.check_owners(history).violations) == 1
+
+
+def kill_at(at: float, again_at: float | None) -> History:
+    """The good history with its worker killed, and the session running again at some time."""
+    history = good()
+    history.faults = [Injected("worker_kill", "worker0", at, at + 0.5, 10)]
+    history.samples = [Sample(0.2 * i, "s", "running", 10, 1, False) for i in range(60)]
+    if again_at is not None:
+        history.moves.insert(2, Move("s", again_at, "starting", "running", "", "", 4))
+    return history
+
+
+@pytest.mark.parametrize(("again_at", "found"), [(7.9, 0), (8.1, 1), (None, 1)])
+def test_a_takeover_that_came_late_or_never_is_found(again_at: float | None, found: int) -> None:
+    history = kill_at(3.0, again_at)
+    history.moves = [move for move in history.moves if move.target != "passivated"]
+    assert len(timing.check_takeover(history).violations) == found
+
+
+def test_a_takeover_has_longer_when_another_fault_came_between() -> None:
+    history = kill_at(3.0, 8.1)
+    history.moves = [move for move in history.moves if move.target != "passivated"]
+    history.faults.append(Injected("postgres_restart", "postgres", 4.0, 6.0))
+    assert texts(timing.check_takeover(history)) == []
+
+
+@pytest.mark.parametrize(("moved_at", "found"), [(7.9, 0), (8.3, 1)])
+def test_a_late_passivation_is_found(moved_at: float, found: int) -> None:
+    history = good()
+    history.moves = [replace(move, at=moved_at) for move in history.moves if move.target == "passivating"]
+    history.samples = [Sample(0.2 * i, "s", "running", 10, int(0.2 * i < 5), False) for i in range(60)]
+    assert len(timing.check_passivation(history).violations) == found
+
+
+def test_an_event_that_came_late_is_found_unless_its_gateway_was_hit() -> None:
+    history = good()
+    history.attachments[0].received[3] = (3, "text T3", 4.5)
+    assert len(timing.check_delivery(history).violations) == 1
+    history.faults = [Injected("proxy_freeze", "proxy0", 2.0, 4.0)]
+    assert texts(timing.check_delivery(history)) == []
+
+
+def test_what_is_left_and_what_went_wrong_is_found_and_reported() -> None:
+    history = good()
+    history.leftovers = [Leftover("process", "123 bash", "s")]
+    history.troubles = ["worker0 exited by itself"]
+    verdicts = judge(history)
+    assert violated(verdicts)
+    report = "\n".join(describe(history, verdicts))
+    assert "FAILED  orphans                       1 × process" in report
+    assert "troubles: worker0 exited by itself" in report
+    assert "history of session s" in report
