@@ -11,7 +11,7 @@ from functools import cache
 
 VARIABLE = "OHSESSIONS_TEST_SWITCH_OFF"
 NAMES = frozenset({"epoch", "reconcile", "marks"})
-"""`epoch`: a stale owner's writes are refused. `reconcile`: what the layer lost is looked for in the database.
+"""`epoch`: stale owners' writes are refused. `reconcile`: what the layer lost is looked for in the database.
 `marks`: which actions were started and handled is stored."""
 
 
