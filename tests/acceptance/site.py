@@ -183,7 +183,7 @@ class Client:
                     await self._changed.wait()
                 return result
         except TimeoutError:
-            tail = [*self.events[-5:], *self.others[-3:], *self.notices[-3:]]
+            tail = str([*self.events[-5:], *self.others[-3:], *self.notices[-3:]])[:2000]
             raise TimeoutError(f"{what} did not come within {limit} s; the last was {tail}") from None
 
     async def wait_for(self, limit: float = LIMIT, **fields: Any) -> dict[str, Any]:
