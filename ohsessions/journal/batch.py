@@ -19,25 +19,14 @@ from ohsessions.core.errors import StaleEpoch, WireError
 from ohsessions.core.states import State
 from ohsessions.database import LATER, Later, database_now
 from ohsessions.journal.appends import Append, Appended, NewEvent
-from ohsessions.journal.rows import WriteKey, check_same, find_rows, new_row
+from ohsessions.journal.rows import MARKS, WriteKey, check_same, find_rows, new_row, save_marks
 from ohsessions.models import Connection, Event, Session
 
 MAX_EVENTS = 2000
 MAX_CHARACTERS = 8 * 1024 * 1024
 """What one transaction takes at most, unless a single append has more."""
 
-MARKS = (
-    "next_number",
-    "last_action_number",
-    "last_user_number",
-    "started_number",
-    "started_epoch",
-    "attempts",
-    "handled_number",
-    "interrupted_number",
-    "active_at",
-)
-READ = (*MARKS, "state", "reason", "epoch", "worker_id", "snapshot_file")
+READ = (*MARKS, "active_at", "state", "reason", "epoch", "worker_id", "snapshot_file")
 
 Result = Appended | Exception | Later
 
@@ -113,8 +102,7 @@ class _Batch:
         results = [self._try(append) for append in self._appends]
         Event.objects.bulk_create(self._rows)
         self._forget_hidden()
-        for session_id in self._changed:
-            self._sessions[session_id].save(update_fields=MARKS)
+        save_marks([self._sessions[session_id] for session_id in self._changed])
         return results
 
     def _lock(self) -> None:

@@ -18,6 +18,18 @@ from ohsessions.models import Event, Session
 WriteKey = tuple[UUID, str]
 """What an event is known by: its session and its key in it."""
 
+MARKS = (
+    "next_number",
+    "last_action_number",
+    "last_user_number",
+    "started_number",
+    "started_epoch",
+    "attempts",
+    "handled_number",
+    "interrupted_number",
+)
+"""What appending changes about a session, besides `active_at`: integers."""
+
 
 def new_row(session: Session, event: NewEvent, now: datetime) -> Event:
     """The row of an event, with the next number of its session, which is raised. The row must be locked."""
@@ -45,14 +57,40 @@ def find_rows(keys: Collection[WriteKey]) -> dict[WriteKey, Event]:
     if not keys:
         return {}
     # Pairs: «session IN … AND write_key IN …» would look each key up in each session.
-    prepare: Any = Event._meta.get_field("session").get_db_prep_value
-    values = [value for session, key in keys for value in (prepare(session, connection), key)]
+    values = [value for session, key in keys for value in (_prepare_id(session), key)]
     places = ",".join(["(%s,%s)"] * len(keys))
     table = connection.ops.quote_name(Event._meta.db_table)
     found = Event.objects.raw(
         f"SELECT * FROM {table} WHERE (session_id, write_key) IN (VALUES {places})", values
     )
     return {(event.session_id, event.write_key): event for event in found}
+
+
+def _prepare_id(session_id: UUID) -> Any:
+    """A session's id as a parameter of SQL."""
+    return Session._meta.pk.get_db_prep_value(session_id, connection)
+
+
+def save_marks(sessions: Collection[Session]) -> None:
+    """Writes MARKS and `active_at` of many sessions in one statement. Their rows must be locked."""
+    if not sessions:
+        return
+    # A sixth of what an UPDATE each costs, when there are fifty (measured); needs SQLite 3.33, of 2020.
+    values: list[Any] = []
+    for session in sessions:
+        values += [getattr(session, name) for name in MARKS]
+        values += [_prepare_id(session.pk), connection.ops.adapt_datetimefield_value(session.active_at)]
+    names = (*MARKS, "id", "active_at")
+    row = f"({','.join(['%s'] * len(names))})"
+    table = connection.ops.quote_name(Session._meta.db_table)
+    columns = {name: f"new.column{place}" for place, name in enumerate(names, 1)}
+    changes = ", ".join(f"{name} = {columns[name]}" for name in names if name != "id")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE {table} SET {changes} FROM (VALUES {','.join([row] * len(sessions))}) AS new"
+            f" WHERE {table}.id = {columns['id']}",
+            values,
+        )
 
 
 def check_same(event: NewEvent, before: Event) -> None:

@@ -159,6 +159,8 @@ def lock_all(session_ids: Iterable[UUID]) -> dict[UUID, Locked]:
     """Locks the rows of sessions, in order of id; those that are no more are left out."""
     rows = Session.objects.select_for_update().filter(pk__in=set(session_ids)).order_by("pk")
     sessions = list(rows.defer(*HEAVY))
+    if not sessions:
+        return {}
     now = database_now()
     return {session.pk: Locked(session, now) for session in sessions}
 
