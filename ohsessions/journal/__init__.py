@@ -4,6 +4,7 @@ from ohsessions.journal.appends import Append, Appended, NewEvent
 from ohsessions.journal.batch import commit_appends
 from ohsessions.journal.reading import Head, heads, new_actions, read_action, read_page
 from ohsessions.journal.rows import new_row
+from ohsessions.journal.trimming import trim
 
 __all__ = [
     "Append",
@@ -16,4 +17,5 @@ __all__ = [
     "new_row",
     "read_action",
     "read_page",
+    "trim",
 ]

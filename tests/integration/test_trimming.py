@@ -1,0 +1,36 @@
+"""Trimming forgets what is done with, and nothing else."""
+
+from __future__ import annotations
+
+from ohsessions import journal
+from ohsessions.journal import Append
+from tests.integration.world import World, append, log, observation, session
+
+
+def test_trimming_deletes_the_beginning_and_numbers_go_on(world: World):
+    session_id, epoch = world.run("a")
+    head = session(session_id).head
+    assert journal.trim(session_id, head) == head
+    assert [number for number, _ in log(session_id)] == [head]
+    done = append(Append(session_id, [observation("more", "1.1")], epoch=epoch))
+    assert done.numbers == [head + 1]
+    assert session(session_id).first_number == head
+    assert world.attach(session_id).first_number == head
+
+
+def test_trimming_never_passes_an_action_that_is_not_handled(world: World):
+    session_id, epoch = world.run("a")
+    handled = world.act(session_id, "a").numbers[0]
+    append(Append(session_id, [observation("one", "1.1")], epoch=epoch, handled=handled))
+    pending = world.act(session_id, "a").numbers[0]
+    journal.trim(session_id, pending + 100)
+    assert session(session_id).first_number == handled + 1
+    assert pending in [number for number, _ in log(session_id)]
+
+
+def test_trimming_again_or_what_is_no_more_changes_nothing(world: World):
+    session_id, _ = world.run("a")
+    journal.trim(session_id, 1)
+    before = session(session_id).first_number, log(session_id)
+    assert journal.trim(session_id, 1) == 0
+    assert (session(session_id).first_number, log(session_id)) == before
