@@ -15,7 +15,7 @@ from uuid import UUID
 
 from channels.layers import get_channel_layer
 
-from ohsessions import leases, lifecycle
+from ohsessions import leases, lifecycle, snapshots
 from ohsessions.conf import conf
 from ohsessions.core.errors import ProcessGone, StaleEpoch, Unavailable
 from ohsessions.membership import Membership, Reaper, end_this_process
@@ -34,8 +34,14 @@ RECONCILE_EVERY = 2
 CLAIMS_AT_ONCE = 8
 PATIENCE, MOST_PATIENCE = 0.05, 0.5
 """Seconds a worker waits before a claim, per session that it has more than the least loaded one; at most."""
+TIDY_EVERY = 3600.0
 GRACE = 5.0
 """Seconds beyond PASSIVATE_TIMEOUT that a host gets at a stop for storing what it has."""
+
+
+def stop_limit() -> float:
+    """Seconds that an orderly stop may take: for the action under way, for saving, and for storing."""
+    return 2 * conf.PASSIVATE_TIMEOUT + 2 * GRACE
 
 
 class SessionWorker:
@@ -78,6 +84,7 @@ class SessionWorker:
         self._spawn(self._reaper.watch(), "reaper")
         self._spawn(self._sweep_for_ever(), "sweep")
         self._spawn(self._listen_for_ever(), "listen")
+        self._spawn(self._tidy_for_ever(), "tidy")
 
     def _spawn(self, job: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(job, name=f"worker {name}")
@@ -109,6 +116,15 @@ class SessionWorker:
             if epoch > hosted[0].epoch:
                 self._reconcile_now = True
         self._look.set()
+
+    async def _tidy_for_ever(self) -> None:
+        """Deletes, now and then, snapshot files that no row names: what a process left that died."""
+        while True:
+            await asyncio.sleep(TIDY_EVERY)
+            try:
+                await self._services.database.read(snapshots.sweep)
+            except Exception:
+                logger.exception("Tidying failed; the next time goes on", extra={"verb": "tidy_failed"})
 
     # Sweeping
 

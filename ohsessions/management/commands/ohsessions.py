@@ -20,7 +20,7 @@ from ohsessions.conf import conf
 from ohsessions.models import Process
 from ohsessions.services import Services
 from ohsessions.wakeups import is_embedded
-from ohsessions.worker.worker import SessionWorker
+from ohsessions.worker.worker import SessionWorker, stop_limit
 
 ABOVE = 64 * 1024
 """Bytes by which the server's limit lies above the gateway's own, which answers more kindly."""
@@ -67,7 +67,7 @@ class Command(BaseCommand):
             body_limits=server.BodyLimits(prefix="/" + conf.PATH, below=max_message, default=max_body),
             max_message=max_message,
             slow_timeout=conf.SLOW_TIMEOUT,
-            stop_timeout=conf.PASSIVATE_TIMEOUT,
+            stop_timeout=stop_limit(),
             announce=self.announce,
             **(PROXY_HEADERS if proxy_headers else {}),
         )
