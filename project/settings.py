@@ -204,7 +204,7 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {
         "ohsessions": {"level": LOG_LEVEL},
-        # It logs a traceback for each message that it cannot receive; ohsessions says once that Redis is gone.
+        # It logs a traceback per message that it cannot receive; ohsessions says once that Redis is gone.
         "channels_redis": {"level": "CRITICAL"},
         "django": {"handlers": [], "level": "INFO", "propagate": True},
     },
