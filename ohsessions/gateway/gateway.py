@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -32,6 +33,9 @@ from ohsessions.socketio import EngineSettings, Socket
 logger = logging.getLogger(__name__)
 
 RECONCILE_EVERY = 1.5
+STOP_BATCH = 100
+RECONNECTS_PER_SECOND = 200.0
+"""How many clients are sent away at a time at a stop, and how fast they are to come back elsewhere."""
 STOP_PATIENCE = 2.0
 """Seconds that a stopping gateway gives to what it is in the middle of."""
 FRAME_SLACK = 1024 * 1024
@@ -99,20 +103,29 @@ class Gateway:
         """Tells its clients to go elsewhere, and writes their connections off itself: daphne may call no
         disconnect handler when it stops."""
         self._stopping = True
-        clients = list(self.clients.values())
-        attached = [client.sid for client in clients if client.session_id is not None]
-        for client in clients:
-            await client.end("draining", END_MESSAGES["draining"])
+        sessions = {client.session_id for client in self.clients.values() if client.session_id is not None}
+        await self._send_away(list(self.clients.values()))
         try:
             await self.services.change(leases.begin_drain, self.process_id)
-            for sid in attached:
-                await self.services.announce(await self.services.change(lifecycle.detach, sid, reason))
+            for session_id in sessions:
+                written_off = self.services.change(lifecycle.write_off, session_id, self.process_id, reason)
+                await self.services.announce(await written_off)
             await self._end_tasks()
             await self._membership.leave()
         except Unavailable:
             # The others notice, LEASE_TTL later, that this process is gone.
             logger.warning("Stopped without a database to write it to", extra={"verb": "stopped_unheard"})
             await self._end_tasks()
+
+    async def _send_away(self, clients: list[Client]) -> None:
+        """In batches, each client with a time of its own for coming back: the others get them one by one."""
+        spread = len(clients) / RECONNECTS_PER_SECOND
+        for first in range(0, len(clients), STOP_BATCH):
+            for client in clients[first : first + STOP_BATCH]:
+                seconds = round(random.uniform(0, spread), 2)
+                client.notice(wire.notice("draining", reconnect_in=seconds))
+                await client.end("draining", END_MESSAGES["draining"])
+            await asyncio.sleep(0)
 
     async def _end_tasks(self) -> None:
         """Ends the background; what was spawned (detaching) is given a moment to end by itself."""

@@ -55,6 +55,7 @@ async def test_a_stopped_gateway_writes_its_connections_off_and_sends_its_client
     await client.initialize("echo")
     await client.wait_state("init")
     assert await asyncio.to_thread(cluster.gateways[0].stop) == 0
+    assert {"notice": "draining", "reconnect_in": 0.0} in client.notices
     assert {notice.get("reason") for notice in client.notices if notice["notice"] == "disconnecting"} == {
         "draining"
     }
