@@ -128,6 +128,26 @@ async def test_what_cannot_be_written_yet_stays_first_in_line(made: Database):
     assert seen == [[("b", 1), ("b", 2)], [("a", 1), ("a", 2), ("a", 3)]]
 
 
+async def test_what_cannot_be_written_yet_is_not_overtaken_by_what_comes_later(made: Database):
+    batches: list[list[int]] = []
+    begun, release = threading.Event(), threading.Event()
+
+    def commit(values: list[int]) -> list[Any]:
+        batches.append(values)
+        begun.set()
+        assert release.wait(LIMIT)
+        return [LATER] if len(batches) == 1 else values
+
+    tasks = [asyncio.create_task(made.write_gathered(commit, 1))]
+    assert await asyncio.to_thread(begun.wait, LIMIT)
+    tasks.append(asyncio.create_task(made.write_gathered(commit, 2)))
+    await asyncio.sleep(0)
+    release.set()
+    async with asyncio.timeout(LIMIT):
+        await asyncio.gather(*tasks)
+    assert batches == [[1], [1, 2]]
+
+
 async def test_what_stays_locked_is_given_up_and_does_not_stop_others(made: Database, monkeypatch):
     monkeypatch.setattr(threads, "LOCK_PATIENCE", 0.3)
 

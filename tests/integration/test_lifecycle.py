@@ -213,6 +213,28 @@ def test_a_connection_that_changes_while_it_is_moved_is_not_moved(world: World):
     assert (sids(first), sids(second)) == ([], ["b"])
 
 
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_of_two_ends_of_one_connection_the_first_counts(world: World):
+    session_id, _ = world.run("a")
+    with transaction.atomic():
+        lifecycle.force_passivation(session_id, by="op")
+        other = in_thread(lifecycle.detach, "a", "gone")
+        wait_for_lock_waiters()
+    assert other() is None
+    assert lifecycle.end_reasons(["a"]) == {"a": "operator"}
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_token_that_is_revoked_during_an_attach_is_refused(world: World):
+    opened = world.open("a")
+    with transaction.atomic():
+        Session.objects.filter(pk=opened.change.session_id).update(token_version=2)
+        other = in_thread(world.attach, opened.change.session_id, "b", token=opened.token)
+        wait_for_lock_waiters()
+    assert refused(other) == "invalid_token"
+    assert sids(opened.change.session_id) == ["a"]
+
+
 def test_a_token_of_before_a_revocation_is_refused_and_its_connections_end(world: World):
     opened = world.open("a")
     session_id = opened.change.session_id
@@ -653,11 +675,15 @@ def test_an_operator_changes_nothing_about_what_sleeps(world: World):
     assert Session.objects.values().get(pk=session_id) == before
 
 
-def test_a_crash_forgets_that_an_operator_wanted_it_passivated(world: World):
+@pytest.mark.parametrize("end", ["crash", "takeover"])
+def test_the_end_of_a_runtime_forgets_that_an_operator_wanted_it_passivated(world: World, end):
     session_id, epoch = world.run("a")
     lifecycle.force_passivation(session_id, by="op")
     world.attach(session_id, "again")
-    lifecycle.crash(session_id, epoch, "boom")
+    if end == "crash":
+        lifecycle.crash(session_id, epoch, "boom")
+    else:
+        lifecycle.hand_over(session_id, world.worker, "gone")
     row = session(session_id)
     assert (row.forced_by, row.passivate_at) == ("", None)
 
