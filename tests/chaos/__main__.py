@@ -18,18 +18,40 @@ from tests.chaos.run import Run
 def main() -> int:
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
     defaults = Options()
-    for name in ("seconds", "seed", "lease_ttl", "heartbeat", "close_delay", "sessions", "clients"):
+    for name in (
+        "seconds",
+        "seed",
+        "lease_ttl",
+        "heartbeat",
+        "close_delay",
+        "sessions",
+        "clients",
+        "patience",
+    ):
         value = getattr(defaults, name)
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
+    parser.add_argument("--settle-limit", type=float, default=defaults.settle_limit)
     parser.add_argument("--fault-pause", type=float, default=defaults.fault_pause)
     parser.add_argument("--faults", default=",".join(ALL_FAULTS), help="kinds of faults, with commas")
     parser.add_argument("--switch-off", default="", help="protections to do without: epoch, reconcile, marks")
     parser.add_argument("--keep", action="store_true", help="keep logs and history though all went well")
+    parser.add_argument(
+        "--script",
+        type=_faults,
+        default=(),
+        metavar="KIND TARGET AT SECONDS, …",
+        help="these faults, in place of those of the seed",
+    )
     given = vars(parser.parse_args())
     keep = given.pop("keep")
     faults, off = given.pop("faults"), given.pop("switch_off")
     options = Options(**given, faults=_words(faults), switches_off=_words(off))
     return run(options, keep=keep)
+
+
+def _faults(text: str) -> tuple[tuple[str, str, float, float], ...]:
+    split = (fault.split() for fault in text.split(","))
+    return tuple((kind, target, float(at), float(seconds)) for kind, target, at, seconds in split)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Whether a history keeps what DESIGN.md promises: pure functions from records to verdicts.
 
 Each check looks at one point, gives one line of numbers, and a Violation for each place where it does not
-hold. What concerns time is in tests.chaos.timing.
+hold. Who owned what is in
+tests.chaos.owners, what concerns time in tests.chaos.timing.
 """
 
 from __future__ import annotations
@@ -12,10 +13,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from tests.chaos.history import Attachment, Event, History, Line
-
-RESUME_GRACE = 1.0
-"""Seconds after SIGCONT in which a runtime's code may run on until its process has looked at its lease:
-nothing inside a stopped process can fence it. What it stores is refused and its programs are dead anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,7 @@ def check_lost(history: History) -> Verdict:
                     f"{sent.tag} was acknowledged as {sent.number}, where the log has {stored and stored.tag}"
                 )
                 violations.append(Violation(text, sent.session, sent.acknowledged_at))
-    answered, told = _outcomes(history)
+    answered, told = outcomes(history)
     for key, action in actions.items():
         if key not in answered and key not in told:
             text = f"action {action.number} ({action.tag}) was neither handled nor its sender told why not"
@@ -88,7 +85,7 @@ def check_duplicated(history: History) -> Verdict:
         if count > most:
             at = max(o.at for o in history.lines if (o.session, o.action) == (session, number))
             violations.append(Violation(f"action {number} was handled {count} times", session, at))
-    answered, told = _outcomes(history)
+    answered, told = outcomes(history)
     for (session, number), events in answered.items():
         if len(events) > 1:
             text = f"action {number} was answered to the end {len(events)} times"
@@ -153,7 +150,7 @@ def check_order(history: History) -> Verdict:
         for (_, before, _), (_, number, session) in pairwise(sorted(actions)):
             if number <= before:
                 violations.append(Violation(f"{client}'s action {number} was sent after {before}", session))
-    for activation in _activations(history.lines).values():
+    for activation in activations(history.lines).values():
         begun = [line for line in activation if line.kind == "begin" and line.action is not None]
         for earlier, line in pairwise(begun):
             if (line.action or 0) <= (earlier.action or 0):
@@ -162,90 +159,19 @@ def check_order(history: History) -> Verdict:
     return Verdict("out of order", str(len(violations)), violations)
 
 
-def check_state(history: History) -> Verdict:
-    """No activation started from a snapshot older than what its predecessors had acknowledged as done."""
-    violations = []
-    answered, told = _outcomes(history)
-    counters: dict[str, list[Event]] = defaultdict(list)
-    for (session, number), events in answered.items():
-        if (session, number) not in told:
-            counters[session].append(events[-1])
-    for session, events in counters.items():
-        for expected, event in enumerate(sorted(events, key=lambda one: one.cause or 0), 1):
-            if event.counter != expected:
-                text = (
-                    f"the runtime counted action {event.cause} as its {event.counter}., not its {expected}."
-                )
-                violations.append(Violation(text, session, event.at))
-                break
-    return Verdict("state lost", str(len(violations)), violations)
-
-
-def check_stale_writes(history: History) -> Verdict:
-    """In the log, nothing of an older epoch comes after something of a newer one."""
-    violations = []
-    newest: dict[str, int] = {}
-    for event in sorted(history.events, key=lambda one: (one.session, one.number)):
-        if event.epoch is None:
-            continue
-        if event.epoch < newest.get(event.session, 0):
-            text = (
-                f"event {event.number} was written under epoch {event.epoch}, after {newest[event.session]}"
-            )
-            violations.append(Violation(text, event.session, event.at))
-        newest[event.session] = max(event.epoch, newest.get(event.session, 0))
-    last: dict[str, int] = {}
-    for move in history.moves:
-        if move.epoch < last.get(move.session, 0):
-            text = f"it became {move.target} under epoch {move.epoch}, after {last[move.session]}"
-            violations.append(Violation(text, move.session, move.at))
-        last[move.session] = move.epoch
-    return Verdict(
-        "stale writes refused", f"{history.refused_writes}, accepted {len(violations)}", violations
-    )
-
-
-def check_owners(history: History) -> Verdict:
-    """No activation, and no program of one, does anything after its successor began."""
-    violations = []
-    resumed = [(one.pid, one.until) for one in history.faults if one.kind.endswith("_pause")]
-    sessions: dict[str, list[list[Line]]] = defaultdict(list)
-    for lines in _activations(history.lines).values():
-        sessions[lines[0].session].append(lines)
-    excused = 0
-    for session, activations in sessions.items():
-        activations.sort(key=lambda lines: (lines[0].epoch, lines[0].at))
-        begins = [
-            min((line.at for line in lines if line.kind == "start"), default=0) for lines in activations
-        ]
-        for index, lines in enumerate(activations):
-            successor = min(begins[index + 1 :], default=float("inf"))
-            late = [line for line in lines if line.at > successor and line.kind != "close"]
-            grace = [line for line in late if _has_just_resumed(line, resumed)]
-            excused += bool(grace)
-            if rest := [line for line in late if line not in grace]:
-                worst = max(rest, key=lambda line: line.at)
-                kinds = ", ".join(sorted({line.kind for line in rest}))
-                text = (
-                    f"epoch {worst.epoch} of pid {worst.pid} went on ({kinds})"
-                    f" for {worst.at - successor:.2f} s after its successor began"
-                )
-                violations.append(Violation(text, session, worst.at))
-    return Verdict("two owners at once", f"{len(violations)} ({excused} just after SIGCONT)", violations)
-
-
-def _has_just_resumed(line: Line, resumed: list[tuple[int, float]]) -> bool:
-    if line.kind == "beat":
-        return False
-    return any(pid == line.pid and until <= line.at <= until + RESUME_GRACE for pid, until in resumed)
-
-
 def check_leftovers(history: History) -> Verdict:
     """With every client gone and every session asleep nothing is left but rows and their files."""
     found = Counter(one.what for one in history.leftovers)
     summary = ", ".join(f"{count} × {what}" for what, count in found.items()) or "0"
     violations = [Violation(f"{one.what}: {one.detail}", one.session) for one in history.leftovers]
     return Verdict("orphans", summary, violations)
+
+
+def check_logs(history: History) -> Verdict:
+    """Nothing is logged at ERROR: that means that something was lost, or that somebody has to look."""
+    total = sum(history.logged_errors.values())
+    violations = [Violation(f"{count} × {line}") for line, count in history.logged_errors.items()]
+    return Verdict("errors in logs", str(total), violations)
 
 
 def check_troubles(history: History) -> Verdict:
@@ -257,7 +183,7 @@ def _actions(history: History) -> Iterable[Event]:
     return (one for one in history.events if one.source == "user")
 
 
-def _outcomes(
+def outcomes(
     history: History,
 ) -> tuple[dict[tuple[str, int | None], list[Event]], dict[tuple[str, int | None], Event]]:
     """By session and action: its answers' last events in order; and the error that says why there is none."""
@@ -271,7 +197,7 @@ def _outcomes(
     return answered, told
 
 
-def _activations(lines: Iterable[Line]) -> dict[str, list[Line]]:
+def activations(lines: Iterable[Line]) -> dict[str, list[Line]]:
     """The lines of each activation, its programs' included, in order of time."""
     found: dict[str, list[Line]] = defaultdict(list)
     for line in sorted(lines, key=lambda one: one.at):

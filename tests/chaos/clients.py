@@ -8,35 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from tests.chaos.history import FOREVER, Attachment, Sent, digest
+from tests.chaos.history import FOREVER, Attachment, Departure, Sent, digest
 from tests.chaos.proxy import Proxy
+from tests.chaos.shared import SharedSession
 from tests.chaos.sockets import ClientSocket, Lost, OnEvent
 
 CALL_LIMIT = 4.0
 TRANSIENT = frozenset({409, 429, 503})
 """Error codes after which an action is sent again."""
-
-
-@dataclass(slots=True)
-class SharedSession:
-    """What its clients know of a session. `away`: when all of them are to be gone."""
-
-    name: str
-    runtime: str
-    settings: dict[str, Any]
-    client_id: str
-    away: list[tuple[float, float]]
-    id: str = ""
-    token: str = ""
-    opened: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def back_at(self, now: float) -> float:
-        """When clients may come back; `now` if they need not be away."""
-        return next((end for begin, end in self.away if begin <= now < end), now)
 
 
 class Detached(Exception):
@@ -60,6 +42,7 @@ class ChaosClient:
         self.session = session
         self.sent: list[Sent] = []
         self.attachments: list[Attachment] = []
+        self.departures: list[Departure] = []
         self.cursor = -1
         self.settling = asyncio.Event()
         """Set when no new actions are wanted."""
@@ -173,8 +156,14 @@ class ChaosClient:
 
     async def _disconnect(self) -> None:
         socket, self._socket = self._socket, None
-        if socket is not None:
-            await socket.close()
+        if socket is None:
+            return
+        current = self.attachment
+        if current is not None and socket.sid:
+            self.departures.append(
+                Departure(self.name, current.session, socket.sid, current.gateway, self._now())
+            )
+        await socket.close()
         self._end_attachment()
 
     # Requests
@@ -224,6 +213,8 @@ class ChaosClient:
 
     async def _send_one(self, socket: ClientSocket, one: Sent) -> None:
         one.sends += 1
+        if one.sends == 1:
+            one.sent_at, one.gateway = self._now(), self._gateway
         self._order += 1
         order, attachment = self._order, len(self.attachments) - 1
         answer = await socket.call(self._payload(one.tag), CALL_LIMIT)

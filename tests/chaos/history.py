@@ -32,6 +32,9 @@ class Sent:
     client: str
     sends: int = 0
     number: int | None = None
+    sent_at: float = 0.0
+    gateway: str = ""
+    """Where it was sent first, at `sent_at`."""
     acknowledged_at: float | None = None
     attachment: int = -1
     order: int = 0
@@ -53,6 +56,18 @@ class Attachment:
     ended_at: float = FOREVER
     at_end: bool = False
     """Whether it lasted until the end of the run, and must have reached the head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A connection's end as its client knows it (`at`), and as its row does (None: not at all)."""
+
+    client: str
+    session: str
+    sid: str
+    gateway: str
+    at: float
+    noticed_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +173,7 @@ class History:
     options: dict[str, Any]
     sent: list[Sent] = field(default_factory=list)
     attachments: list[Attachment] = field(default_factory=list)
+    departures: list[Departure] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
     sessions: list[SessionRow] = field(default_factory=list)
@@ -169,6 +185,8 @@ class History:
     """Processes that ended by themselves, drains that failed, and what did not come in the quiet phase."""
     quiet_at: float = 0.0
     refused_writes: int = 0
+    logged_errors: dict[str, int] = field(default_factory=dict)
+    """How often the processes logged what at ERROR."""
     memory: dict[str, int] = field(default_factory=dict)
     """The largest resident size of each kind of process, in MiB."""
 

@@ -114,5 +114,10 @@ class Observer:
             for sid, session, reason in await self.query(OPEN_CONNECTIONS)
         ]
 
+    async def ends(self) -> dict[str, float]:
+        """When each connection ended, by sid."""
+        rows = await self.query("SELECT sid, ended_at FROM ohsessions_connection WHERE ended_at IS NOT NULL")
+        return {sid: at.timestamp() - self._epoch for sid, at in rows}
+
     async def _connect(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         return await psycopg.AsyncConnection.connect(self._url, connect_timeout=2, autocommit=True)

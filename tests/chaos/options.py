@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+RUNTIMES = ("count", "retry", "large")
+"""Aliases of the counting runtime: as it is, retrying what was interrupted, with large snapshots."""
 ALL_FAULTS = (
     "worker_kill",
     "worker_pause",
@@ -40,7 +42,13 @@ class Options:
     faults: tuple[str, ...] = ALL_FAULTS
     fault_pause: float = 2.0
     """The mean time between the beginnings of two faults."""
+    script: tuple[tuple[str, str, float, float], ...] = ()
+    """Faults to inject in place of those of the seed, as (kind, target, at, seconds)."""
     switches_off: tuple[str, ...] = ()
+    patience: float = 1.0
+    """Limits of time are so many times as long: for machines that have other things to do."""
+    settle_limit: float = 40.0
+    """How long the quiet phase waits for each thing that has to happen in it."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

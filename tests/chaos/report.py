@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.chaos import checker, timing
+from tests.chaos import checker, owners, timing
 from tests.chaos.checker import Verdict, Violation
 from tests.chaos.history import History
 
@@ -14,13 +14,17 @@ CHECKS = (
     checker.check_duplicated,
     checker.check_gaps,
     checker.check_order,
-    checker.check_state,
-    checker.check_stale_writes,
-    checker.check_owners,
+    owners.check_state,
+    owners.check_stale_writes,
+    owners.check_owners,
     timing.check_takeover,
     timing.check_passivation,
+    timing.check_answers,
     timing.check_delivery,
+    timing.check_departures,
+    owners.check_drains,
     checker.check_leftovers,
+    checker.check_logs,
     checker.check_troubles,
 )
 SHOWN = 5

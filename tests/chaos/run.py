@@ -6,26 +6,32 @@ import asyncio
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-from tests.chaos.clients import ChaosClient, SharedSession
+from tests.chaos.clients import ChaosClient
 from tests.chaos.faults import Injector
 from tests.chaos.history import History, Leftover, read_lines
 from tests.chaos.observer import Observer
 from tests.chaos.options import Options
 from tests.chaos.processes import adopt_orphans, descendants
 from tests.chaos.schedule import make_schedule
-from tests.chaos.site import RUNTIMES, Site
+from tests.chaos.shared import make_session
+from tests.chaos.site import Site
 from tests.chaos.sockets import LibrarySocket, RawSocket
 
 START_LIMIT = 60.0
-SETTLE_LIMIT = 40.0
-SLEEP_LIMIT = 20.0
 UNHANDLED = "SELECT id, state FROM ohsessions_session WHERE last_action_number > handled_number"
 AWAKE = "SELECT id, state, reason FROM ohsessions_session WHERE state <> 'passivated'"
 STALE = re.compile(r"has another owner")
+ERROR = re.compile(
+    r"^[-0-9]+ [:0-9,]+ (?:ERROR|CRITICAL) ((?:ohsessions|asyncio|daphne)[^\\\n]*)", re.MULTILINE
+)
+"""Lines of the log that say that something was lost. What other packages report of a lost Redis is theirs."""
+NAMES = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b[\w-]{20}\b|\b[0-9a-f]{8}\b|at 0x\w+")
 
 
 class Run:
@@ -101,7 +107,7 @@ class Run:
 
     def _make_clients(self) -> list[ChaosClient]:
         options, proxies = self.options, list(self._site.proxies.values())
-        sessions = [self._make_session(index) for index in range(options.sessions)]
+        sessions = [make_session(options, index) for index in range(options.sessions)]
         clients = []
         for index in range(options.clients):
             session = sessions[index % len(sessions)]
@@ -110,18 +116,6 @@ class Run:
             opens = index < len(sessions)
             clients.append(ChaosClient(f"client{index}", session, opens, socket, proxies, random, self.now))
         return clients
-
-    def _make_session(self, index: int) -> SharedSession:
-        random = Random(f"{self.options.seed}/session{index}")
-        away = []
-        at = random.uniform(3.0, 12.0)
-        while at < self.options.seconds:
-            length = self.options.close_delay + random.choice((-0.3, -0.1, 0.1, 0.3, 1.0, 2.5))
-            away.append((at, at + max(0.3, length)))
-            at += length + random.uniform(4.0, 12.0)
-        client_id = f"chaos-{index}-{random.getrandbits(64):016x}"
-        settings = {"start_seconds": random.choice((0.0, 0.05, 0.4))}
-        return SharedSession(f"session{index}", RUNTIMES[index % len(RUNTIMES)], settings, client_id, away)
 
     async def _supervise(self) -> None:
         while True:
@@ -142,7 +136,7 @@ class Run:
         for client in self._clients:
             client.settling.set()
         await self._wait(lambda: not any(one.unacknowledged for one in self._clients), "acknowledgements")
-        for row in await self._observer.wait(UNHANDLED, SETTLE_LIMIT):
+        for row in await self._observer.wait(UNHANDLED, self.options.settle_limit):
             self._trouble(f"session {row[0].hex} ({row[1]}) still has unhandled actions")
         heads = await self._observer.heads()
         await self._wait(lambda: all(self._is_at(one, heads) for one in self._clients), "reading to the head")
@@ -150,8 +144,8 @@ class Run:
             if client.attachment is not None:
                 client.attachment.at_end = True
             client.leaving.set()
-        await asyncio.wait(living, timeout=SETTLE_LIMIT)
-        for row in await self._observer.wait(AWAKE, SLEEP_LIMIT):
+        await asyncio.wait(living, timeout=self.options.settle_limit)
+        for row in await self._observer.wait(AWAKE, self.options.settle_limit):
             self._trouble(f"session {row[0].hex} is {row[1]} at the end: {row[2]}")
 
     @staticmethod
@@ -160,10 +154,11 @@ class Run:
         return current is not None and client.cursor >= heads.get(current.session, 0)
 
     async def _wait(self, true: Callable[[], bool], what: str) -> None:
-        end = self.now() + SETTLE_LIMIT
+        limit = self.options.settle_limit
+        end = self.now() + limit
         while not true():
             if self.now() > end:
-                self._trouble(f"{what}: not within {SETTLE_LIMIT:.0f} s of quiet")
+                self._trouble(f"{what}: not within {limit:.0f} s of quiet")
                 return
             await asyncio.sleep(0.1)
 
@@ -173,10 +168,19 @@ class Run:
         await observer.wait("SELECT sid FROM ohsessions_connection WHERE ended_at IS NULL", 5.0)
         history.leftovers += await observer.open_connections()
         history.events, history.moves = await observer.events(), await observer.moves()
+        ends = await observer.ends()
+        history.departures = [
+            replace(one, session=one.session.replace("-", ""), noticed_at=ends.get(one.sid))
+            for client in self._clients
+            for one in client.departures
+        ]
         history.sessions, named = await observer.sessions()
+        await self._site.sweep_files()
+        for missing in sorted(name for name in named if not (self._site.files / name).is_file()):
+            self._trouble(f"the snapshot {missing} of a session is lost")
         for file in sorted(self._site.files.rglob("*")):
             if file.is_file() and str(file.relative_to(self._site.files)) not in named:
-                history.leftovers.append(Leftover("file", file.name, file.parent.name.replace("-", "")))
+                history.leftovers.append(Leftover("file", file.name))
         ours = {process.pid for process in self._site.processes.values()}
         servers = {one.process.pid for one in (self._site.postgres, self._site.redis) if one.process}
         roots = ours | servers
@@ -203,6 +207,9 @@ class Run:
         history.lines = list(read_lines(sorted(self._site.notes.iterdir()), self._began))
         for log in self._folder.glob("worker*.txt"):
             history.refused_writes += len(STALE.findall(log.read_text(errors="replace")))
+        logs = [log.read_text(errors="replace") for log in self._folder.glob("*.txt")]
+        found = Counter(NAMES.sub("…", line)[:160] for log in logs for line in ERROR.findall(log))
+        history.logged_errors = dict(found.most_common())
         errors: dict[str, int] = {}
         for client in self._clients:
             for word, count in client.errors.items():

@@ -13,6 +13,7 @@ from tests.chaos.options import Options
 FIRST_AT = 3.0
 """Seconds after which the first fault may come: clients are attached by then."""
 RESTART_SECONDS = (0.3, 3.0)
+REDIS_SECONDS = (0.5, 8.0)
 RECOVERY_SECONDS = 3.0
 """Seconds that a restarted process is left alone: it needs them to start."""
 WEIGHTS = {"worker_kill": 3, "worker_pause": 3, "worker_drain": 2, "gateway_kill": 2, "proxy_cut": 2}
@@ -35,6 +36,8 @@ class Fault:
 
 def make_schedule(options: Options) -> list[Fault]:
     """The faults of a run, in order of time."""
+    if options.script:
+        return sorted((Fault(*fault) for fault in options.script), key=lambda fault: fault.at)
     random = Random(f"{options.seed}/faults")
     free_at: dict[str, float] = {}
     faults: list[Fault] = []
@@ -66,6 +69,8 @@ def _make(kind: str, at: float, random: Random, options: Options) -> Fault:
         seconds = options.lease_ttl + random.uniform(0.5, 2.5)
     elif what in ("flush", "terminate", "cut", "half_close"):
         seconds = 0.0
+    elif group == "redis":
+        seconds = random.uniform(*REDIS_SECONDS)
     elif group == "proxy":
         seconds = random.uniform(1.0, 7.0)
     else:

@@ -7,12 +7,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.acceptance.site import ROOT
-from tests.chaos.options import Options
+from tests.chaos.options import RUNTIMES, Options
 from tests.chaos.processes import Managed
 from tests.chaos.proxy import Proxy
 from tests.chaos.servers import FallingPostgres, FallingRedis
@@ -20,7 +21,6 @@ from tests.requirements import MissingRequirement, find_postgres_programs, find_
 
 BALLAST = 100_000
 """Characters that make a snapshot too large for its row."""
-RUNTIMES = ("count", "retry", "large")
 
 
 class Site:
@@ -86,14 +86,25 @@ class Site:
     async def start(self) -> None:
         self.postgres.start()
         self.redis.start()
-        command = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
-        await asyncio.to_thread(
-            subprocess.run, command, cwd=ROOT, env=self._environment_of_processes, check=True
-        )
+        await self._manage("migrate", "--verbosity", "0")
         for proxy in self.proxies.values():
             await proxy.start()
         for process in self.processes.values():
             process.start()
+
+    async def sweep_files(self) -> None:
+        """Has the sweep delete snapshots that no session names, as if it were the day after."""
+        yesterday = time.time() - 24 * 3600
+        for file in self.files.rglob("*.json"):
+            os.utime(file, (yesterday, yesterday))
+        code = "from ohsessions import snapshots; snapshots.sweep()"
+        await self._manage("shell", "--verbosity", "0", "--command", code)
+
+    async def _manage(self, *arguments: str) -> None:
+        command = [sys.executable, "manage.py", *arguments]
+        await asyncio.to_thread(
+            subprocess.run, command, cwd=ROOT, env=self._environment_of_processes, check=True
+        )
 
     async def stop(self) -> None:
         """Whatever state they are in: nothing of it is left running."""

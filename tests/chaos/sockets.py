@@ -34,6 +34,10 @@ class ClientSocket(Protocol):
     def port(self) -> int:
         """The client's own port, by which the proxy knows the connection."""
 
+    @property
+    def sid(self) -> str:
+        """Its name in Socket.IO, empty until it is connected."""
+
     async def connect(self, url: str) -> None:
         """Raises Lost."""
 
@@ -53,6 +57,7 @@ class RawSocket:
         self._on_event = on_event
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._count = 0
+        self.sid = ""
         self._reading: asyncio.Task[None] | None = None
         self._connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._connected.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -120,6 +125,7 @@ class RawSocket:
         if frame == "2":
             await self._websocket.send_str("3")
         elif frame.startswith("40") and not self._connected.done():
+            self.sid = json.loads(frame[2:])["sid"]
             self._connected.set_result(None)
         elif frame.startswith("42"):
             name, payload = json.loads(frame[2:])
@@ -141,6 +147,7 @@ class LibrarySocket:
         for name in ("oh_event", "oh_events", "oh_notice"):
             self._client.on(name, lambda payload, name=name: on_event(name, payload, None))
         self._port = 0
+        self.sid = ""
 
     @property
     def closed(self) -> bool:
@@ -154,6 +161,7 @@ class LibrarySocket:
         try:
             async with asyncio.timeout(CONNECT_LIMIT):
                 await self._client.connect(url, transports=["websocket"], wait_timeout=CONNECT_LIMIT)
+                self.sid = self._client.get_sid() or ""
                 name = self._client.eio.ws.get_extra_info("sockname")
                 self._port = int(name[1]) if name else 0
         except (SocketIOError, aiohttp.ClientError, OSError, TimeoutError) as error:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from tests.chaos.checker import Verdict, Violation
-from tests.chaos.history import History, Injected, Move, Sample
+from tests.chaos.history import FOREVER, History, Injected, Move, Sample
 
 SLACK = 2.0
 """Seconds that DESIGN.md gives beyond LEASE_TTL or CLOSE_DELAY."""
@@ -19,6 +19,10 @@ SAMPLE_GAP = 1.0
 DELIVERY_LIMIT = 3.0
 """Seconds after its commit in which an event reaches who is attached, though the layer lost it: two reconcile
 intervals of a gateway."""
+ANSWER_LIMIT = 3.0
+"""Seconds in which an action is acknowledged: nobody waits longer than 2 s for a layer that hangs."""
+NOTICE_LIMIT = 2.0
+"""Seconds in which the end of a connection is in the database."""
 RECOVERY = 3.0
 """Seconds after a fault during which what it hit may be behind: a process starts, a client reconnects."""
 
@@ -32,6 +36,7 @@ def percentile(values: list[float], part: float) -> float:
 def check_takeover(history: History) -> Verdict:
     """A session whose worker died or stopped runs elsewhere, or sleeps, LEASE_TTL + 2 s later."""
     lease = history.options["lease_ttl"]
+    slack = SLACK * history.options["patience"]
     calm: list[float] = []
     violations = []
     samples, moves = _by_session(history.samples), _moves(history.moves)
@@ -46,16 +51,16 @@ def check_takeover(history: History) -> Verdict:
                 continue  # it may have been let go of in between
             count += 1
             ended = _taken_over(fault, seen, moves[session])
-            limit = lease + SLACK + (0 if owned.attached else history.options["close_delay"])
+            limit = lease + slack + (0 if owned.attached else history.options["close_delay"])
             others = _disturbing(history, fault.at - lease, min(ended, fault.at + limit), fault)
             if not others:
                 calm.append(ended - fault.at)
-            limit += sum(lease + SLACK + one.until - one.at for one in others)
+            limit += sum(lease + slack + one.until - one.at for one in others)
             if ended - fault.at > limit:
-                took = "never" if ended == float("inf") else f"{ended - fault.at:.1f} s after"
+                took = "never" if ended == FOREVER else f"{ended - fault.at:.1f} s after"
                 text = f"taken over {took} {fault.kind} of {fault.target} (limit {limit:.1f} s)"
                 violations.append(Violation(text, session, fault.at))
-    calm = [value for value in calm if value != float("inf")]
+    calm = [value for value in calm if value != FOREVER]
     numbers = "/".join(f"{percentile(calm, part):.1f}" for part in (0.5, 0.99, 1.0))
     return Verdict("takeover p50/p99/max", f"{numbers} s ({len(calm)} undisturbed of {count})", violations)
 
@@ -67,12 +72,13 @@ def _taken_over(fault: Injected, seen: list[Sample], moves: list[Move]) -> float
         # Nobody took it: it goes on where it was.
         kept = [one.at for one in seen if one.at > fault.until + 0.1 and one.worker == fault.pid]
         moved += [fault.until] if kept and not [at for at in moved if at < kept[0]] else []
-    return min(moved, default=float("inf"))
+    return min(moved, default=FOREVER)
 
 
 def check_passivation(history: History) -> Verdict:
     """An idle session begins to passivate CLOSE_DELAY + 2 s after its last connection went."""
     options = history.options
+    slack = SLACK * options["patience"]
     calm: list[float] = []
     violations = []
     moves = _moves(history.moves)
@@ -86,7 +92,7 @@ def check_passivation(history: History) -> Verdict:
             ]
             late = min(moved, default=until) - since - options["close_delay"]
             others = _disturbing(history, since - options["lease_ttl"], since + max(0.0, late))
-            limit = SLACK + sum(options["lease_ttl"] + SLACK + one.until - one.at for one in others)
+            limit = slack + sum(options["lease_ttl"] + slack + one.until - one.at for one in others)
             if moved:
                 count += 1
                 if not others:
@@ -122,22 +128,61 @@ def check_delivery(history: History) -> Verdict:
     written = {(one.session, one.number): one.at for one in history.events}
     late: list[float] = []
     violations = []
-    on_the_way = [
-        one for one in history.faults if one.kind.partition("_")[0] in ("gateway", "proxy", "postgres")
-    ]
     for one in history.attachments:
-        index = one.gateway.removeprefix("proxy")
-        own = [f for f in on_the_way if f.target in (one.gateway, f"gateway{index}", "postgres")]
+        own = _on_the_way(history, one.gateway)
         for number, _, at in one.received:
             since = written.get((one.session, number), 0.0)
             if since < one.at + 0.1 or any(f.at - 0.5 < at and f.until + RECOVERY > since for f in own):
                 continue
             late.append(at - since)
-            if at - since > DELIVERY_LIMIT:
+            if at - since > DELIVERY_LIMIT * history.options["patience"]:
                 text = f"{one.client} got event {number} {at - since:.1f} s after its commit"
                 violations.append(Violation(text, one.session, at))
     numbers = "/".join(f"{percentile(late, part):.2f}" for part in (0.5, 0.99, 1.0))
     return Verdict("delivery p50/p99/max", f"{numbers} s ({len(late)} undisturbed)", violations)
+
+
+def check_answers(history: History) -> Verdict:
+    """An action is acknowledged soon, whatever becomes of the channel layer and of workers."""
+    took: list[float] = []
+    violations = []
+    for one in history.sent:
+        if not one.sends:
+            continue
+        answered = FOREVER if one.acknowledged_at is None else one.acknowledged_at
+        own = _on_the_way(history, one.gateway)
+        if one.sends > 1 or any(f.at - 0.5 < answered and f.until + RECOVERY > one.sent_at for f in own):
+            # Sent again since its client left on purpose; or in somebody's way.
+            continue
+        took.append(answered - one.sent_at)
+        if answered - one.sent_at > ANSWER_LIMIT * history.options["patience"]:
+            text = f"{one.tag} was acknowledged {answered - one.sent_at:.1f} s after it was sent"
+            violations.append(Violation(text, one.session, one.sent_at))
+    numbers = "/".join(f"{percentile(took, part):.2f}" for part in (0.5, 0.99, 1.0))
+    return Verdict("acknowledgement p50/p99/max", f"{numbers} s ({len(took)} undisturbed)", violations)
+
+
+def check_departures(history: History) -> Verdict:
+    """Where nothing is in the way, the end of a connection is noticed at once."""
+    late: list[float] = []
+    violations = []
+    for one in history.departures:
+        noticed = FOREVER if one.noticed_at is None else one.noticed_at
+        own = _on_the_way(history, one.gateway)
+        if any(f.at - 0.5 < noticed and f.until + RECOVERY > one.at - RECOVERY for f in own):
+            continue
+        late.append(max(0.0, noticed - one.at))
+        if noticed - one.at > NOTICE_LIMIT * history.options["patience"]:
+            text = f"{one.client} was gone {noticed - one.at:.1f} s before it was noticed"
+            violations.append(Violation(text, one.session, one.at))
+    numbers = "/".join(f"{percentile(late, part):.2f}" for part in (0.5, 0.99, 1.0))
+    return Verdict("departure p50/p99/max", f"{numbers} s ({len(late)} undisturbed)", violations)
+
+
+def _on_the_way(history: History, proxy: str) -> list[Injected]:
+    """Faults of what lies between a client and the log."""
+    gateway = "gateway" + proxy.removeprefix("proxy")
+    return [one for one in history.faults if one.target in (proxy, gateway, "postgres")]
 
 
 def _disturbing(history: History, begin: float, end: float, but: Injected | None = None) -> list[Injected]:

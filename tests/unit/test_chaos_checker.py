@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos import checker, timing
+from tests.chaos import checker, owners, timing
 from tests.chaos.checker import Verdict
 from tests.chaos.history import (
     Attachment,
+    Departure,
     Event,
     History,
     Injected,
@@ -50,8 +51,8 @@ def good() -> History:
     return History(
         Options().as_json(),
         sent=[
-            Sent("a", "s", "client0", 1, 0, 1.0, attachment=0, order=1),
-            Sent("b", "s", "client0", 1, 2, 1.0, attachment=0, order=2),
+            Sent("a", "s", "client0", 1, 0, 0.9, "proxy0", 1.0, attachment=0, order=1),
+            Sent("b", "s", "client0", 1, 2, 0.9, "proxy0", 1.0, attachment=0, order=2),
         ],
         attachments=[Attachment("client0", "s", 0.5, -1, True, "proxy0", received, 5.0, at_end=True)],
         events=[user(0, "a"), answer(1, 0, 1), user(2, "b"), answer(3, 2, 2)],
@@ -93,7 +94,7 @@ def test_an_action_that_was_never_acknowledged_is_found() -> None:
 
 def test_an_acknowledged_action_that_is_not_in_the_log_is_found() -> None:
     history = good()
-    history.sent.append(Sent("c", "s", "client0", 1, 9, 1.0))
+    history.sent.append(Sent("c", "s", "client0", 1, 9, acknowledged_at=1.0))
     assert texts(checker.check_lost(history)) == ["c was acknowledged as 9, where the log has None"]
 
 
@@ -183,41 +184,42 @@ def test_actions_that_are_handled_out_of_order_are_found() -> None:
 def test_an_old_snapshot_is_found() -> None:
     history = good()
     history.events[3] = answer(3, 2, 1)
-    assert len(checker.check_state(history).violations) == 1
+    assert len(owners.check_state(history).violations) == 1
 
 
 def test_an_interrupted_action_does_not_count_in_the_state() -> None:
     history = good()
     history.events += [user(4, "c"), told(5, 4), user(6, "d"), answer(7, 6, 3, epoch=6)]
-    assert texts(checker.check_state(history)) == []
+    assert texts(owners.check_state(history)) == []
 
 
 def test_a_write_of_an_older_epoch_is_found() -> None:
     history = good()
     history.events += [told(4, 2, epoch=5), answer(5, 2, 3, epoch=2)]
-    assert texts(checker.check_stale_writes(history)) == ["event 5 was written under epoch 2, after 5"]
+    assert texts(owners.check_stale_writes(history)) == ["event 5 was written under epoch 2, after 5"]
 
 
 def test_a_move_of_an_older_epoch_is_found() -> None:
     history = good()
     history.moves.append(Move("s", 7.0, "passivated", "starting", "", "", 3))
-    assert texts(checker.check_stale_writes(history)) == ["it became starting under epoch 3, after 4"]
+    assert texts(owners.check_stale_writes(history)) == ["it became starting under epoch 3, after 4"]
 
 
 def test_an_owner_that_goes_on_beside_its_successor_is_found() -> None:
     history = good()
     history.lines += [line(1.1, "start", 4, pid=11), line(1.3, "beat", 2)]
-    (text,) = texts(checker.check_owners(history))
+    (text,) = texts(owners.check_owners(history))
     assert text == "epoch 2 of pid 10 went on (beat, begin) for 0.20 s after its successor began"
 
 
 def test_only_a_runtimes_own_code_may_run_on_just_after_its_process_was_resumed() -> None:
     history = good()
+    history.lines[3] = line(1.2, "end", 2, 2)
     history.lines += [line(1.1, "start", 4, pid=11)]
     history.faults = [Injected("worker_pause", "worker0", 1.05, 1.15, 10)]
-    assert texts(checker.check_owners(history)) == []
+    assert texts(owners.check_owners(history)) == []
     history.lines += [line(1.3, "beat", 2)]
-    assert len(checker.check_owners(history).violations) == 1
+    assert len(owners.check_owners(history).violations) == 1
 
 
 def kill_at(at: float, again_at: float | None) -> History:
@@ -258,6 +260,46 @@ def test_an_event_that_came_late_is_found_unless_its_gateway_was_hit() -> None:
     assert len(timing.check_delivery(history).violations) == 1
     history.faults = [Injected("proxy_freeze", "proxy0", 2.0, 4.0)]
     assert texts(timing.check_delivery(history)) == []
+
+
+def test_a_late_acknowledgement_is_found() -> None:
+    history = good()
+    history.sent[1].acknowledged_at = 4.1
+    assert len(timing.check_answers(history).violations) == 1
+
+
+def test_a_departure_that_nobody_noticed_is_found_unless_its_proxy_was_hit() -> None:
+    history = good()
+    history.departures = [
+        Departure("client0", "s", "a", "proxy0", 5.0, 5.1),
+        Departure("client1", "s", "b", "proxy0", 5.0, 7.1),
+        Departure("client2", "s", "c", "proxy0", 5.0, None),
+    ]
+    assert len(timing.check_departures(history).violations) == 2
+    history.faults = [Injected("proxy_freeze", "proxy0", 4.0, 6.0)]
+    assert texts(timing.check_departures(history)) == []
+
+
+@pytest.mark.parametrize(("kind", "found"), [("worker_drain", 1), ("worker_kill", 0)])
+def test_an_action_that_an_orderly_stop_cut_off_is_found(kind: str, found: int) -> None:
+    history = good()
+    history.events[3] = told(3, 2)
+    history.faults = [Injected(kind, "worker0", 0.9, 1.5, 10)]
+    assert len(owners.check_drains(history).violations) == found
+
+
+def test_an_error_in_a_log_is_found() -> None:
+    history = good()
+    history.logged_errors = {"ohsessions.gateway: lost": 2}
+    assert texts(checker.check_logs(history)) == ["2 × ohsessions.gateway: lost"]
+
+
+@pytest.mark.parametrize(("kind", "found"), [("end", 0), ("begin", 1)])
+def test_after_it_was_resumed_a_process_ends_what_it_did_and_begins_nothing(kind: str, found: int) -> None:
+    history = good()
+    history.lines = [line(0.6, "start", 2), line(1.1, "start", 4, pid=11), line(1.2, kind, 2, 2)]
+    history.faults = [Injected("worker_pause", "worker0", 1.05, 1.15, 10)]
+    assert len(owners.check_owners(history).violations) == found
 
 
 def test_what_is_left_and_what_went_wrong_is_found_and_reported() -> None:
