@@ -18,20 +18,10 @@ from tests.chaos.run import Run
 def main() -> int:
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
     defaults = Options()
-    for name in (
-        "seconds",
-        "seed",
-        "lease_ttl",
-        "heartbeat",
-        "close_delay",
-        "sessions",
-        "clients",
-        "patience",
-    ):
+    numbers = ("seconds", "seed", "lease_ttl", "heartbeat", "close_delay", "sessions", "clients")
+    for name in (*numbers, "patience", "settle_limit", "fault_pause"):
         value = getattr(defaults, name)
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
-    parser.add_argument("--settle-limit", type=float, default=defaults.settle_limit)
-    parser.add_argument("--fault-pause", type=float, default=defaults.fault_pause)
     parser.add_argument("--faults", default=",".join(ALL_FAULTS), help="kinds of faults, with commas")
     parser.add_argument("--switch-off", default="", help="protections to do without: epoch, reconcile, marks")
     parser.add_argument("--keep", action="store_true", help="keep logs and history though all went well")
