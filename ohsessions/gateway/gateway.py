@@ -250,7 +250,8 @@ class Gateway:
                 continue
             pump.reconcile(head)
             waits = head.state == State.STARTING and head.worker is None
-            starved = waits and (now - head.state_at).total_seconds() > conf.START_TIMEOUT
+            wanted_at = max(head.state_at, head.retry_at or head.state_at)
+            starved = waits and (now - wanted_at).total_seconds() > conf.START_TIMEOUT
             if starved and not pump.starved:
                 message = "No worker takes this session. It starts as soon as one does."
                 pump.send(wire.error_event(WireError(503, "no_worker", message)))

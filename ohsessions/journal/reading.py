@@ -58,10 +58,12 @@ class Head:
     title: str
     worker: UUID | None
     state_at: datetime
+    retry_at: datetime | None
 
 
 def heads(session_ids: Iterable[UUID]) -> dict[UUID, Head]:
     """The heads of many sessions, in one query; sessions that are no more are left out."""
     rows = Session.objects.filter(pk__in=list(session_ids))
-    found = rows.values_list("pk", "next_number", "state", "reason", "title", "worker", "state_at")
+    fields = ("pk", "next_number", "state", "reason", "title", "worker", "state_at", "retry_at")
+    found = rows.values_list(*fields)
     return {row[0]: Head(row[1] - 1, *row[2:]) for row in found}

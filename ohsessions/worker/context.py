@@ -50,9 +50,7 @@ class HostContext:
         cause = self.cause if cause is None else cause
         clean = self._cleaned(event)
         body = wire.event_body(source=source, cause=cause, **clean)
-        most = 2 * conf.MAX_ACTION_BYTES + ABOVE
-        if len(body.encode()) > most:
-            raise InvalidEvent(f"An event may have at most {most} bytes as JSON.")
+        _check_size(body)
         await self._outbox.put(source, str(event.get("observation") or event.get("action")), body)
 
     async def set_agent_state(self, state: str) -> None:
@@ -63,7 +61,7 @@ class HostContext:
     async def notify(self, notice: Mapping[str, JSON]) -> None:
         clean = self._cleaned(dict(notice))
         try:
-            wire.check_json(clean)
+            _check_size(wire.check_json(clean))
         except WireError as error:
             raise InvalidEvent(f"The notice cannot be carried as JSON. {error.message}") from error
         await self._services.wakeups.notice(self.session_id, clean)
@@ -108,3 +106,9 @@ class HostContext:
             cause=cause,
         )
         await self._outbox.put("environment", "error", body)
+
+
+def _check_size(text: str) -> None:
+    most = 2 * conf.MAX_ACTION_BYTES + ABOVE
+    if len(text.encode()) > most:
+        raise InvalidEvent(f"Events and notices may have at most {most} bytes as JSON.")
