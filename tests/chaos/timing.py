@@ -155,7 +155,7 @@ def check_answers(history: History) -> Verdict:
             # Sent again since its client left on purpose; or in somebody's way.
             continue
         took.append(answered - one.sent_at)
-        if answered - one.sent_at > ANSWER_LIMIT * history.options["patience"]:
+        if answered - one.sent_at > _limit(history, ANSWER_LIMIT, one.sent_at, answered):
             text = f"{one.tag} was acknowledged {answered - one.sent_at:.1f} s after it was sent"
             violations.append(Violation(text, one.session, one.sent_at))
     numbers = "/".join(f"{percentile(took, part):.2f}" for part in (0.5, 0.99, 1.0))
@@ -172,11 +172,21 @@ def check_departures(history: History) -> Verdict:
         if any(f.at - 0.5 < noticed and f.until + RECOVERY > one.at - RECOVERY for f in own):
             continue
         late.append(max(0.0, noticed - one.at))
-        if noticed - one.at > NOTICE_LIMIT * history.options["patience"]:
+        if noticed - one.at > _limit(history, NOTICE_LIMIT, one.at, noticed):
             text = f"{one.client} was gone {noticed - one.at:.1f} s before it was noticed"
             violations.append(Violation(text, one.session, one.at))
     numbers = "/".join(f"{percentile(late, part):.2f}" for part in (0.5, 0.99, 1.0))
     return Verdict("departure p50/p99/max", f"{numbers} s ({len(late)} undisturbed)", violations)
+
+
+def _limit(history: History, seconds: float, begin: float, end: float) -> float:
+    """The limit of something that waits for a session's row: a process that was stopped in the middle of a
+    transaction keeps it for as long as the database lets it, which is less than LEASE_TTL."""
+    stopped = any(
+        fault.kind.endswith("_pause") and fault.at < end and fault.at + history.options["lease_ttl"] > begin
+        for fault in history.faults
+    )
+    return seconds * history.options["patience"] + stopped * history.options["lease_ttl"]
 
 
 def _on_the_way(history: History, proxy: str) -> list[Injected]:
