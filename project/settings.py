@@ -155,6 +155,8 @@ def read_database() -> dict[str, Any]:
         VAR_DIR.mkdir(exist_ok=True)
         url = f"sqlite:///{VAR_DIR / 'db.sqlite3'}"
     database: dict[str, Any] = dict(dj_database_url.parse(url))
+    # A connection that the pool kept over a restart of the database is noticed before it is used.
+    database["CONN_HEALTH_CHECKS"] = True
     options = database.setdefault("OPTIONS", {})
     if database["ENGINE"].endswith("sqlite3"):
         # A transaction that read before it wrote cannot wait for a lock: IMMEDIATE takes it at BEGIN.

@@ -156,7 +156,7 @@ class Client:
         self.changing = True
         try:
             here = describe(self.socket, self._user, self._gateway.process_id, self._connected_at)
-            attached = await self._services.change(attach, here, init, leaving=self.session_id)
+            attached = await self._services.change(attach, here, init)
             async with self._gateway.pump(attached.change.session_id) as pump:
                 self._attached(init, attached, pump, ack)
         finally:

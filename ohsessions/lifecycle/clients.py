@@ -54,7 +54,7 @@ def _name(user: Any) -> str:
     return f"user {user.get_username()}" if user.is_authenticated else "anonymous user"
 
 
-def open_session(socket: Socket, init: wire.Init, leaving: UUID | None = None) -> Attached:
+def open_session(socket: Socket, init: wire.Init) -> Attached:
     """Makes a session, or finds the one that the same INIT made, and attaches the connection to it.
 
     Raises WireError 400 `unknown_runtime`, 401 `login_required`.
@@ -112,9 +112,7 @@ def _init_key(user: Any, client_id: str | None) -> str | None:
 
 
 @transaction.atomic
-def attach(
-    socket: Socket, init: wire.Init, session_id: UUID | None = None, leaving: UUID | None = None
-) -> Attached:
+def attach(socket: Socket, init: wire.Init, session_id: UUID | None = None) -> Attached:
     """Attaches a connection to the session that its token names; without one, to its user's `session_id`.
 
     A sleeping session becomes `starting`; a failed one if its time has come; a closed one stays so, and can

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,16 +76,13 @@ class HostContext:
         return clean
 
     def checkpoint(self, snapshot: JSON) -> None:
-        self._outbox.checkpoint = self.store(snapshot)
+        _check_snapshot(snapshot)
+        self._outbox.checkpoint = (snapshot,)
 
-    def store(self, snapshot: JSON) -> snapshots.Snapshot:
+    async def store(self, snapshot: JSON) -> snapshots.Snapshot:
         """Makes a snapshot ready for the row. Raises InvalidEvent if it is not JSON."""
-        try:
-            wire.encode(snapshot)  # first: it notices what contains itself
-            wire.check_json(snapshot)
-            return snapshots.store(self.session_id, snapshot)
-        except (TypeError, ValueError, RecursionError, WireError) as error:
-            raise InvalidEvent(f"The snapshot cannot be stored as JSON: {error}.") from error
+        _check_snapshot(snapshot)
+        return await asyncio.to_thread(snapshots.store, self.session_id, snapshot)
 
     async def spawn(
         self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None
@@ -112,3 +110,11 @@ def _check_size(text: str) -> None:
     most = 2 * conf.MAX_ACTION_BYTES + ABOVE
     if len(text.encode()) > most:
         raise InvalidEvent(f"Events and notices may have at most {most} bytes as JSON.")
+
+
+def _check_snapshot(snapshot: JSON) -> None:
+    try:
+        wire.encode(snapshot)  # first: it notices what contains itself
+        wire.check_json(snapshot)
+    except (TypeError, ValueError, RecursionError, WireError) as error:
+        raise InvalidEvent(f"The snapshot cannot be stored as JSON: {error}.") from error

@@ -259,7 +259,7 @@ class SessionHost:
         try:
             await self._end_cut_off_action()
             taken = within(conf.PASSIVATE_TIMEOUT, "saving its state", self._runtime.passivate())
-            snapshot = self._context.store(await taken)
+            snapshot = await self._context.store(await taken)
         except Exception as error:
             problem = f"{self._describe(error)}; its last checkpoint counts"
             logger.warning("Session %s: %s", self.session_id, problem, extra={"verb": "passivate_failed"})

@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import UUID
 
+from ohsessions import snapshots
 from ohsessions.core.errors import StaleEpoch, Unavailable
+from ohsessions.core.runtime import JSON
 from ohsessions.journal import Append, NewEvent
 from ohsessions.services import Services
 from ohsessions.snapshots import Snapshot
@@ -42,7 +44,7 @@ class Outbox:
         self._roomy.set()
         self._writing = asyncio.Lock()
         self._failure: Exception | None = None
-        self.checkpoint: Snapshot | None = None
+        self.checkpoint: tuple[JSON] | None = None
         """Stored with the next write; while an action is handled, with the write that ends it."""
         self.in_action = False
 
@@ -71,23 +73,27 @@ class Outbox:
     ) -> None:
         """Writes everything there is, with these marks in the transaction of the last part."""
         async with self._writing:
+            checkpoint = await self._store_checkpoint(handled)
             while True:
                 events = self._take()
                 last = not self._events
                 if not last:
                     await self._write(Append(self._session_id, events, epoch=self.epoch))
                     continue
-                checkpoint = self._take_checkpoint(handled)
                 marks = (started, handled, interrupted, checkpoint)
                 if events or any(mark is not None for mark in marks):
                     await self._write(Append(self._session_id, events, None, self.epoch, *marks))
                 return
 
-    def _take_checkpoint(self, handled: int | None) -> Snapshot | None:
-        if self.in_action and handled is None:
+    async def _store_checkpoint(self, handled: int | None) -> Snapshot | None:
+        """In a thread, since a large one is a file; before events are taken, which must not get lost here."""
+        checkpoint = self.checkpoint
+        if checkpoint is None or (self.in_action and handled is None):
             return None
-        checkpoint, self.checkpoint = self.checkpoint, None
-        return checkpoint
+        stored = await asyncio.to_thread(snapshots.store, self._session_id, checkpoint[0])
+        if self.checkpoint is checkpoint:
+            self.checkpoint = None
+        return stored
 
     def _take(self) -> list[NewEvent]:
         taken: list[NewEvent] = []
