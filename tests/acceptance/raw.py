@@ -45,6 +45,7 @@ class RawClient:
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._reading: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._posting = asyncio.Lock()
         self._ack_ids = iter(range(1, 1_000_000))
 
     async def connect(self) -> RawClient:
@@ -111,7 +112,7 @@ class RawClient:
             return
         texts = [p if isinstance(p, str) else "b" + base64.b64encode(p).decode() for p in packets]
         body = io.BytesIO(SEPARATOR.join(texts).encode())
-        async with self._http.post(self.address, params=self._query, data=body) as response:
+        async with self._posting, self._http.post(self.address, params=self._query, data=body) as response:
             assert response.status == 200, await response.text()
 
     async def send(self, packet: str, *attachments: bytes) -> None:

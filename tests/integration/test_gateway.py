@@ -1,0 +1,402 @@
+"""What a gateway does when database, layer and clients do not agree. The database is the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from channels.layers import InMemoryChannelLayer
+
+from ohsessions import lifecycle
+from ohsessions.core.clock import FakeClock
+from ohsessions.core.errors import Unavailable, WireError
+from ohsessions.gateway import client as client_module
+from ohsessions.gateway import gateway as gateway_module
+from ohsessions.gateway import subscriptions as subscriptions_module
+from ohsessions.gateway.client import Client
+from ohsessions.gateway.gateway import Gateway
+from ohsessions.gateway.limits import BURST_SECONDS, HELD_ACTIONS, Held, RateLimit
+from ohsessions.gateway.subscriptions import Subscriptions
+from ohsessions.models import Connection, Session
+from ohsessions.services import Services
+from ohsessions.wakeups import session_group
+from tests.integration.world import init
+
+LIMIT = 10.0
+
+
+class FakeSocket:
+    """A Socket whose client keeps what it is sent."""
+
+    transport = "websocket"
+    writable = True
+
+    def __init__(self) -> None:
+        self.sid = uuid4().hex
+        self.scope: dict[str, Any] = {"user": None, "headers": []}
+        self.sent: list[tuple[str, Any]] = []
+        self.packets: list[str] = []
+        self.ended: tuple[str, bool] | None = None
+        self.news = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        return self.ended is not None
+
+    async def wait_writable(self) -> None:
+        pass
+
+    def emit(self, name: str, payload: Any) -> None:
+        self.sent.append((name, payload))
+        self.news.set()
+
+    def send_text(self, packet: str) -> None:
+        self.packets.append(packet)
+        self.news.set()
+
+    async def disconnect(self, reason: str, *, reconnect: bool = False) -> None:
+        self.ended = (reason, reconnect)
+        self.news.set()
+
+    async def wait(self, found: Callable[[], Any], what: str) -> None:
+        try:
+            async with asyncio.timeout(LIMIT):
+                while not found():
+                    self.news.clear()
+                    await self.news.wait()
+        except TimeoutError:
+            raise AssertionError(f"{what} did not come; sent was {self.sent}") from None
+
+
+class ForgetfulServices(Services):
+    """Tells of the next `lost` changes that the database was away, though they were committed."""
+
+    lost = 0
+    after_attach: Callable[[UUID], Awaitable[None]] | None = None
+    """Is awaited after an attach was committed, before anybody knows of it."""
+
+    async def change(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        done = await super().change(function, *args, **kwargs)
+        if getattr(function, "func", function) in (lifecycle.attach, lifecycle.open_session):
+            if self.lost:
+                self.lost -= 1
+                raise Unavailable
+            if self.after_attach is not None:
+                await self.after_attach(done.change.session_id)
+        return done
+
+
+async def until(true: Callable[[], Any], what: str) -> None:
+    """Waits until what a function gives, or what it gives awaited, is true."""
+    try:
+        async with asyncio.timeout(LIMIT):
+            while True:
+                found = true()
+                if await found if inspect.isawaitable(found) else found:
+                    return
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"{what} did not come true") from None
+
+
+@pytest.fixture
+async def gateway(
+    transactional_db: None, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Gateway]:
+    """A running gateway that reconciles often."""
+    monkeypatch.setattr(gateway_module, "RECONCILE_EVERY", 0.1)
+    settings.OHSESSIONS = settings.OHSESSIONS | {"ALLOW_ANONYMOUS": True, "DEFAULT_RUNTIME": "echo"}
+    services = ForgetfulServices()
+    made = Gateway(services)
+    await made.start()
+    yield made
+    await made.stop("the test is over")
+    await services.close()
+
+
+async def connect(gateway: Gateway) -> tuple[Client, FakeSocket]:
+    socket = FakeSocket()
+    client = gateway.accept(socket)  # type: ignore[arg-type]
+    await client.connect({})
+    return client, socket
+
+
+async def ask(client: Client, **payload: Any) -> dict[str, Any]:
+    answers: list[dict[str, Any]] = []
+    await client.event("oh_action", [payload], answers.append)
+    return answers[0]
+
+
+async def attached(gateway: Gateway) -> dict[str, UUID]:
+    return await gateway.services.database.read(lifecycle.open_connections, gateway.process_id)
+
+
+async def is_alone(gateway: Gateway) -> bool:
+    return not await attached(gateway)
+
+
+async def test_an_attach_whose_answer_was_lost_is_undone_and_can_be_repeated(gateway: Gateway) -> None:
+    client, socket = await connect(gateway)
+    gateway.services.lost = 1  # type: ignore[attr-defined]
+    answer = await ask(client, action="initialize")
+    assert answer["reason"] == "unavailable"
+    assert list(await attached(gateway)) == [socket.sid]
+    await until(lambda: is_alone(gateway), "nobody attached")
+    assert socket.ended is None
+    assert (await ask(client, action="initialize"))["status"] == "ok"
+    assert list(await attached(gateway)) == [socket.sid]
+
+
+async def test_who_thinks_to_be_elsewhere_than_the_database_says_is_told_to_reconnect(
+    gateway: Gateway,
+) -> None:
+    client, socket = await connect(gateway)
+    await ask(client, action="initialize")
+    gateway.services.lost = 1  # type: ignore[attr-defined]
+    assert (await ask(client, action="initialize"))["reason"] == "unavailable"
+    await socket.wait(lambda: socket.ended, "the end")
+    assert socket.ended == ("gateway_lost", True)
+    assert [payload["reason"] for name, payload in socket.sent if "disconnecting" in payload.values()] == [
+        "gateway_lost"
+    ]
+
+
+async def test_connections_of_a_deleted_session_are_ended(gateway: Gateway) -> None:
+    client, socket = await connect(gateway)
+    session_id = (await ask(client, action="initialize"))["session_id"]
+    await asyncio.to_thread(Session.objects.filter(pk=session_id).delete)
+    await socket.wait(lambda: socket.ended, "the end")
+    assert socket.ended == ("gateway_lost", True)
+
+
+async def test_a_row_whose_socket_is_not_here_is_ended(gateway: Gateway) -> None:
+    client, socket = await connect(gateway)
+    await ask(client, action="initialize")
+    del gateway.clients[socket.sid]  # as if its disconnect handler had never run
+    await until(lambda: is_alone(gateway), "nobody attached")
+    row = await asyncio.to_thread(Connection.objects.get, sid=socket.sid)
+    assert row.end_reason == "gone"
+
+
+async def test_an_operators_passivation_ends_connections_such_that_they_stay_away(gateway: Gateway) -> None:
+    client, socket = await connect(gateway)
+    session_id = UUID((await ask(client, action="initialize"))["session_id"])
+    change, _ = await gateway.services.change(lifecycle.force_passivation, session_id, by="ann")
+    await gateway.services.announce(change)
+    await socket.wait(lambda: socket.ended, "the end")
+    assert socket.ended == ("operator", False)
+
+
+async def test_who_never_sends_init_is_disconnected(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "UNATTACHED_SECONDS", 0.2)
+    _, silent = await connect(gateway)
+    attaching, socket = await connect(gateway)
+    await ask(attaching, action="initialize")
+    await ask(attaching, action="leave")
+    await silent.wait(lambda: silent.ended, "the end")
+    assert silent.ended == ("unattached", False)
+    (notice,) = [payload for name, payload in silent.sent if name == "oh_notice"]
+    assert (notice["notice"], notice["reason"]) == ("disconnecting", "unattached")
+    assert socket.ended is None, "who said leave may stay"
+
+
+async def test_who_attaches_while_the_database_is_away_is_told_by_notice_and_stays(gateway: Gateway) -> None:
+    first, _ = await connect(gateway)
+    session_id = (await ask(first, action="initialize"))["session_id"]
+    token = first._answer["token"]
+    socket = FakeSocket()
+    gateway.services.lost = 1  # type: ignore[attr-defined]
+    await gateway.accept(socket).connect({"conversation_id": session_id, "token": token})  # type: ignore[arg-type]
+    (sent,) = socket.sent
+    assert sent[0] == "oh_notice"
+    assert sent[1]["reason"] == "unavailable"
+    assert sent[1]["notice"] == "not_attached"
+
+
+async def test_what_is_stored_between_attach_and_subscription_is_not_late(gateway: Gateway) -> None:
+    """Its wake-up went to nobody: the gateway looks once, right after it has subscribed."""
+    next(task for task in gateway._background if task.get_name() == "gateway reconcile").cancel()
+
+    async def close(session_id: UUID) -> None:
+        await gateway.services.database.write(lifecycle.close, session_id, by="somebody else")
+
+    gateway.services.after_attach = close  # type: ignore[attr-defined]
+    client, socket = await connect(gateway)
+    assert (await ask(client, action="initialize"))["status"] == "ok"
+    assert socket.sent[0][1]["head"] == -1
+    await socket.wait(lambda: any('"stopped"' in packet for packet in socket.packets), "the last event")
+    await socket.wait(lambda: "closed" in str(socket.sent), "the notice of its state")
+
+
+# The layer
+
+
+class BadLayer(InMemoryChannelLayer):
+    """Fails while `failing`, and hangs while `hanging`, when groups are changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing = self.hanging = False
+        self.broken_receives = 0
+        self.changes: list[tuple[str, str]] = []
+
+    async def _misbehave(self, what: str, group: str) -> None:
+        if self.hanging:
+            await asyncio.Event().wait()
+        if self.failing:
+            raise ConnectionError("the layer is away")
+        self.changes.append((what, group))
+
+    async def group_add(self, group: str, channel: str) -> None:
+        await self._misbehave("add", group)
+        await super().group_add(group, channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        await self._misbehave("discard", group)
+        await super().group_discard(group, channel)
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        if self.broken_receives:
+            self.broken_receives -= 1
+            raise ConnectionError("the layer is away")
+        message: dict[str, Any] = await super().receive(channel)
+        return message
+
+
+@pytest.fixture
+async def listening(
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[tuple[BadLayer, Subscriptions, Any, Any]]:
+    """A layer, subscriptions that listen to it, the wanted sessions, and what was heard."""
+    monkeypatch.setattr(subscriptions_module, "LAYER_TIMEOUT", 0.1)
+    monkeypatch.setattr(subscriptions_module, "LAYER_PAUSE", 0.01)
+    layer = BadLayer()
+    monkeypatch.setattr(subscriptions_module, "get_channel_layer", lambda: layer)
+    wanted: dict[UUID, None] = {}
+    heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    def hear(message: dict[str, Any]) -> None:
+        if message["type"] == "nonsense":
+            raise ValueError(message)
+        heard.put_nowait(message)
+
+    subscriptions = Subscriptions(wanted.keys(), hear)
+    task = asyncio.create_task(subscriptions.listen())
+    await until(lambda: subscriptions._channel, "listening")
+    yield layer, subscriptions, wanted, heard
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def hears(layer: BadLayer, session_id: UUID, heard: asyncio.Queue[dict[str, Any]]) -> bool:
+    """Whether what is sent to a session's group arrives."""
+    mark = uuid4().hex
+    await layer.group_send(session_group(session_id), {"type": "x", "mark": mark})
+    try:
+        async with asyncio.timeout(0.5):
+            while (await heard.get())["mark"] != mark:
+                pass
+    except TimeoutError:
+        return False
+    return True
+
+
+async def test_a_layer_that_was_away_is_subscribed_to_when_it_is_back(listening: Any) -> None:
+    layer, subscriptions, wanted, heard = listening
+    one = uuid4()
+    wanted[one] = None
+    for name in ("failing", "hanging"):
+        setattr(layer, name, True)
+        assert not await subscriptions.try_subscribe(one)
+        await subscriptions.renew()
+        setattr(layer, name, False)
+    assert not await hears(layer, one, heard)
+    await subscriptions.renew()
+    assert await hears(layer, one, heard)
+
+
+async def test_groups_that_nobody_wants_are_left_and_joined_again_when_wanted(listening: Any) -> None:
+    layer, subscriptions, wanted, heard = listening
+    one = uuid4()
+    wanted[one] = None
+    assert await subscriptions.try_subscribe(one)
+    assert await subscriptions.try_subscribe(one)
+    assert len(layer.changes) == 1
+    del wanted[one]
+    await subscriptions.renew()
+    assert not await hears(layer, one, heard)
+    wanted[one] = None
+    assert await subscriptions.try_subscribe(one)
+    assert await hears(layer, one, heard)
+
+
+async def test_a_layer_that_fails_while_it_is_listened_to_is_listened_to_again(listening: Any) -> None:
+    layer, subscriptions, wanted, heard = listening
+    one = uuid4()
+    wanted[one] = None
+    await subscriptions.try_subscribe(one)
+    layer.broken_receives = 3
+    assert await hears(layer, one, heard)  # wakes it from the receive that still works
+    await until(lambda: not layer.broken_receives and one in subscriptions, "listening again")
+    assert await hears(layer, one, heard)
+
+
+async def test_a_message_that_cannot_be_heard_does_not_end_the_listening(
+    listening: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    layer, subscriptions, wanted, heard = listening
+    one = uuid4()
+    wanted[one] = None
+    await subscriptions.try_subscribe(one)
+    await layer.group_send(session_group(one), {"type": "nonsense"})
+    assert await hears(layer, one, heard)
+    assert "A message 'nonsense' could not be heard" in caplog.text
+
+
+# Limits
+
+
+def test_actions_may_come_in_a_burst_and_then_as_fast_as_the_rate_says() -> None:
+    clock = FakeClock()
+    limit = RateLimit(4, clock)
+    for _ in range(int(4 * BURST_SECONDS)):
+        limit.check()
+    for _ in range(3):
+        with pytest.raises(WireError) as refused:
+            limit.check()
+        assert (refused.value.code, refused.value.reason) == (429, "rate")
+        assert refused.value.extra["retry_after"] == pytest.approx(0.25, abs=0.002)
+    clock.advance(refused.value.extra["retry_after"])
+    limit.check()
+    with pytest.raises(WireError):
+        limit.check()
+    clock.advance(3600)
+    for _ in range(int(4 * BURST_SECONDS)):
+        limit.check()
+    with pytest.raises(WireError):
+        limit.check()
+
+
+def test_without_a_rate_nothing_is_limited() -> None:
+    limit = RateLimit(None, FakeClock())
+    for _ in range(10_000):
+        limit.check()
+
+
+def test_what_is_held_is_bounded_in_number_and_size() -> None:
+    held = Held()
+    request = init()
+    assert held.try_put(request, None, 600, most=1000)
+    assert not held.try_put(request, None, 401, most=1000)
+    assert held.try_put(request, None, 400, most=1000)
+    assert len(held.take_all()) == 2
+    assert [held.try_put(request, None, 1, most=1000) for _ in range(HELD_ACTIONS + 1)] == [
+        *[True] * HELD_ACTIONS,
+        False,
+    ]
