@@ -177,10 +177,12 @@ class _Lane:
                 self._ready.wait(LOCK_POLL)
 
 
-def _drop_broken_connection() -> None:
-    """A server that restarted, or a firewall, ends idle connections without a word."""
-    if connection.connection is not None and not connection.is_usable():
+def _drop_broken_connection() -> bool:
+    """A server that restarted, or a firewall, ends idle connections without a word. Says if it had."""
+    broken = connection.connection is not None and not connection.is_usable()
+    if broken:
         connection.close()
+    return broken
 
 
 def _guarded(function: Callable[[], T], tries: int = 1) -> T:
@@ -199,9 +201,13 @@ def _guarded(function: Callable[[], T], tries: int = 1) -> T:
             if tries == 0:
                 logger.warning("The database fails: %s", type(error).__name__, extra={"verb": "db_lost"})
                 raise Unavailable from error
-        except DatabaseError:
-            _drop_broken_connection()
-            raise
+        except Exception as error:
+            # Drivers have other words too for a connection that was ended under a statement's feet.
+            driver_error = connection.Database.Error  # type: ignore[attr-defined]
+            if not _drop_broken_connection() or not isinstance(error, (DatabaseError, driver_error)):
+                raise
+            if tries == 0:
+                raise Unavailable from error
 
 
 def _run_call(call: _Call, tries: int) -> None:
@@ -242,6 +248,14 @@ def _settle(item: _Item, result: Any) -> bool:
     return True
 
 
+async def _outcome(future: Future[T]) -> T:
+    """Waits for a unit of work, which ends whatever becomes of the task that wanted it."""
+    waited = asyncio.wrap_future(future)
+    # Where that task is cancelled nobody takes the error, and there is nobody left to tell.
+    waited.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(waited)
+
+
 class Database:
     """The threads of one process. Make one per event loop, and `close` it."""
 
@@ -269,14 +283,11 @@ class Database:
 
         The place in line is taken before the first await: values of one caller keep their order.
         """
-        future = self._writer.put(_Item(commit, value))
-        return await asyncio.shield(asyncio.wrap_future(future))
+        return await _outcome(self._writer.put(_Item(commit, value)))
 
     @staticmethod
     async def _call(lane: _Lane, urgent: bool, function: Callable[[], T]) -> T:
-        future: Future[T] = lane.put(_Call(function), urgent=urgent)
-        # A transaction that has begun ends, whatever becomes of the task that wanted it.
-        return await asyncio.shield(asyncio.wrap_future(future))
+        return await _outcome(lane.put(_Call(function), urgent=urgent))
 
     async def close(self) -> None:
         """Ends all threads, after what is in line, and their connections."""

@@ -34,6 +34,7 @@ class RecordingContext:
         lease_seconds: float = 3600,
     ) -> None:
         self.session_id = uuid.uuid4()
+        self.epoch = 1
         self.settings: Mapping[str, JSON] = settings or {}
         self.secrets: Mapping[str, str] = secrets or {}
         self.workspace = directory / "workspace"

@@ -7,6 +7,7 @@
     ├── StaleEpoch              the writer no longer owns the session; nothing was written
     ├── InvalidEvent            a runtime emitted what the wire cannot carry; nothing was written
     ├── RuntimeFailure          a runtime could not be started, or broke
+    │   └── NotFed              its worker's lease has run out, which is no fault of the runtime
     └── ProcessGone             this process was declared gone by another one
 
 The docstring of each is its default message.
@@ -70,6 +71,13 @@ class RuntimeFailure(OhSessionsError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class NotFed(RuntimeFailure):
+    """The worker's lease has run out, so nothing is started any more."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("not_fed", message)
 
 
 class ProcessGone(OhSessionsError):

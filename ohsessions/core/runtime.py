@@ -67,6 +67,10 @@ class RuntimeContext(Protocol):
     workspace: Path
     """A directory for this session's files. It survives passivation; it is not made until asked for."""
 
+    @property
+    def epoch(self) -> int:
+        """Rises with each change of hands: a fencing token for what the runtime writes elsewhere."""
+
     async def emit(
         self,
         *,

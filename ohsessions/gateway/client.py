@@ -131,7 +131,7 @@ class Client:
         for timer in self._timers.values():
             timer.cancel()
         self._held.take_all()
-        if self.session_id is not None:
+        if self.generation:  # it was attached once, so it has a row
             self._gateway.detach_later(self, reason)
             self.forget_session()
 

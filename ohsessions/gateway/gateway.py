@@ -17,7 +17,7 @@ from uuid import UUID
 
 from ohsessions import journal, leases, lifecycle
 from ohsessions.conf import conf
-from ohsessions.core import wire
+from ohsessions.core import switches, wire
 from ohsessions.core.errors import Unavailable, WireError
 from ohsessions.core.states import State
 from ohsessions.database import database_now
@@ -90,6 +90,8 @@ class Gateway:
             "reaper": self._reaper.watch(),
             "layer": self._subscriptions.listen(),
             "reconcile": self._reconcile_for_ever(),
+            # Apart, since a layer that hangs must not make deliveries wait.
+            "subscriptions": self._renew_subscriptions_for_ever(),
         }
         self._background = [asyncio.create_task(job, name=f"gateway {name}") for name, job in jobs.items()]
 
@@ -164,15 +166,17 @@ class Gateway:
         )
 
     def detach_later(self, client: Client, reason: str) -> None:
-        """Detaches a connection in a task of the process, however long the database is away."""
-        assert client.session_id is not None
+        """Ends a connection's row in a task of the process, however long the database is away."""
         job = self._detach(client.sid, client.session_id, reason, client.cursor)
         self.spawn(job, f"detach {client.sid}")
 
-    async def _detach(self, sid: str, session_id: UUID, reason: str, cursor: int | None = None) -> None:
+    async def _detach(
+        self, sid: str, session_id: UUID | None, reason: str, cursor: int | None = None
+    ) -> None:
         change = await self.services.change_patiently(lifecycle.detach, sid, reason, sent_number=cursor)
         await self.services.announce(change)
-        await self.services.wakeups.presence(session_id)
+        if session_id is not None:
+            await self.services.wakeups.presence(session_id)
 
     @asynccontextmanager
     async def pump(self, session_id: UUID) -> AsyncIterator[Pump]:
@@ -225,13 +229,19 @@ class Gateway:
     def _clients_of(self, pump: Pump) -> list[Client]:
         return [client for client in self.clients.values() if client in pump.outlets]
 
+    async def _renew_subscriptions_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(RECONCILE_EVERY)
+            await self._subscriptions.renew()
+
     # Reconciliation
 
     async def _reconcile_for_ever(self) -> None:
         while True:
             await asyncio.sleep(RECONCILE_EVERY)
+            if not switches.is_on("reconcile"):
+                continue
             try:
-                await self._subscriptions.renew()
                 await self._reconcile_logs(list(self._pumps))
                 await self._reconcile_connections()
             except Unavailable:

@@ -9,12 +9,13 @@ locked by somebody else is left for the next batch, with everything that is appe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from django.db import DataError, IntegrityError, InterfaceError, OperationalError, transaction
 
 from ohsessions import access, snapshots
+from ohsessions.core import switches
 from ohsessions.core.errors import StaleEpoch, WireError
 from ohsessions.core.states import State
 from ohsessions.database import LATER, Later, database_now
@@ -139,7 +140,7 @@ class _Batch:
     def _append(self, append: Append) -> Appended:
         session = self._sessions.get(append.session_id)
         if append.epoch is not None:
-            if session is None or session.epoch != append.epoch:
+            if session is None or (session.epoch != append.epoch and switches.is_on("epoch")):
                 raise StaleEpoch
             if append.started is not None and session.state != State.RUNNING:
                 raise StaleEpoch
@@ -171,13 +172,16 @@ class _Batch:
 
     def _mark(self, session: Session, append: Append) -> None:
         """Moves the marks. Doing it again, after a COMMIT whose answer was lost, changes nothing."""
-        if append.epoch is None:
+        epoch = append.epoch
+        if epoch is None:
             return
+        if not switches.is_on("marks"):
+            append = replace(append, started=None, handled=None)
         if append.started is not None:
             again = session.started_number == append.started
-            if not again or session.started_epoch != append.epoch:
+            if not again or session.started_epoch != epoch:
                 session.attempts = session.attempts + 1 if again else 1
-            session.started_number, session.started_epoch = append.started, append.epoch
+            session.started_number, session.started_epoch = append.started, epoch
         if append.handled is not None:
             session.handled_number = max(session.handled_number, append.handled)
         if append.interrupted is not None:

@@ -200,6 +200,8 @@ def detach(sid: str, reason: str, *, leave: bool = False, sent_number: int | Non
     """
     session_id = Connection.objects.attached().filter(sid=sid).values_list("session", flat=True).first()
     if session_id is None:
+        if not leave:
+            _end_row_of_who_left(sid, reason)
         return None
     locked = try_lock(session_id)
     if locked is None:
@@ -212,6 +214,12 @@ def detach(sid: str, reason: str, *, leave: bool = False, sent_number: int | Non
         return None
     locked.set_due(locked.attached())
     return locked.save()
+
+
+def _end_row_of_who_left(sid: str, reason: str) -> None:
+    """It concerns no session any more, so there is nothing to lock."""
+    rows = Connection.objects.filter(sid=sid, session=None, ended_at=None)
+    rows.update(ended_at=database_now(), end_reason=reason[:100])
 
 
 @transaction.atomic

@@ -142,7 +142,7 @@ class Connection:
         except TimeoutError:
             pass  # aborted, while the server made us wait for a client that does not read
         except OSError:
-            self.abort("transport close")
+            pass  # the peer is gone
         finally:
             self._patience = None
         self.abort("transport close")

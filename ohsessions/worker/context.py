@@ -47,6 +47,10 @@ class HostContext:
         self._redactor = Redactor(list(secrets.values()))
         self._agent_state = "loading"
 
+    @property
+    def epoch(self) -> int:
+        return self._outbox.epoch
+
     async def emit(self, *, source: str = "agent", cause: int | None = None, **event: Any) -> None:
         cause = self.cause if cause is None else cause
         clean = self._cleaned(event)

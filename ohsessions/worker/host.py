@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 import traceback
 from collections import deque
 
@@ -18,9 +19,10 @@ from django.utils.module_loading import import_string
 from ohsessions import access, journal, lifecycle
 from ohsessions.conf import RuntimeEntry, conf
 from ohsessions.core import wire
-from ohsessions.core.errors import RuntimeFailure, StaleEpoch, WireError
+from ohsessions.core.errors import NotFed, RuntimeFailure, StaleEpoch, WireError
 from ohsessions.core.runtime import Action, Runtime
 from ohsessions.lifecycle import Claimed
+from ohsessions.membership import HOLD
 from ohsessions.services import Services
 from ohsessions.worker.context import HostContext
 from ohsessions.worker.guard import end, guarded, within
@@ -104,6 +106,9 @@ class SessionHost:
             await self._passivate()
         except (StaleEpoch, asyncio.CancelledError):
             raise
+        except NotFed as error:
+            # It is the worker's lease that has run out, and no fault of the runtime.
+            raise StaleEpoch from error
         except Exception as error:
             await self._crash(error)
         finally:
@@ -196,10 +201,19 @@ class SessionHost:
             action = await self._load(number)
             self._outbox.in_action = True
             await self._outbox.flush(started=number)
+            self._check_lease()
             await guarded(self._runtime.handle(action))
         await self._outbox.flush(handled=number)
         self._outbox.in_action = False
         self._current = self._context.cause = None
+
+    def _check_lease(self) -> None:
+        """A process that stood still begins nothing when it goes on: somebody else may own the session.
+
+        Raises StaleEpoch.
+        """
+        if time.monotonic() >= self._confirmed_at + HOLD * conf.LEASE_TTL:
+            raise StaleEpoch
 
     async def _load(self, number: int) -> Action:
         return await self._services.read_patiently(journal.read_action, self.session_id, number)

@@ -66,6 +66,8 @@ class Outbox:
         """Writes what gathers, for as long as the activation lasts. Raises what ended the stream."""
         while True:
             await self._gathered.wait()
+            # A handler that returns right after its last event has that stored with the action's end.
+            await asyncio.sleep(0)
             await self.flush()
 
     async def flush(

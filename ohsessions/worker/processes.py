@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ohsessions.core import watchdog
-from ohsessions.core.errors import RuntimeFailure
+from ohsessions.core.errors import NotFed, RuntimeFailure
 
 logger = logging.getLogger(__name__)
 
@@ -198,9 +198,9 @@ class ProcessSupervisor:
     async def spawn(
         self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None
     ) -> WatchedProcess:
-        """See RuntimeContext.spawn(). Raises RuntimeFailure (`cannot_spawn`, `not_fed`)."""
+        """See RuntimeContext.spawn(). Raises RuntimeFailure (`cannot_spawn`), NotFed."""
         if time.monotonic() >= self._deadline:
-            raise RuntimeFailure("not_fed", f"{argv[0]} was not started: the worker's lease has run out.")
+            raise NotFed(f"{argv[0]} was not started: the worker's lease has run out.")
         order = watchdog.encode_order(argv, env, str((cwd or Path("/")).absolute()), self._deadline)
         process = None
         try:

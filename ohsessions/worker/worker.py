@@ -17,6 +17,7 @@ from channels.layers import get_channel_layer
 
 from ohsessions import leases, lifecycle, snapshots
 from ohsessions.conf import conf
+from ohsessions.core import switches
 from ohsessions.core.errors import ProcessGone, StaleEpoch, Unavailable
 from ohsessions.membership import Membership, Reaper, end_this_process
 from ohsessions.models import Process
@@ -211,6 +212,8 @@ class SessionWorker:
 
     async def _reconcile(self) -> None:
         """Compares both ways what rows say and what is hosted; puts right what nobody owns."""
+        if not switches.is_on("reconcile"):
+            return
         before = {
             session_id: (host, host.epoch)
             for session_id, (host, _) in self._hosts.items()

@@ -29,9 +29,14 @@ async def test_clients_of_two_gateways_share_a_session_live(make_cluster: Make, 
     await there.wait(lambda: there.events[-1].get("extras", {}).get("agent_state") == "running", "running")
     await there.act("change_agent_state", {"agent_state": "stopped"})
     assert (await here.output(sleeping["id"]))[1] == 130
-    await there.wait(lambda: len(there.events) >= len(here.events), "the rest")
+    for client in (here, there):
+        await client.wait(lambda client=client: is_at_prompt(client), "the prompt")
     assert here.events == there.events
     assert here.numbers == list(range(len(here.events)))
+
+
+def is_at_prompt(client: Client) -> bool:
+    return client.events[-1].get("extras", {}).get("agent_state") == "awaiting_user_input"
 
 
 async def test_a_session_sleeps_and_wakes_on_another_worker_with_its_state(

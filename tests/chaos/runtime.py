@@ -31,7 +31,7 @@ class CountingRuntime(Runtime):
         self._ballast = "x" * ballast
         self._activation = uuid.uuid4().hex[:12]
         # Runtimes are not told their epoch; this one has to know it to compare notes with its successor.
-        self._epoch: int = context._outbox.epoch
+        self._epoch: int = context.epoch
         self._file = os.open(
             self._folder / f"runtime-{os.getpid()}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644
         )
