@@ -6,6 +6,8 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from tests.acceptance.cluster import Cluster
 from tests.acceptance.site import Client
 from tests.requirements import RedisServer, wait_until
@@ -14,7 +16,11 @@ Connect = Callable[..., Awaitable[Client]]
 Make = Callable[..., Cluster]
 
 
-async def test_clients_of_two_gateways_share_a_session_live(make_cluster: Make, connect: Connect) -> None:
+@pytest.mark.parametrize("layer", ["pubsub", "core"])
+async def test_clients_of_two_gateways_share_a_session_live(
+    make_cluster: Make, connect: Connect, monkeypatch: pytest.MonkeyPatch, layer: str
+) -> None:
+    monkeypatch.setenv("REDIS_LAYER", layer)
     cluster = make_cluster(CLOSE_DELAY=1)
     here = await connect(cluster.gateways[0])
     await here.initialize("shell")
