@@ -213,7 +213,7 @@ class Reaper:
     async def _take_sessions(self, worker: UUID) -> None:
         for session_id in await self._services.database.read(lifecycle.owned_by, worker):
             change = await self._services.change(
-                lifecycle.hand_over, session_id, worker, "its worker is gone"
+                lifecycle.hand_over, session_id, worker, "its worker is gone", died=True
             )
             await self._services.announce(change)
 

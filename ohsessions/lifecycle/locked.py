@@ -125,6 +125,18 @@ class Locked:
         elif session.passivate_at is None:
             session.passivate_at = policy.due_time(0, self.now, conf.CLOSE_DELAY)
 
+    def crash(self, reason: str, by: str) -> None:
+        """Counts a crash: the session is to be tried again later, or fails beyond its budget."""
+        session = self.session
+        session.crashes += 1
+        session.retry_at = self.now + timedelta(seconds=policy.retry_delay(session.crashes))
+        # While it was being passivated it had an owner's runtime already: that it can start is known.
+        if policy.is_beyond_budget(session.crashes) and session.state != State.PASSIVATING:
+            self.move(State.FAILED, reason, by)
+            self.write_agent_state("error")
+        else:
+            self.move(State.STARTING, reason, by)
+
     def disown(self) -> None:
         self.former = self.session.worker_id
         self.session.worker = None

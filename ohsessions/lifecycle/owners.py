@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -206,16 +206,7 @@ def crash(session_id: UUID, epoch: int, reason: str) -> Change:
     Raises StaleEpoch.
     """
     locked = lock_owned(session_id, epoch)
-    session = locked.session
-    session.crashes += 1
-    session.retry_at = locked.now + timedelta(seconds=policy.retry_delay(session.crashes))
-    owner = _owner(locked)
-    # While it was being passivated it had an owner's runtime already: that it can start is known.
-    if policy.is_beyond_budget(session.crashes) and session.state != State.PASSIVATING:
-        locked.move(State.FAILED, reason, owner)
-        locked.write_agent_state("error")
-    else:
-        locked.move(State.STARTING, reason, owner)
+    locked.crash(reason, _owner(locked))
     locked.disown()
     locked.set_due(locked.attached())
     return locked.save()

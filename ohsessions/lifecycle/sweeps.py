@@ -18,12 +18,19 @@ from ohsessions.models import Connection, Session, SessionQuerySet
 
 
 @transaction.atomic
-def hand_over(session_id: UUID, worker: UUID, reason: str) -> Change | None:
-    """Takes a session from a worker that is gone, or does not serve it; None if it was not that worker's."""
+def hand_over(session_id: UUID, worker: UUID, reason: str, *, died: bool = False) -> Change | None:
+    """Takes a session from a worker that is gone, or does not serve it; None if it was not that worker's.
+
+    A worker that `died` may have died of a session that it was just starting: that counts as a crash of the
+    session, so that one which kills its workers fails, and does not take the rest with it again and again.
+    """
     locked = try_lock(session_id)
     if locked is None or locked.session.worker_id != worker:
         return None
-    locked.move(State.STARTING, reason, f"worker {worker}")
+    if died and locked.session.state == State.STARTING:
+        locked.crash(f"{reason}, while it started", f"worker {worker}")
+    else:
+        locked.move(State.STARTING, reason, f"worker {worker}")
     locked.disown()
     locked.set_due(locked.attached())
     return locked.save()

@@ -13,7 +13,9 @@ from django.core.files.storage import default_storage
 from django.db import transaction
 
 from ohsessions import leases, lifecycle, snapshots
+from ohsessions.core import policy
 from ohsessions.core.errors import ProcessGone, StaleEpoch, Unavailable, WireError
+from ohsessions.database import database_now
 from ohsessions.journal import Append
 from ohsessions.models import Connection, Event, Process, Session, Transition
 from tests.integration.world import (
@@ -711,3 +713,22 @@ def test_a_row_that_is_saved_leaves_the_heavy_columns_alone(world: World):
     after = session(session_id)
     assert (after.snapshot, after.settings, after.secrets) == (row.snapshot, row.settings, row.secrets)
     assert after.passivate_at == world.clock.now() + timedelta(seconds=15)
+
+
+def test_a_session_whose_start_kills_its_workers_fails_within_its_budget(world: World):
+    session_id = world.open("a").change.session_id
+    for crashes in range(1, policy.CRASH_BUDGET + 1):
+        world.claim(session_id)
+        lifecycle.hand_over(session_id, world.worker, "its worker is gone", died=True)
+        assert session(session_id).crashes == crashes
+        assert session(session_id).retry_at > database_now()
+        world.clock.advance(policy.RETRY_MOST)
+    assert session(session_id).state == "failed"
+    assert session(session_id).reason == "its worker is gone, while it started"
+
+
+def test_a_session_that_ran_when_its_worker_died_is_not_blamed(world: World):
+    session_id, _ = world.run("a")
+    lifecycle.hand_over(session_id, world.worker, "its worker is gone", died=True)
+    row = session(session_id)
+    assert (row.state, row.crashes, row.retry_at) == ("starting", 0, None)
