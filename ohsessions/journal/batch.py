@@ -9,6 +9,7 @@ locked by somebody else is left for the next batch, with everything that is appe
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
@@ -22,6 +23,8 @@ from ohsessions.database import LATER, Later, database_now
 from ohsessions.journal.appends import Append, Appended, NewEvent
 from ohsessions.journal.rows import MARKS, WriteKey, check_same, find_rows, new_row, save_marks
 from ohsessions.models import Connection, Event, Session
+
+logger = logging.getLogger(__name__)
 
 MAX_EVENTS = 2000
 MAX_CHARACTERS = 8 * 1024 * 1024
@@ -141,6 +144,7 @@ class _Batch:
         session = self._sessions.get(append.session_id)
         if append.epoch is not None:
             if session is None or (session.epoch != append.epoch and switches.is_on("epoch")):
+                logger.info("Session %s has another owner", append.session_id, extra={"verb": "stale"})
                 raise StaleEpoch
             if append.started is not None and session.state != State.RUNNING:
                 raise StaleEpoch

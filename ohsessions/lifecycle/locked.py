@@ -7,6 +7,7 @@ locked in order of id.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -21,6 +22,8 @@ from ohsessions.core.states import State
 from ohsessions.database import database_now
 from ohsessions.journal import NewEvent
 from ohsessions.models import Connection, Session, Transition
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,5 +197,6 @@ def lock_owned(session_id: UUID, epoch: int) -> Locked:
     """Locks a session for its owner. Raises StaleEpoch if that is no longer the caller."""
     locked = try_lock(session_id)
     if locked is None or (locked.session.epoch != epoch and switches.is_on("epoch")):
+        logger.info("Session %s has another owner", session_id, extra={"verb": "stale"})
         raise StaleEpoch
     return locked

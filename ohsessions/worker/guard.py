@@ -43,6 +43,20 @@ async def within(seconds: float, what: str, work: Coroutine[Any, Any, T]) -> T:
     raise TimeoutError(f"{what} took longer than {seconds:g} s")
 
 
+async def to_the_end(work: Coroutine[Any, Any, None], what: str) -> None:
+    """Awaits what must not be left half done. Who cancels it meanwhile, however often, waits until it is."""
+    task = asyncio.create_task(work, name=what)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
+
+
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancels tasks and waits for their end, but not for ever. What they raise is of no interest any more."""
     tasks = set(tasks)

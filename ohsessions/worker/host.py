@@ -25,7 +25,7 @@ from ohsessions.lifecycle import Claimed
 from ohsessions.membership import HOLD
 from ohsessions.services import Services
 from ohsessions.worker.context import HostContext
-from ohsessions.worker.guard import end, guarded, within
+from ohsessions.worker.guard import end, guarded, to_the_end, within
 from ohsessions.worker.outbox import Outbox
 
 logger = logging.getLogger(__name__)
@@ -98,8 +98,7 @@ class SessionHost:
 
     async def run(self) -> None:
         """The whole activation."""
-        writing = asyncio.create_task(self._outbox.run(), name=f"session {self.session_id} outbox")
-        self._writing = writing
+        self._writing = asyncio.create_task(self._outbox.run(), name=f"session {self.session_id} outbox")
         try:
             await self._start()
             await self._serve()
@@ -112,9 +111,13 @@ class SessionHost:
         except Exception as error:
             await self._crash(error)
         finally:
-            await self._close()
-            self._outbox.end()
-            await end([writing])
+            # Reconciliation cancels again and again what does not end.
+            await to_the_end(self._finish(), f"the end of session {self.session_id}")
+
+    async def _finish(self) -> None:
+        await self._close()
+        self._outbox.end()
+        await end([self._writing])
 
     # Starting
 
@@ -151,6 +154,11 @@ class SessionHost:
             done, _ = await asyncio.wait([*tasks, self._writing], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+        except asyncio.CancelledError:
+            # Its lease may be over. The last words of an answer are stored with the mark of their action, or
+            # by nobody: the next owner goes by the mark.
+            self._outbox.end()
+            raise
         finally:
             await end(tasks)
 

@@ -8,7 +8,6 @@ the database stores is made to wait (`put`), with a bounded amount of memory.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import UUID
@@ -19,8 +18,6 @@ from ohsessions.core.runtime import JSON
 from ohsessions.journal import Append, NewEvent
 from ohsessions.services import Services
 from ohsessions.snapshots import Snapshot
-
-logger = logging.getLogger(__name__)
 
 MAX_EVENTS = 1000
 MAX_CHARACTERS = 4 * 1024 * 1024
@@ -122,8 +119,6 @@ class Outbox:
                 # The write keys make it safe to repeat a write that may have been done.
                 await asyncio.sleep(RETRY_PAUSE)
             except Exception as error:
-                if isinstance(error, StaleEpoch):
-                    logger.info("Session %s has another owner", self._session_id, extra={"verb": "stale"})
                 self._fail(error)
                 raise
             else:

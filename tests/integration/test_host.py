@@ -1,0 +1,67 @@
+"""The end of an activation that somebody cancels, at the worst moment. The database is the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from ohsessions import lifecycle, snapshots
+from ohsessions.core.runtime import Action, Runtime
+from ohsessions.journal import Append
+from ohsessions.models import Event, Session
+from ohsessions.services import Services
+from ohsessions.worker.host import SessionHost
+from tests.integration.world import World, action, in_thread
+
+LIMIT = 10.0
+
+
+class Answering(Runtime):
+    """Answers each action with one event and a checkpoint."""
+
+    async def handle(self, action: Action) -> None:
+        self.context.checkpoint({"last": action.id})
+        await self.context.emit(observation="answer", content="")
+
+
+def stored(session_id: UUID) -> tuple[list[str], int]:
+    """The kinds of what the runtime wrote, and the number up to which the actions are handled."""
+    kinds = Event.objects.filter(session=session_id, source="agent").values_list("kind", flat=True)
+    return list(kinds), Session.objects.get(pk=session_id).handled_number
+
+
+async def test_a_cancelled_activation_stores_no_end_of_an_answer_without_the_mark(
+    world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.OHSESSIONS = {"RUNTIMES": {"echo": {"BACKEND": f"{__name__}.Answering", "OPTIONS": {}}}}
+    storing, may_store = threading.Event(), threading.Event()
+
+    def store(session_id: UUID, value: Any) -> Any:
+        storing.set()
+        assert may_store.wait(LIMIT)
+        return snapshots.Snapshot(value)
+
+    monkeypatch.setattr("ohsessions.worker.outbox.snapshots.store", store)
+    services = Services()
+    try:
+        session_id = (await services.change(world.open)).change.session_id
+        won = await services.change(lifecycle.claim, session_id, world.worker)
+        assert won is not None
+        before = await services.database.read(stored, session_id)
+        await services.append(Append(session_id, [action()]))
+        host = SessionHost(services, won[0], time.monotonic())
+        task = asyncio.create_task(host.run())
+        assert await asyncio.to_thread(storing.wait, LIMIT)
+        task.cancel()
+        await asyncio.wait([task], timeout=LIMIT)
+        may_store.set()
+        assert task.cancelled()
+    finally:
+        may_store.set()
+        await services.close()  # after what was in line
+    assert await asyncio.to_thread(in_thread(stored, session_id)) == before
