@@ -15,6 +15,8 @@ from pathlib import Path
 from tests.acceptance.site import ROOT
 
 PR_SET_CHILD_SUBREAPER = 36
+BEGUN = (b"Serving on ", b"Working")
+"""What a gateway, or a worker, says when it has begun."""
 DRAIN_LIMIT = 40.0
 """Seconds that an orderly stop may take."""
 YOUNG = 5.0
@@ -70,6 +72,7 @@ class Managed:
         self._trouble = trouble
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
+        self._log_begin = 0
         self._busy = False
         """Whether a fault is being done to it, and its end is expected."""
 
@@ -84,6 +87,7 @@ class Managed:
     def start(self) -> None:
         command = [sys.executable, "manage.py", "ohsessions", *self._arguments]
         with self.log.open("ab") as log:
+            self._log_begin = log.tell()
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=dict(self._environment), stdout=log, stderr=log
             )
@@ -126,7 +130,7 @@ class Managed:
             self._signal(signal.SIGKILL)
             await self._wait()
         else:
-            if code:
+            if code and not (code == -signal.SIGTERM and not self._has_begun()):
                 self._trouble(f"{self.name} (pid {self.pid}) exited with {code} after SIGTERM")
 
     def end_at_once(self) -> None:
@@ -153,6 +157,14 @@ class Managed:
             return 0
         lines = (line.split() for line in status.splitlines() if line.startswith("VmHWM"))
         return next((int(line[1]) // 1024 for line in lines), 0)
+
+    def _has_begun(self) -> bool:
+        """Whether it has said that it works. Before, SIGTERM ends it as it ends any program: it has nothing
+        yet that it could hand back."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_begin)
+            text = log.read()
+        return any(word in text for word in BEGUN)
 
     def _signal(self, number: int) -> None:
         if self.lives:
