@@ -23,6 +23,7 @@ from ohsessions.membership import Membership, Reaper, end_this_process
 from ohsessions.models import Process
 from ohsessions.services import Services
 from ohsessions.wakeups import WORK_CHANNEL, worker_channel
+from ohsessions.worker.guard import end
 from ohsessions.worker.host import SessionHost
 from ohsessions.worker.layer import LayerWorker, WakeupConsumer
 
@@ -270,11 +271,16 @@ class SessionWorker:
         self, session_id: UUID, host: SessionHost, task: asyncio.Task[None], reason: str
     ) -> None:
         limit = conf.PASSIVATE_TIMEOUT
+        draining = asyncio.create_task(host.drain(reason, limit), name=f"drain of session {session_id}")
         try:
-            if await host.drain(reason, limit):
+            # A host that breaks, or loses its session, ends by itself and never comes to rest.
+            await asyncio.wait([draining, task], return_when=asyncio.FIRST_COMPLETED)
+            if draining.done() and draining.result():
                 await asyncio.wait([task], timeout=limit + GRACE)
         except (StaleEpoch, Unavailable):
             pass
+        finally:
+            await end([draining])
         if not task.done():
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

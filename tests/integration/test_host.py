@@ -1,4 +1,4 @@
-"""The end of an activation that somebody cancels, at the worst moment. The database is the real one."""
+"""Activations that end at the worst moment. The database is the real one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ohsessions.journal import Append
 from ohsessions.models import Event, Session
 from ohsessions.services import Services
 from ohsessions.worker.host import SessionHost
+from ohsessions.worker.worker import SessionWorker
 from tests.integration.world import World, action, in_thread
 
 LIMIT = 10.0
@@ -33,6 +34,41 @@ def stored(session_id: UUID) -> tuple[list[str], int]:
     """The kinds of what the runtime wrote, and the number up to which the actions are handled."""
     kinds = Event.objects.filter(session=session_id, source="agent").values_list("kind", flat=True)
     return list(kinds), Session.objects.get(pk=session_id).handled_number
+
+
+class Breaking(Runtime):
+    """Breaks in the middle of an action, when a test says so."""
+
+    handling, may_break = asyncio.Event(), asyncio.Event()
+
+    async def handle(self, action: Action) -> None:
+        self.handling.set()
+        await self.may_break.wait()
+        raise ValueError("broken")
+
+
+async def test_a_stop_does_not_wait_for_the_action_of_a_runtime_that_breaks_meanwhile(
+    world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = {"BACKEND": f"{__name__}.Breaking", "OPTIONS": {}}
+    settings.OHSESSIONS = {"RUNTIMES": {"echo": entry}, "PASSIVATE_TIMEOUT": 3 * LIMIT}
+    monkeypatch.setattr(Breaking, "handling", asyncio.Event())
+    monkeypatch.setattr(Breaking, "may_break", asyncio.Event())
+    services = Services()
+    worker = SessionWorker(services)
+    await worker.start()
+    try:
+        session_id = (await services.change(world.open)).change.session_id
+        await services.append(Append(session_id, [action()]))
+        async with asyncio.timeout(LIMIT):
+            await Breaking.handling.wait()
+        stopping = asyncio.create_task(worker.stop("the test is over"))
+        await asyncio.sleep(0)
+        Breaking.may_break.set()
+        async with asyncio.timeout(LIMIT):
+            await stopping
+    finally:
+        await services.close()
 
 
 async def test_a_cancelled_activation_stores_no_end_of_an_answer_without_the_mark(
