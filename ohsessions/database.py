@@ -24,7 +24,16 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Final, ParamSpec, TypeVar
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connection, connections, reset_queries
+from django.db import (
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    connection,
+    connections,
+    reset_queries,
+)
 from django.utils import timezone
 
 from ohsessions.core.clock import Clock
@@ -187,6 +196,22 @@ def _drop_broken_connection() -> bool:
     return broken
 
 
+def means_lost_connection(error: Exception) -> bool:
+    """Whether an error comes from the end of the connection, and says nothing of what was to be written.
+
+    Drivers have many words for that (one whose transaction idled too long has an InternalError); Django has
+    closed the connection already if it could not roll back.
+    """
+    driver_error = connection.Database.Error  # type: ignore[attr-defined]
+    is_of_data = isinstance(error, (DataError, IntegrityError))
+    if is_of_data or not isinstance(error, (DatabaseError, driver_error)):
+        return False
+    diagnosis = getattr(error.__cause__ or error, "diag", None)
+    if getattr(diagnosis, "severity_nonlocalized", None) in ("FATAL", "PANIC"):
+        connection.close()  # the server has ended it, which the driver notices only later
+    return connection.connection is None or _drop_broken_connection()
+
+
 def _guarded(function: Callable[[], T], tries: int = 1) -> T:
     """Runs a unit of work; a connection that broke is given up, so that the next unit gets a new one.
 
@@ -204,9 +229,7 @@ def _guarded(function: Callable[[], T], tries: int = 1) -> T:
                 logger.warning("The database fails: %s", type(error).__name__, extra={"verb": "db_lost"})
                 raise Unavailable from error
         except Exception as error:
-            # Drivers have other words too for a connection that was ended under a statement's feet.
-            driver_error = connection.Database.Error  # type: ignore[attr-defined]
-            if not _drop_broken_connection() or not isinstance(error, (DatabaseError, driver_error)):
+            if not means_lost_connection(error):
                 raise
             if tries == 0:
                 raise Unavailable from error

@@ -19,7 +19,7 @@ from ohsessions import access, snapshots
 from ohsessions.core import switches
 from ohsessions.core.errors import StaleEpoch, WireError
 from ohsessions.core.states import State
-from ohsessions.database import LATER, Later, database_now
+from ohsessions.database import LATER, Later, database_now, means_lost_connection
 from ohsessions.journal.appends import Append, Appended, NewEvent
 from ohsessions.journal.rows import MARKS, WriteKey, check_same, find_rows, new_row, save_marks
 from ohsessions.models import Connection, Event, Session
@@ -72,6 +72,8 @@ def _commit(appends: list[Append], behind: _Behind) -> list[Result]:
     except (OperationalError, InterfaceError):
         raise  # the database's fault, not the data's
     except Exception as error:
+        if means_lost_connection(error):
+            raise
         if len(appends) == 1:
             return [_refused(appends[0], error, behind)]
     half = len(appends) // 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,7 +16,7 @@ from ohsessions import database as threads
 from ohsessions import lifecycle
 from ohsessions.core.errors import OhSessionsError, Unavailable
 from ohsessions.database import LATER, Database
-from ohsessions.journal import Append, commit_appends
+from ohsessions.journal import Append, batch, commit_appends
 from tests.integration.world import World, action, in_thread, log, row_locked
 
 LIMIT = 20.0
@@ -293,3 +294,26 @@ def in_own_connection(function: Callable[..., Any], *args: Any) -> None:
 
 def test_the_clock_of_the_database_has_a_zone(database: str):
     assert threads.database_now().utcoffset() is not None
+
+
+async def test_a_write_whose_transaction_idled_too_long_is_repeated_and_no_error(
+    made: Database, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL ends such a connection, say of a process that was stopped, with an InternalError."""
+    if connection.vendor != "postgresql":
+        pytest.skip("only PostgreSQL ends connections that idle")
+    session_id = (await made.write(world.open)).change.session_id
+    look_up, idled = batch._Batch._look_up, []
+
+    def look_up_late(self: batch._Batch) -> None:
+        if not idled:
+            idled.append(True)
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 20")
+            time.sleep(0.3)
+        look_up(self)
+
+    monkeypatch.setattr(batch._Batch, "_look_up", look_up_late)
+    done = await made.write_gathered(commit_appends, Append(session_id, [action()]))
+    assert idled
+    assert done.numbers == [0]
