@@ -13,6 +13,9 @@ RESUME_GRACE = 1.0
 """Seconds after SIGCONT in which a runtime's code may run on until its process has looked at its lease:
 nothing inside a stopped process can fence it. What it stores is refused and its programs are dead anyway."""
 
+NOTED_LATE = 0.2
+"""Seconds that the harness may take, on a busy machine, to note that it has sent SIGCONT."""
+
 
 def check_state(history: History) -> Verdict:
     """No activation started from a snapshot older than what its predecessors had acknowledged as done."""
@@ -88,7 +91,10 @@ def _has_just_resumed(line: Line, resumed: list[tuple[int, float]]) -> bool:
     # It can tell by its own clock, before it begins anything, that its lease has ended.
     if line.kind in ("beat", "start", "begin"):
         return False
-    return any(pid == line.pid and until <= line.at <= until + RESUME_GRACE for pid, until in resumed)
+    # That it was resumed is noted a moment after it was; while it is stopped it writes no line.
+    return any(
+        pid == line.pid and until - NOTED_LATE <= line.at <= until + RESUME_GRACE for pid, until in resumed
+    )
 
 
 def check_drains(history: History) -> Verdict:
