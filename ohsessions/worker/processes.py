@@ -210,7 +210,10 @@ class ProcessSupervisor:
             process.feed(self._deadline)  # may have changed while it started
             return process
         except (OSError, TimeoutError) as error:
+            late = time.monotonic() >= self._deadline
             await self._discard(process)
+            if late:  # its watchdog found itself unfed when it began
+                raise NotFed(f"{argv[0]} was not started in time: the worker's lease has run out.") from error
             raise RuntimeFailure("cannot_spawn", f"{argv[0]} could not be started: {error}.") from error
         except BaseException:
             await self._discard(process)
