@@ -112,11 +112,15 @@ def living() -> list[Process]:
 
 
 def gone_with_leftovers() -> list[Process]:
-    """Processes declared gone that still own sessions or have connections that did not end."""
+    """Processes declared gone that still own sessions or have connections that did not end.
+
+    Gateways first: of what was lost together with its clients only that is started again for which they
+    come back.
+    """
     sessions = Session.objects.filter(worker=OuterRef("pk"))
     connections = Connection.objects.filter(gateway=OuterRef("pk"), ended_at=None)
     left = Exists(sessions) | Exists(connections)
-    return list(Process.objects.filter(left, state=Process.State.GONE))
+    return list(Process.objects.filter(left, state=Process.State.GONE).order_by("kind"))
 
 
 def end_detached(gateway: UUID) -> None:

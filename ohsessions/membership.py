@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at the other processes."""
+TAKEN_AT_ONCE = 100
+"""Sessions of a dead worker that are looked up at a time."""
 DRAINING = Process.State.DRAINING
 HOLD = 0.8
 """The part of LEASE_TTL after which a holder lets go by itself."""
@@ -211,11 +214,14 @@ class Reaper:
                 await self._end_connections(process.pk)
 
     async def _take_sessions(self, worker: UUID) -> None:
-        for session_id in await self._services.database.read(lifecycle.owned_by, worker):
-            change = await self._services.change(
-                lifecycle.hand_over, session_id, worker, "its worker is gone", died=True
-            )
-            await self._services.announce(change)
+        """All processes do this at once, each in an order of its own, so that they share the work."""
+        read = self._services.database.read
+        while left := await read(lifecycle.left_behind, worker, TAKEN_AT_ONCE):
+            for session_id in random.sample(left, len(left)):
+                change = await self._services.change(
+                    lifecycle.hand_over, session_id, worker, "its worker is gone", died=True
+                )
+                await self._services.announce(change)
 
     async def _end_connections(self, gateway: UUID) -> None:
         connections = await self._services.database.read(lifecycle.open_connections, gateway)

@@ -19,6 +19,7 @@ from ohsessions.lifecycle.owners import Claimed, claim, claim_passivation, crash
 from ohsessions.lifecycle.sweeps import (
     end_reasons,
     hand_over,
+    left_behind,
     open_connections,
     owned_by,
     presence,
@@ -42,6 +43,7 @@ __all__ = [
     "end_reasons",
     "force_passivation",
     "hand_over",
+    "left_behind",
     "open_connections",
     "open_session",
     "owned_by",

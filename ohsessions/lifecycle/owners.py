@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F, Min, Q
+from django.db.models import F, Min, Q, QuerySet
 
 from ohsessions import snapshots
 from ohsessions.conf import conf
@@ -22,7 +22,7 @@ from ohsessions.core.errors import ProcessGone
 from ohsessions.core.states import State
 from ohsessions.database import database_now
 from ohsessions.lifecycle.locked import HEAVY, Change, Locked, lock_owned, try_lock
-from ohsessions.models import Process, Session
+from ohsessions.models import Process, Session, SessionQuerySet
 from ohsessions.snapshots import Snapshot
 
 logger = logging.getLogger(__name__)
@@ -54,24 +54,30 @@ class Wanted:
     lightest: int | None
 
 
-def wanted(worker: UUID, limit: int) -> Wanted:
-    """Sessions that need a worker: starting and their time has come, longest waiting first.
+def waiting(now: datetime) -> SessionQuerySet:
+    """Sessions that need a worker: starting, and their time has come.
 
     Those that everybody left before they were ready are not started any more (see settle()).
     """
-    now = database_now()
     ready = Q(retry_at=None) | Q(retry_at__lte=now)
-    rows = Session.objects.filter(ready, state=State.STARTING, worker=None).order_by("state_at")
-    rows = rows.exclude(passivate_at__lte=now, last_action_number__lte=F("handled_number"))
+    rows = Session.objects.filter(ready, state=State.STARTING, worker=None)
+    return rows.exclude(passivate_at__lte=now, last_action_number__lte=F("handled_number"))
+
+
+def wanted(worker: UUID, limit: int) -> Wanted:
+    """Sessions that need a worker, longest waiting first."""
+    now = database_now()
+    rows = waiting(now).order_by("state_at").values_list("pk", "state_at", "retry_at")
     sessions = [
         (pk, (now - max(state_at, retry_at or state_at)).total_seconds())
-        for pk, state_at, retry_at in rows.values_list("pk", "state_at", "retry_at")[:limit]
+        for pk, state_at, retry_at in rows[:limit]
     ]
-    lightest = None
-    if sessions:
-        others = Process.objects.filter(kind=Process.Kind.WORKER, state=Process.State.ACTIVE)
-        lightest = others.exclude(pk=worker).aggregate(least=Min("load"))["least"]
+    lightest = active_workers().exclude(pk=worker).aggregate(least=Min("load"))["least"] if sessions else None
     return Wanted(sessions, lightest)
+
+
+def active_workers() -> QuerySet[Process]:
+    return Process.objects.filter(kind=Process.Kind.WORKER, state=Process.State.ACTIVE)
 
 
 def claim(session_id: UUID, worker: UUID, load: int = 0) -> tuple[Claimed, Change] | None:

@@ -14,6 +14,7 @@ from ohsessions.core import states
 from ohsessions.core.states import State
 from ohsessions.database import database_now
 from ohsessions.lifecycle.locked import Change, Locked, try_lock
+from ohsessions.lifecycle.owners import active_workers, waiting
 from ohsessions.models import Connection, Session, SessionQuerySet
 
 
@@ -23,16 +24,22 @@ def hand_over(session_id: UUID, worker: UUID, reason: str, *, died: bool = False
 
     A worker that `died` may have died of a session that it was just starting: that counts as a crash of the
     session, so that one which kills its workers fails, and does not take the rest with it again and again.
+    What nobody wants any more is not started elsewhere only to sleep: it sleeps, from its last checkpoint.
     """
     locked = try_lock(session_id)
     if locked is None or locked.session.worker_id != worker:
         return None
-    if died and locked.session.state == State.STARTING:
-        locked.crash(f"{reason}, while it started", f"worker {worker}")
+    session, by = locked.session, f"worker {worker}"
+    if died and session.state == State.STARTING:
+        locked.crash(f"{reason}, while it started", by)
     else:
-        locked.move(State.STARTING, reason, f"worker {worker}")
+        locked.move(State.STARTING, reason, by)
     locked.disown()
     locked.set_due(locked.attached())
+    falls_due = session.state == State.STARTING and session.passivate_at is not None
+    if died and falls_due and not session.has_pending_work:
+        locked.move(State.PASSIVATED, f"{reason}, and nobody is attached", by)
+        locked.set_due(0)
     return locked.save()
 
 
@@ -40,6 +47,27 @@ def owned_by(worker: UUID) -> dict[UUID, tuple[int, int]]:
     """The sessions whose rows name a worker: of each the epoch, and the number of its last action."""
     rows = Session.objects.filter(worker=worker).values_list("pk", "epoch", "last_user_number")
     return {pk: (epoch, number) for pk, epoch, number in rows}
+
+
+LINE = 32
+"""So many sessions may wait for a worker before those of a dead one are added to them."""
+
+
+def left_behind(worker: UUID, limit: int) -> list[UUID]:
+    """Sessions whose rows name a worker that is gone and that can be handed over now.
+
+    Those that nobody wants need no worker to sleep. The others wait in line for one, and the line is kept
+    short: somebody who comes new must not wait until thousands have been started. Without any worker there
+    is no line to be kept short, and clients are to be told.
+    """
+    now = database_now()
+    attached = Connection.objects.attached().filter(session=OuterRef("pk"))
+    pending = Q(last_action_number__gt=F("handled_number"))
+    wanted = Exists(attached) | pending
+    left = Session.objects.filter(worker=worker).order_by("pk")
+    room = LINE - waiting(now)[:LINE].count() if active_workers().exists() else limit
+    rows = [*left.filter(wanted).values_list("pk", flat=True)[:room]]
+    return [*rows, *left.exclude(wanted).values_list("pk", flat=True)[:limit]]
 
 
 def strays(limit: int = 200) -> list[UUID]:

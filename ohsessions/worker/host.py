@@ -13,6 +13,7 @@ import logging
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 
 from django.utils.module_loading import import_string
 
@@ -39,8 +40,16 @@ CLOSE_TIMEOUT = 5.0
 class SessionHost:
     """Hosts the runtime of one claimed session. `run` it as a task; it ends by itself."""
 
-    def __init__(self, services: Services, claimed: Claimed, confirmed_at: float) -> None:
+    def __init__(
+        self,
+        services: Services,
+        claimed: Claimed,
+        confirmed_at: float,
+        on_ready: Callable[[SessionHost], None] = lambda host: None,
+    ) -> None:
+        """`confirmed_at`: see Membership. `on_ready` is called when, and if, its runtime is ready."""
         self.session_id = claimed.session_id
+        self._on_ready = on_ready
         self._services = services
         self._claimed = claimed
         self._confirmed_at = confirmed_at
@@ -135,6 +144,7 @@ class SessionHost:
         await self._outbox.flush()
         change = await self._services.change_patiently(lifecycle.run, self.session_id, self.epoch)
         self.ready = True
+        self._on_ready(self)
         logger.info("Session %s runs", self.session_id, extra={"verb": "running"})
         await self._services.announce(change)
 

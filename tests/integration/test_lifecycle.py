@@ -17,6 +17,7 @@ from ohsessions.core import policy
 from ohsessions.core.errors import ProcessGone, StaleEpoch, Unavailable, WireError
 from ohsessions.database import database_now
 from ohsessions.journal import Append
+from ohsessions.lifecycle import sweeps
 from ohsessions.models import Connection, Event, Process, Session, Transition
 from tests.integration.world import (
     World,
@@ -732,3 +733,47 @@ def test_a_session_that_ran_when_its_worker_died_is_not_blamed(world: World):
     lifecycle.hand_over(session_id, world.worker, "its worker is gone", died=True)
     row = session(session_id)
     assert (row.state, row.crashes, row.retry_at) == ("starting", 0, None)
+
+
+def test_a_dead_workers_session_that_nobody_wants_sleeps_without_being_started(world: World, settings):
+    session_id, _ = world.run("a")
+    lifecycle.detach("a", "gone")
+    lifecycle.hand_over(session_id, world.worker, "its worker is gone", died=True)
+    row = session(session_id)
+    assert (row.state, row.worker, row.passivate_at) == ("passivated", None, None)
+    assert row.reason == "its worker is gone, and nobody is attached"
+
+
+@pytest.mark.parametrize("wanted", ["pending", "attached", "kept"])
+def test_a_dead_workers_session_that_somebody_wants_is_started_elsewhere(world: World, settings, wanted):
+    if wanted == "kept":
+        settings.OHSESSIONS = settings.OHSESSIONS | {"CLOSE_DELAY": None}
+    session_id, _ = world.run("a")
+    if wanted == "pending":
+        world.act(session_id)
+    if wanted != "attached":
+        lifecycle.detach("a", "gone")
+    lifecycle.hand_over(session_id, world.worker, "its worker is gone", died=True)
+    assert session(session_id).state == "starting"
+
+
+def test_of_a_dead_workers_sessions_only_as_many_are_handed_over_as_the_line_leaves_room_for(
+    world: World, monkeypatch
+):
+    monkeypatch.setattr(sweeps, "LINE", 2)
+    left = {world.run()[0] for _ in range(4)}
+    idle, _ = world.run("gone")
+    lifecycle.detach("gone", "gone")
+    dead, other = world.worker, leases.register("worker")
+    leases.mark_gone(dead)
+    first = lifecycle.left_behind(dead, 10)
+    assert len(first) == 3
+    assert first[-1] == idle, "who only has to sleep waits for nobody"
+    assert set(first[:2]) < left
+    for session_id in first:
+        lifecycle.hand_over(session_id, dead, "its worker is gone", died=True)
+    assert lifecycle.left_behind(dead, 10) == []
+    lifecycle.claim(first[0], other)
+    assert len(lifecycle.left_behind(dead, 10)) == 1
+    leases.mark_gone(other)
+    assert len(lifecycle.left_behind(dead, 10)) == 2, "without a worker there is no line"

@@ -147,9 +147,9 @@ class Lives(RuleBasedStateMachine):
 
     # Sweeps, operators, time
 
-    @rule(index=st.integers(0, 1), worker=st.integers(0, 1))
-    def hand_over(self, index: int, worker: int) -> None:
-        lifecycle.hand_over(self.pick(index), self.workers[worker], "its worker is gone")
+    @rule(index=st.integers(0, 1), worker=st.integers(0, 1), died=st.booleans())
+    def hand_over(self, index: int, worker: int, died: bool) -> None:
+        lifecycle.hand_over(self.pick(index), self.workers[worker], "its worker is gone", died=died)
 
     @rule()
     def sweep(self) -> None:

@@ -213,8 +213,7 @@ async def test_what_a_silent_worker_and_a_silent_gateway_held_is_taken_over(
     await reaper.look()
     await reaper.take_over()
     taken = await services.database.read(session, session_id)
-    assert (taken.state, taken.worker_id) == ("starting", None)
-    assert taken.passivate_at is not None
+    assert (taken.state, taken.worker_id) == ("passivated", None)
     assert await services.database.read(lifecycle.end_reasons, ["a"]) == {"a": "gateway_lost"}
     assert (await row(services, own)).state == "active", "nobody declares itself gone"
 

@@ -1,0 +1,85 @@
+"""The sessions that a worker hosts, each with the task of its activation; and how many more it may start."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from uuid import UUID
+
+from ohsessions.core.errors import StaleEpoch
+from ohsessions.lifecycle import Claimed
+from ohsessions.services import Services
+from ohsessions.worker.host import SessionHost
+
+logger = logging.getLogger(__name__)
+
+STARTS_AT_ONCE = 16
+"""So many runtimes may be starting at a time: if all that a dead worker leaves were started at once, nothing
+of it would be ready in time."""
+SLOW_START = 5.0
+"""Seconds after which a start does not count among these: one that hangs holds up no other for long."""
+
+
+class Hosted:
+    """Registers each host from its claim to its end, and forgets it then."""
+
+    def __init__(self, services: Services, on_change: Callable[[], None]) -> None:
+        """`on_change` is called when one is ready or has ended: there may be room for the next."""
+        self._services = services
+        self._on_change = on_change
+        self._hosts: dict[UUID, tuple[SessionHost, asyncio.Task[None]]] = {}
+        self._starting: dict[SessionHost, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._hosts)
+
+    def __iter__(self) -> Iterator[SessionHost]:
+        return iter([host for host, _ in self._hosts.values()])
+
+    def __contains__(self, session_id: UUID) -> bool:
+        return session_id in self._hosts
+
+    def get(self, session_id: UUID) -> SessionHost | None:
+        found = self._hosts.get(session_id)
+        return found and found[0]
+
+    def task(self, host: SessionHost) -> asyncio.Task[None] | None:
+        """The task of a host that is still registered."""
+        found = self._hosts.get(host.session_id)
+        return found[1] if found is not None and found[0] is host else None
+
+    def room(self) -> int:
+        """How many more may be started now."""
+        late = time.monotonic() - SLOW_START
+        self._starting = {host: began for host, began in self._starting.items() if began > late}
+        return max(0, STARTS_AT_ONCE - len(self._starting))
+
+    def add(self, claimed: Claimed, confirmed_at: float) -> None:
+        """Begins an activation. `confirmed_at`: see Membership."""
+        host = SessionHost(self._services, claimed, confirmed_at, on_ready=self._ready)
+        task = asyncio.create_task(host.run(), name=f"session {claimed.session_id}")
+        self._hosts[claimed.session_id] = (host, task)
+        self._starting[host] = time.monotonic()
+        task.add_done_callback(lambda done: self._ended(host, done))
+
+    def _ready(self, host: SessionHost) -> None:
+        self._starting.pop(host, None)
+        self._on_change()
+
+    def _ended(self, host: SessionHost, task: asyncio.Task[None]) -> None:
+        self._starting.pop(host, None)
+        if self.task(host) is task:
+            del self._hosts[host.session_id]
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, StaleEpoch):
+            extra = {"verb": "host_failed"}
+            logger.error("The host of session %s failed", host.session_id, exc_info=error, extra=extra)
+        self._on_change()
+
+    async def cut_off(self) -> None:
+        """Ends them all, at once: others may own their sessions from now on."""
+        tasks = [task for _, task in self._hosts.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
