@@ -1,9 +1,16 @@
 """Processes and their leases: who lives, and so who may own what.
 
-A process registers under an id that is never used again, and renews by raising its heartbeat counter. Nobody
-compares clocks of two hosts: an observer marks a process gone when its *counter* stood still for LEASE_TTL
-seconds of the observer's own monotonic clock; the UPDATE repeats the counter, so a renewal in the meantime
-wins. A process that was marked gone cannot renew: it learns of it, stops what it owns, and registers anew.
+A process registers under an id that is never used again, and renews by raising its heartbeat counter. An
+observer marks a process gone when its *counter* stood still for LEASE_TTL seconds of the observer's own
+monotonic clock; the UPDATE repeats the counter, so a renewal in the meantime wins. A process that was marked
+gone cannot renew: it learns of it, stops what it owns, and registers anew.
+
+No safety rests on the clocks of two hosts. Two spans are measured, each by one monotonic clock. The holder's
+begins when it *sends* a renewal, and ends HOLD × LEASE_TTL later (see membership); the observer's begins when
+it has *read* the counter which that renewal wrote, so later, and lasts LEASE_TTL. So the holder has stopped
+first, unless its clock runs slower than the observer's by a fifth. Even then nothing is written twice: who
+takes over raises the session's epoch, and each write of the former owner is refused by its epoch in its own
+transaction. `seen_at` and `passivate_at` are of the database's clock, and are for people and for being due.
 
 One case needs no waiting. On the same boot and in the same pid namespace, a pid whose start time is no longer
 to be found is a process that has ended (`is_known_dead`).

@@ -1,4 +1,5 @@
-"""What many sessions cost: draining a worker that owns 1,000, and memory after 10,000 came and went."""
+"""What many sessions cost: draining a worker that owns 1,000, memory after 10,000 came and went, and 1,000
+sessions whose last two connections go at the same moment."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from tests.requirements import wait_until
 
 DRAINED = int(os.environ.get("OHSESSIONS_BENCH_DRAINED", "1000"))
 PASSING = int(os.environ.get("OHSESSIONS_BENCH_PASSING", "10000"))
+PAIRS = int(os.environ.get("OHSESSIONS_BENCH_PAIRS", "1000"))
 AT_ONCE = 25
 LIMIT = 120.0
 
@@ -39,6 +41,16 @@ async def open_session(cluster: Cluster) -> RawClient:
     client = await RawClient(cluster.gateways[0].url).connect()
     await send(client, "initialize", args={"runtime": "echo"})
     await client.wait(lambda: any('"init"' in packet for packet in client.packets), "init", LIMIT)
+    return client
+
+
+async def join(cluster: Cluster, first: RawClient) -> RawClient:
+    """Attaches to what `first` opened, by another gateway."""
+    answer = next(packet for packet in first.packets if '"token"' in packet)
+    token = json.loads(answer[answer.index("[") :])[1]["token"]
+    client = await RawClient(cluster.gateways[1].url).connect()
+    await send(client, "initialize", token=token)
+    await client.wait(lambda: any('"token"' in packet for packet in client.packets), "the answer", LIMIT)
     return client
 
 
@@ -102,3 +114,34 @@ async def test_memory_after_many_sessions_came_and_went(cluster: Cluster) -> Non
         speed = count / (time.monotonic() - start)
         sizes = [f"{resident_megabytes(process.pid):.1f} MB" for process in (gateway, worker)]
         print(f"\n{count} more sessions, {speed:.0f} a second: gateway {sizes[0]}, worker {sizes[1]}")
+
+
+LATENESS = """
+SELECT coalesce(extract(epoch FROM t.at - (
+           SELECT max(c.ended_at) FROM ohsessions_connection c WHERE c.session_id = s.id)), -1)
+    FROM ohsessions_session s
+    LEFT JOIN ohsessions_transition t ON t.session_id = s.id AND t."to" = 'passivating' ORDER BY 1
+"""
+
+
+async def test_two_last_disconnects_at_once(tmp_path: Path, postgres_database: str, redis_url: str) -> None:
+    cluster = Cluster(tmp_path, postgres_database, redis_url, 2, 2, CLOSE_DELAY=0)
+    cluster.start()
+
+    async def pass_by(_: int) -> None:
+        first = await open_session(cluster)
+        pair = first, await join(cluster, first)
+        await asyncio.gather(*(client.close() for client in pair))
+
+    try:
+        await in_batches(PAIRS, pass_by)
+        asleep = "SELECT count(*) FROM ohsessions_session WHERE state = 'passivated'"
+        wait_until(lambda: cluster.query(asleep) == [(PAIRS,)], "passivation")
+        lateness = [float(row[0]) for row in cluster.query(LATENESS)]
+    finally:
+        cluster.stop()
+    shown = [f"{lateness[(PAIRS - 1) * part // 100]:.2f} s" for part in (50, 99, 100)]
+    print(
+        f"\n{PAIRS} times two last disconnects at once: all passivated; begun after p50, p99, most:", *shown
+    )
+    assert lateness[0] >= 0
