@@ -40,7 +40,7 @@ TRANSITIONS: dict[State | None, frozenset[State]] = {
 AWAKE = frozenset({State.STARTING, State.RUNNING, State.PASSIVATING})
 """States in which a session is, or is to be, some worker's."""
 ASLEEP = frozenset({State.PASSIVATED, State.FAILED})
-"""States that an attach turns into `starting`."""
+"""States that an attach, or an operator, turns into `starting`."""
 
 
 def move(origin: str | None, target: State) -> State:

@@ -14,7 +14,14 @@ from ohsessions.lifecycle.clients import (
     write_off,
 )
 from ohsessions.lifecycle.locked import Change
-from ohsessions.lifecycle.operators import close, force_passivation, rename, request_passivation
+from ohsessions.lifecycle.operators import (
+    close,
+    force_passivation,
+    rename,
+    request_passivation,
+    request_wake,
+    wake,
+)
 from ohsessions.lifecycle.owners import Claimed, claim, claim_passivation, crash, due, release, run, wanted
 from ohsessions.lifecycle.sweeps import (
     end_reasons,
@@ -51,10 +58,12 @@ __all__ = [
     "release",
     "rename",
     "request_passivation",
+    "request_wake",
     "revoked",
     "run",
     "settle",
     "strays",
+    "wake",
     "wanted",
     "write_off",
 ]

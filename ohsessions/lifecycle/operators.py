@@ -1,4 +1,4 @@
-"""What owners and operators do to a session: rename it, end it, put it to sleep."""
+"""What owners and operators do to a session: rename it, end it, put it to sleep, wake it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from asgiref.sync import async_to_sync
 from django.db import transaction
 from django.db.models import Min
 
+from ohsessions.conf import conf
 from ohsessions.core import states, wire
 from ohsessions.core.states import State
 from ohsessions.lifecycle.locked import Change, lock
@@ -75,12 +76,38 @@ def force_passivation(session_id: UUID, *, by: str) -> tuple[Change, str]:
     return locked.save(), "Its worker passivates the session now."
 
 
+@transaction.atomic
+def wake(session_id: UUID, *, by: str) -> tuple[Change, str]:
+    """Starts a session that sleeps, or that failed: at once, with a new budget of crashes.
+
+    Gives also what happens now, in words. Without connections it falls due as if the last had just left.
+    """
+    locked = lock(session_id)
+    session = locked.session
+    if session.state not in states.ASLEEP:
+        return locked.change(), f"Nothing to do: the session is {session.state}."
+    session.crashes, session.retry_at = 0, None
+    locked.move(State.STARTING, "by an operator", by)
+    locked.set_due(locked.attached())
+    outcome = "The session starts as soon as a worker takes it."
+    if session.passivate_at is not None:
+        outcome += f" Unless somebody attaches, it sleeps again after {conf.CLOSE_DELAY:g} s."
+    return locked.save(), outcome
+
+
 def request_passivation(session_id: UUID, *, by: str) -> str:
     """An operator's «passivate now», from a request's thread; gives what happens, in words.
 
     Raises WireError 404 if there is no such session.
     """
     change, outcome = force_passivation(session_id, by=by)
+    _announce(change)
+    return outcome
+
+
+def request_wake(session_id: UUID, *, by: str) -> str:
+    """An operator's «wake now»; see request_passivation()."""
+    change, outcome = wake(session_id, by=by)
     _announce(change)
     return outcome
 

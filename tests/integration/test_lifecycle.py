@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -586,8 +586,8 @@ def test_a_crash_does_not_put_the_passivation_off(world: World):
 # Owners and operators
 
 
-@pytest.mark.parametrize("state", ["starting", "running", "passivating", "passivated", "failed"])
-def test_a_session_is_closed_in_any_state(world: World, state):
+def in_state(world: World, state: str) -> UUID:
+    """A session that has come into a state."""
     session_id, epoch = world.run("a")
     if state == "starting":
         lifecycle.hand_over(session_id, world.worker, "gone")
@@ -598,7 +598,15 @@ def test_a_session_is_closed_in_any_state(world: World, state):
     elif state == "failed":
         Session.objects.filter(pk=session_id).update(crashes=2)
         lifecycle.crash(session_id, epoch, "boom")
+    elif state == "closed":
+        lifecycle.close(session_id, by="me")
     assert session(session_id).state == state
+    return session_id
+
+
+@pytest.mark.parametrize("state", ["starting", "running", "passivating", "passivated", "failed"])
+def test_a_session_is_closed_in_any_state(world: World, state):
+    session_id = in_state(world, state)
     before = session(session_id).epoch
     change = lifecycle.close(session_id, by="me")
     assert (change.state, change.epoch, change.worker) == ("closed", before + 1, None)
@@ -675,6 +683,57 @@ def test_an_operator_changes_nothing_about_what_sleeps(world: World):
     before = Session.objects.values().get(pk=session_id)
     change, outcome = lifecycle.force_passivation(session_id, by="op")
     assert (change.moved, outcome) == (False, "Nothing to do: the session is passivated.")
+    assert Session.objects.values().get(pk=session_id) == before
+
+
+def test_an_operator_wakes_what_sleeps_and_it_falls_asleep_again_by_itself(world: World):
+    session_id, epoch = world.run("a")
+    released = world.sleep(session_id, epoch)
+    change, outcome = lifecycle.wake(session_id, by="op")
+    assert (change.state, change.moved, change.epoch) == ("starting", True, released.epoch + 1)
+    assert outcome.endswith("Unless somebody attaches, it sleeps again after 15 s.")
+    assert due_in(session_id, world) == 15
+    assert lifecycle.wanted(world.worker, 10).sessions == [(session_id, 0.0)]
+    assert Transition.objects.filter(target="starting", by="op", reason="by an operator").exists()
+    epoch = world.claim(session_id)
+    lifecycle.run(session_id, epoch)
+    world.clock.advance(15)
+    assert lifecycle.claim_passivation(session_id, epoch, busy=False) is not None
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_an_operator_wakes_what_failed_before_its_time_and_with_a_new_budget(world: World, attached):
+    session_id = world.open("a").change.session_id
+    world.act(session_id, "a")
+    fail(world, session_id)
+    if not attached:
+        lifecycle.detach("a", "gone")
+    change, outcome = lifecycle.wake(session_id, by="op")
+    assert change.state == "starting"
+    assert ("sleeps again" in outcome) is not attached
+    assert due_in(session_id, world) == (None if attached else 15)
+    row = session(session_id)
+    assert (row.crashes, row.retry_at) == (0, None)
+    world.clock.advance(60)
+    epoch = world.claim(session_id)  # long due, but its action is to be handled
+    assert lifecycle.crash(session_id, epoch, "boom").state == "starting", "one crash of a new budget"
+
+
+def fail(world: World, session_id) -> None:
+    """Its runtime breaks at each start, until its budget is used up."""
+    for _ in range(policy.CRASH_BUDGET):
+        world.clock.advance(60)
+        lifecycle.crash(session_id, world.claim(session_id), "boom")
+    row = session(session_id)
+    assert (row.state, row.retry_at > world.clock.now()) == ("failed", True)
+
+
+@pytest.mark.parametrize("state", ["starting", "running", "passivating", "closed"])
+def test_an_operator_wakes_nothing_that_is_awake_or_closed(world: World, state):
+    session_id = in_state(world, state)
+    before = Session.objects.values().get(pk=session_id)
+    change, outcome = lifecycle.wake(session_id, by="op")
+    assert (change.moved, outcome) == (False, f"Nothing to do: the session is {state}.")
     assert Session.objects.values().get(pk=session_id) == before
 
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ohsessions import leases, lifecycle
 from ohsessions.core.errors import IllegalTransition, StaleEpoch
-from ohsessions.core.states import AWAKE, TRANSITIONS, State
+from ohsessions.core.states import ASLEEP, AWAKE, TRANSITIONS, State
 from ohsessions.journal import Append, Appended
 from ohsessions.models import Connection, Event, Session, Transition
 from tests.integration.world import World, action, append, observation
@@ -160,6 +160,16 @@ class Lives(RuleBasedStateMachine):
     @rule(index=st.integers(0, 1))
     def force(self, index: int) -> None:
         lifecycle.force_passivation(self.pick(index), by="op")
+
+    @rule(index=st.integers(0, 1))
+    def wake(self, index: int) -> None:
+        before = Session.objects.values().get(pk=self.pick(index))
+        lifecycle.wake(self.pick(index), by="op")
+        after = Session.objects.get(pk=self.pick(index))
+        if before["state"] in ASLEEP:
+            assert (after.state, after.crashes, after.retry_at) == (State.STARTING, 0, None)
+        else:
+            assert Session.objects.values().get(pk=after.pk) == before
 
     @rule(index=st.integers(0, 1))
     def revoke(self, index: int) -> None:

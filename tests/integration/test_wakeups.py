@@ -121,6 +121,13 @@ def test_a_new_title_is_told_after_the_commit(world: World, layer: Layer):
     assert layer.sent[0][1]["title"] == session(session_id).title == "title"
 
 
+def test_workers_hear_of_a_session_that_an_operator_wakes(world: World, layer: Layer):
+    session_id, epoch = world.run("a")
+    world.sleep(session_id, epoch)
+    lifecycle.request_wake(session_id, by="op")
+    assert layer.take() == [(session_group(session_id), "session.state"), (WORK_CHANNEL, "session.wanted")]
+
+
 async def test_a_layer_that_fails_is_logged_once_and_once_when_it_works_again(
     layer: Layer, caplog, monkeypatch
 ):
