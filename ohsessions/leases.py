@@ -18,6 +18,7 @@ to be found is a process that has ended (`is_known_dead`).
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Iterable
@@ -31,6 +32,8 @@ import ohsessions
 from ohsessions.core.errors import ProcessGone
 from ohsessions.database import database_now
 from ohsessions.models import Connection, Process, Session
+
+logger = logging.getLogger(__name__)
 
 MAX_GAP = 1.0
 """Seconds between two successful looks beyond which an observer starts counting again: after an outage of the
@@ -100,9 +103,27 @@ def renew(process_id: UUID, load: int) -> None:
         raise ProcessGone
 
 
-def begin_drain(process_id: UUID) -> None:
-    """Says that a process takes nothing new. A process that is told so by somebody else drains, and ends."""
-    Process.objects.filter(pk=process_id, state=Process.State.ACTIVE).update(state=Process.State.DRAINING)
+def begin_drain(process_id: UUID) -> bool:
+    """Says that a process takes nothing new. A process that is told so by somebody else drains, and ends.
+
+    Gives whether it was active until now.
+    """
+    active = Process.objects.filter(pk=process_id, state=Process.State.ACTIVE)
+    return bool(active.update(state=Process.State.DRAINING))
+
+
+def request_drain(process_id: UUID, *, by: str) -> str:
+    """An operator's «drain now»; gives what happens, in words."""
+    if begin_drain(process_id):
+        logger.info("Process %s is to drain, by %s", process_id, by, extra={"verb": "drain_requested"})
+        return "The process drains: it hands over what it holds, and ends."
+    state = Process.objects.filter(pk=process_id).values_list("state", flat=True).first()
+    return f"Nothing to do: the process is {state or 'unknown'}."
+
+
+def identity(process: Process) -> tuple[str, int, str]:
+    """What the rows of one process have in common: one that is gateway and worker at once has two."""
+    return process.host, process.pid, process.birth
 
 
 def mark_gone(process_id: UUID, heartbeat: int | None = None) -> bool:

@@ -134,7 +134,12 @@ class Process(models.Model):
         indexes = [models.Index(fields=["state"], name="ohsessions_process_state")]
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.host}:{self.pid}"
+        return f"{self.kind} {self.address} ({str(self.pk)[:8]})"
+
+    @property
+    def address(self) -> str:
+        """Where it runs. Containers may share host name and pid: it is not unique."""
+        return f"{self.host}:{self.pid}"
 
 
 class ConnectionQuerySet(models.QuerySet["Connection"]):

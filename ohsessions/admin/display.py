@@ -68,6 +68,11 @@ def short(identifier: UUID | str) -> str:
     return str(identifier)[:8]
 
 
+def identifier(key: UUID) -> SafeString:
+    """An id's first part, with all of it as its title."""
+    return format_html('<code title="{}">{}</code>', key, short(key))
+
+
 def link(row: Model, text: str) -> str:
     """A link to a row's page."""
     return anchor(page_of(row), text)
@@ -80,7 +85,10 @@ def session_link(session: Session | None) -> str:
 
 
 def process_link(process: Process | None) -> str:
-    return NOTHING if process is None else link(process, f"{process.host}:{process.pid}")
+    """Containers may share host and pid: with its id."""
+    if process is None:
+        return NOTHING
+    return format_html("{} {}", link(process, process.address), identifier(process.pk))
 
 
 def actor(by: str) -> str:

@@ -91,7 +91,7 @@ class WorkerFilter(admin.SimpleListFilter):
         asked = uuid_or_none(self.value() or "")
         if asked:  # a link's worker may own nothing any more
             owners |= Process.objects.filter(pk=asked)
-        return [(self.NONE, "None"), *((str(row.pk), f"{row.host}:{row.pid}") for row in owners[:50])]
+        return [(self.NONE, "None"), *((str(row.pk), str(row)) for row in owners[:50])]
 
     def queryset(self, request: HttpRequest, queryset: Rows) -> Rows:
         if self.value() is None:

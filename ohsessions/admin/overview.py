@@ -13,8 +13,6 @@ from ohsessions.core.states import State
 from ohsessions.models import Session
 
 AWAKE = frozenset({State.STARTING, State.RUNNING, State.PASSIVATING})
-STEERABLE = frozenset({State.STARTING, State.RUNNING})
-"""States in which «passivate now» does something."""
 PUNCTUAL = timedelta(seconds=3)
 """A due session is claimed within 2 s of its time; later than this something holds it, or is broken."""
 
@@ -131,27 +129,7 @@ def _worker(session: Session) -> Fact:
     if session.worker.state != "active":
         word = {"draining": "is draining", "gone": "is gone: another one takes over"}[session.worker.state]
         return Fact("Worker", f"Its worker {word}.", is_warning=True)
-    return Fact("Worker", f"Worker {session.worker.host}:{session.worker.pid} owns it.")
-
-
-def consequence(session: Session, attached: int) -> str:
-    """What «passivate now» does to a session, said before it is done."""
-    if session.state not in STEERABLE:
-        return f"Nothing happens: its state is {session.state}."
-    if session.state == State.STARTING:
-        said = ["It sleeps again at once, before it has started."]
-    elif session.worker_id is None:
-        said = ["It is passivated as soon as a worker has taken it over."]
-    else:
-        said = ["Its worker stores its state and frees its process."]
-    if attached:
-        them = "Its connection is" if attached == 1 else f"Its {attached} connections are"
-        said.append(f"{them} told and ended; whoever comes back wakes it.")
-    if session.has_pending_work:
-        if session.state == State.RUNNING and session.started_number > session.handled_number:
-            said.append(f"Action #{session.started_number} is cut off.")
-        said.append("Since an action is pending it then starts again, to handle it.")
-    return " ".join(said)
+    return Fact("Worker", f"The {session.worker} owns it.")
 
 
 def _plural(count: int, one: str, many: str) -> str:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from django.contrib import admin
 from django.db.models import Count, IntegerField, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
+from django.utils.html import format_html
 
 from ohsessions.admin import display
-from ohsessions.admin.base import ReadOnlyAdmin
+from ohsessions.admin.draining import DRAIN
 from ohsessions.admin.filters import FieldFilter
+from ohsessions.admin.operations import OperatedAdmin
 from ohsessions.conf import conf
 from ohsessions.models import Connection, Process, Session
 
@@ -34,9 +36,9 @@ def counted(rows: QuerySet[Any], by: str) -> Coalesce:
 
 
 @admin.register(Process)
-class ProcessAdmin(ReadOnlyAdmin):
+class ProcessAdmin(OperatedAdmin):
     list_display = (
-        "address",
+        "name",
         "kind",
         "state_badge",
         "heartbeat_age",
@@ -46,6 +48,8 @@ class ProcessAdmin(ReadOnlyAdmin):
         "version",
         "started",
     )
+    operations = (DRAIN,)
+    actions = ("drain_now",)
     list_filter = (("kind", FieldFilter), ("state", FieldFilter))
     search_fields = ("host", "version", "=pid")
     search_help_text = "Host, version or pid."
@@ -56,6 +60,10 @@ class ProcessAdmin(ReadOnlyAdmin):
         ("Raw", {"fields": ("heartbeat", "birth", "started_at", "seen_at"), "classes": ("collapse",)}),
     )
 
+    @admin.action(description="Drain now …", permissions=["operate"])
+    def drain_now(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
+        return self.ask_about(request, DRAIN, queryset)
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request)
         held: QuerySet[Any] = rows.annotate(
@@ -65,11 +73,11 @@ class ProcessAdmin(ReadOnlyAdmin):
         return held
 
     def heading(self, row: Process) -> str:
-        return str(row).capitalize()
+        return f"{row.get_kind_display()} {row.address}"
 
     @admin.display(description="process", ordering="host")
-    def address(self, row: Process) -> str:
-        return f"{row.host}:{row.pid}"
+    def name(self, row: Process) -> str:
+        return format_html("{}<br>{}", row.address, display.identifier(row.pk))
 
     @admin.display(description="state", ordering="state")
     def state_badge(self, row: Process) -> str:

@@ -10,13 +10,11 @@ from django.contrib import admin
 from django.contrib.auth import get_user_model
 from django.db.models import Count, F, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.text import Truncator
 
-from ohsessions.admin import display, events, overview, passivate
-from ohsessions.admin.base import ReadOnlyAdmin
+from ohsessions.admin import display, events, overview
 from ohsessions.admin.filters import (
     ConnectedFilter,
     DueFilter,
@@ -26,8 +24,10 @@ from ohsessions.admin.filters import (
     WorkerFilter,
     uuid_or_none,
 )
+from ohsessions.admin.operations import OperatedAdmin
 from ohsessions.admin.processes import counted
 from ohsessions.admin.redaction import redact
+from ohsessions.admin.steering import PASSIVATE, WAKE
 from ohsessions.core.states import State
 from ohsessions.core.wire import encode
 from ohsessions.models import Connection, Event, Session, Transition
@@ -46,7 +46,7 @@ LATEST = 50
 
 
 @admin.register(Session)
-class SessionAdmin(ReadOnlyAdmin):
+class SessionAdmin(OperatedAdmin):
     list_display = (
         "name",
         "state_and_reason",
@@ -67,11 +67,11 @@ class SessionAdmin(ReadOnlyAdmin):
         ("runtime", ValuesFilter),
         WorkerFilter,
     )
-    list_select_related = ("owner", "worker")
     date_hierarchy = "active_at"
     search_help_text = "An id, or a part of it, of the title, or of the owner's name."
     hidden = ("secrets", "init_key", "snapshot", "settings")
-    actions = ("passivate_now",)
+    operations = (PASSIVATE, WAKE)
+    actions = ("passivate_now", "wake_now")
     readonly_fields = ("readable_settings", "snapshot_size", "has_secrets")
     fieldsets = (
         ("Settings", {"fields": ("readable_settings", "has_secrets", "snapshot_size")}),
@@ -91,29 +91,21 @@ class SessionAdmin(ReadOnlyAdmin):
         ),
     )
 
-    # Who may do what
+    @admin.action(description="Passivate now …", permissions=["operate"])
+    def passivate_now(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
+        return self.ask_about(request, PASSIVATE, queryset)
 
-    def has_steer_permission(self, request: HttpRequest) -> bool:
-        """Nobody edits a session's row, so the right to change sessions is the right to steer them."""
-        return bool(request.user.has_perm("ohsessions.change_session"))
-
-    @admin.action(description="Passivate now …", permissions=["steer"])
-    def passivate_now(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
-        return passivate.ask(self, request, list(queryset.values_list("pk", flat=True)[: passivate.MOST + 1]))
-
-    def passivate_view(self, request: HttpRequest) -> HttpResponse:
-        return passivate.view(self, request)
-
-    def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(self.passivate_view)
-        return [path("passivate/", view, name="ohsessions_session_passivate"), *super().get_urls()]
+    @admin.action(description="Wake now …", permissions=["operate"])
+    def wake_now(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
+        return self.ask_about(request, WAKE, queryset)
 
     # The list
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         attached = counted(Connection.objects.attached(), "session")
-        rows: QuerySet[Any] = super().get_queryset(request).annotate(attached_count=attached)
-        return rows
+        rows = super().get_queryset(request).select_related("owner", "worker")
+        shown: QuerySet[Any] = rows.annotate(attached_count=attached)
+        return shown
 
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
         return ("id", "title", f"owner__{get_user_model().USERNAME_FIELD}")
@@ -134,7 +126,7 @@ class SessionAdmin(ReadOnlyAdmin):
     @admin.display(description="session", ordering="title")
     def name(self, row: Session) -> str:
         title = Truncator(row.title).chars(60) or "Untitled"
-        return format_html('{}<br><code title="{}">{}</code>', title, row.pk, display.short(row.pk))
+        return format_html("{}<br>{}", title, display.identifier(row.pk))
 
     @admin.display(description="state", ordering="state")
     def state_and_reason(self, row: Session) -> str:
@@ -188,9 +180,6 @@ class SessionAdmin(ReadOnlyAdmin):
     ) -> HttpResponse:
         session: Row = context["original"]
         context |= page(request, session)
-        if session.state in overview.STEERABLE and self.has_steer_permission(request):
-            view = reverse("admin:ohsessions_session_passivate")
-            context["passivate_url"] = f"{view}?session={session.pk}"
         return super().render_change_form(request, context, *args, **kwargs)
 
     @admin.display(description="settings")

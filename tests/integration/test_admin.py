@@ -19,7 +19,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import include, path, reverse
 from django.utils import timezone
 
-from ohsessions.admin import base, display, events, overview, passivate
+from ohsessions.admin import base, display, events, operations, overview
 from ohsessions.admin.redaction import REDACTED, redact
 from ohsessions.core import wire
 from ohsessions.models import Connection, Event, Process, Session, Transition
@@ -97,8 +97,12 @@ def test_no_page_shows_a_secret_or_a_whole_sid(operator: Client, demo: Demo) -> 
 
 
 def test_no_page_needs_inline_scripts_or_styles(operator: Client, demo: Demo) -> None:
-    confirmation = f"{reverse('admin:ohsessions_session_passivate')}?session={demo.busy.pk}"
-    for url in [*every_page(demo), confirmation]:
+    confirmations = [
+        f"{passivate_url()}?session={demo.busy.pk}",
+        f"{wake_url()}?session={demo.failed.pk}",
+        f"{drain_url()}?process={demo.workers[0].pk}",
+    ]
+    for url in [*every_page(demo), *confirmations]:
         page = operator.get(url).content.decode()
         assert "ohsessions/admin/admin.css" in page, url
         assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", page), url
@@ -188,7 +192,11 @@ def test_session_list_has_what_an_operator_asks_for(operator: Client, demo: Demo
     assert "Fix the flaky checkout test" in text
     assert "running its runtime is ready shell ann" in text
     assert f'<a href="{list_url(Connection)}?session={demo.busy.pk}&amp;status=attached">2</a>' in page
-    assert f'<a href="{page_url(demo.busy.worker)}">agents-1:4021</a>' in page
+    worker = demo.busy.worker
+    assert (
+        f'<a href="{page_url(worker)}">agents-1:4021</a> <code title="{worker.pk}">{str(worker.pk)[:8]}<'
+        in page
+    )
     assert f'<a href="{list_url(Event)}?session={demo.busy.pk}">70</a>' in page
     assert re.search(r'<time [^>]*title="\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6} UTC">\d+ s ago</time>', page)
 
@@ -264,7 +272,7 @@ def test_session_page_shows_only_tables_that_the_user_may_see(demo: Demo) -> Non
     page = make_staff("view_session").get(page_url(demo.busy))
     assert "Running command" not in text_of(page)
     assert not {"events", "connections", "transitions"} & page.context.keys()
-    assert "passivate_url" not in page.context
+    assert "Passivate now" not in text_of(page)
 
 
 def test_session_page_reads_little_of_large_events(operator: Client, demo: Demo) -> None:
@@ -306,6 +314,14 @@ def test_overdue_session_that_nothing_holds_is_held_by_its_runtime() -> None:
 
 def passivate_url() -> str:
     return reverse("admin:ohsessions_session_passivate")
+
+
+def wake_url() -> str:
+    return reverse("admin:ohsessions_session_wake")
+
+
+def drain_url() -> str:
+    return reverse("admin:ohsessions_process_drain")
 
 
 def test_confirmation_says_what_happens_to_connections_and_actions(operator: Client, demo: Demo) -> None:
@@ -357,7 +373,7 @@ def test_confirmation_for_nothing_leads_back_to_the_list(operator: Client, sessi
 def test_too_many_at_a_time_are_refused(
     operator: Client, demo: Demo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passivate, "MOST", 3)
+    monkeypatch.setattr(operations, "MOST", 3)
     data = {"action": "passivate_now", "_selected_action": [str(row.pk) for row in demo.sessions]}
     assert "Select at most 3 sessions" in text_of(operator.post(list_url(Session), data, follow=True))
 
@@ -374,15 +390,146 @@ def test_passivating_needs_the_change_permission_and_csrf(operator: Client, demo
     assert strict.post(passivate_url(), {"session": demo.busy.pk}).status_code == 403
     demo.busy.refresh_from_db()
     assert demo.busy.forced_by == ""
-    assert (
-        "/passivate/"
-        in make_staff_of("view_session", "change_session").get(page_url(demo.busy)).content.decode()
-    )
+    steerer = make_staff_of("view_session", "change_session")
+    assert "/passivate/" in steerer.get(page_url(demo.busy)).content.decode()
 
 
 def make_staff_of(*permissions: str) -> Client:
     get_user_model().objects.filter(username="staff").delete()
     return make_staff(*permissions)
+
+
+# Wake now
+
+
+def test_confirmation_of_a_wake_says_what_is_forgotten_and_that_nobody_is_there(
+    operator: Client, demo: Demo
+) -> None:
+    before = list(Session.objects.order_by("pk").values())
+    sessions = [demo.failed.pk, demo.asleep.pk, demo.busy.pk]
+    response = operator.get(wake_url(), {"session": sessions})
+    text = text_of(response)
+    assert "It crashed 3 times in a row, which is forgotten." in text
+    assert "Nobody is attached: unless somebody comes it sleeps again after 15 s." in text
+    assert 'value="Wake 2 sessions now"' in response.content.decode()
+    assert "Nothing happens: its state is running." in text
+    assert list(Session.objects.order_by("pk").values()) == before
+
+
+def test_wake_starts_what_failed_and_what_sleeps_and_nothing_else(operator: Client, demo: Demo) -> None:
+    data = {"action": "wake_now", "_selected_action": [str(demo.failed.pk), str(demo.closed.pk)]}
+    asked = operator.post(list_url(Session), data).content.decode()
+    named = re.findall(r'name="session" value="([^"]+)"', asked)
+    text = text_of(operator.post(wake_url(), {"session": named}, follow=True))
+    assert "Nothing to do: the session is closed." in text
+    assert "Unless somebody attaches, it sleeps again after 15 s." in text
+    demo.failed.refresh_from_db()
+    assert (demo.failed.state, demo.failed.crashes, demo.failed.retry_at) == ("starting", 0, None)
+    assert demo.failed.transitions.first().by == "operator op"
+
+
+def test_session_page_offers_what_can_be_done_to_it(operator: Client, demo: Demo) -> None:
+    def offered(session: Session) -> list[str]:
+        page = operator.get(page_url(session)).content.decode()
+        return re.findall(r'href="[^"]*/(passivate|wake)/\?session=' + str(session.pk), page)
+
+    sessions = (demo.busy, demo.unowned, demo.asleep, demo.failed, demo.closed)
+    expected = [["passivate"], ["passivate"], ["wake"], ["wake"], []]
+    assert [offered(session) for session in sessions] == expected
+
+
+# Drain now
+
+
+def test_confirmation_of_a_drain_says_what_each_process_hands_over(operator: Client, demo: Demo) -> None:
+    worker, gateway = demo.workers[0], demo.gateways[0]
+    text = text_of(operator.get(drain_url(), {"process": [worker.pk, gateway.pk]}))
+    owned = Session.objects.filter(worker=worker).count()
+    served = Connection.objects.attached().filter(gateway=gateway).count()
+    assert f"It owns {owned} sessions. Actions that are under way may end, for up to 30 s." in text
+    assert f"{served} clients are told to connect elsewhere" in text
+    assert "No other" not in text, "one of each stays"
+
+
+def test_drain_begins_after_the_confirmation(operator: Client, demo: Demo) -> None:
+    worker = demo.workers[0]
+    data = {"action": "drain_now", "_selected_action": [str(worker.pk)]}
+    asked = operator.post(list_url(Process), data).content.decode()
+    worker.refresh_from_db()
+    assert worker.state == "active"
+    (named,) = re.findall(r'name="process" value="([^"]+)"', asked)
+    done = operator.post(drain_url(), {"process": named}, follow=True)
+    assert done.redirect_chain == [(page_url(worker), 302)]
+    assert "The process drains" in text_of(done)
+    states = dict(Process.objects.values_list("pk", "state"))
+    assert [states[row.pk] for row in demo.workers] == ["draining", "active", "draining", "gone"]
+
+
+@pytest.mark.parametrize(("place", "state"), [(2, "draining"), (3, "gone")])
+def test_draining_what_drains_or_is_gone_does_nothing_and_says_so(
+    operator: Client, demo: Demo, place: int, state: str
+) -> None:
+    process = demo.workers[place]
+    page = operator.get(page_url(process)).content.decode()
+    assert "/drain/" not in page
+    asked = operator.get(drain_url(), {"process": process.pk})
+    assert f"Nothing happens: its state is {state}." in text_of(asked)
+    assert 'type="submit" class="default"' not in asked.content.decode()
+    text = text_of(operator.post(drain_url(), {"process": process.pk}, follow=True))
+    assert f"Nothing to do: the process is {state}." in text
+    process.refresh_from_db()
+    assert process.state == state
+
+
+def test_drain_of_the_last_of_a_kind_is_warned_of(operator: Client, demo: Demo) -> None:
+    Process.objects.filter(pk=demo.gateways[1].pk).update(state="gone")
+    text = text_of(operator.get(drain_url(), {"process": [row.pk for row in demo.workers]}))
+    assert "No other worker is active: sessions that are wanted wait until one is started." in text
+    assert "No other gateway" not in text
+    text = text_of(operator.get(drain_url(), {"process": demo.gateways[0].pk}))
+    assert "No other gateway is active: nobody can connect until one is started." in text
+    assert "No other worker" not in text
+
+
+def test_drain_of_an_embedded_process_says_what_ends_with_it(operator: Client, demo: Demo) -> None:
+    worker, gateway = demo.workers[0], demo.gateways[0]
+    same = {"host": worker.host, "pid": worker.pid, "birth": worker.birth}
+    other = demo.workers[1]
+    Process.objects.filter(pk=other.pk).update(host=worker.host, pid=worker.pid)
+    Process.objects.filter(pk=gateway.pk).update(**same)
+    Process.objects.filter(pk=demo.gateways[1].pk).update(state="gone")
+    text = text_of(operator.get(drain_url(), {"process": worker.pk}))
+    name = f"agents-1:4021 ({str(gateway.pk)[:8]})"
+    assert f"The gateway {name} is the same process, and ends with it." in text
+    assert text.count("is the same process") == 1, "the other one is in another container"
+    assert "No other gateway is active" in text
+    assert "No other worker is active" not in text
+
+
+def test_draining_needs_the_change_permission(demo: Demo) -> None:
+    process = demo.workers[0]
+    viewer = make_staff("view_process", "change_session")
+    assert viewer.get(drain_url(), {"process": process.pk}).status_code == 403
+    assert viewer.post(drain_url(), {"process": process.pk}).status_code == 403
+    assert "/drain/" not in viewer.get(page_url(process)).content.decode()
+    process.refresh_from_db()
+    assert process.state == "active"
+    drainer = make_staff_of("view_process", "change_process")
+    assert "/drain/" in drainer.get(page_url(process)).content.decode()
+    assert drainer.post(drain_url(), {"process": process.pk}).status_code == 302
+    process.refresh_from_db()
+    assert process.state == "draining"
+
+
+def test_processes_of_one_address_can_be_told_apart(operator: Client, demo: Demo) -> None:
+    Process.objects.update(host="container", pid=1)
+    short = [str(row.pk)[:8] for row in demo.workers[:2]]
+    processes = operator.get(list_url(Process)).content.decode()
+    sessions = operator.get(list_url(Session)).content.decode()
+    for key in short:
+        assert f">{key}</code>" in processes
+        assert f">{key}</code>" in sessions
+        assert f"worker container:1 ({key})" in text_of(operator.get(list_url(Session))), "a filter"
 
 
 # Events

@@ -1,0 +1,89 @@
+"""What operators do to sessions: passivate and wake them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from ohsessions import lifecycle
+from ohsessions.admin.operations import Operation
+from ohsessions.conf import conf
+from ohsessions.core.states import ASLEEP, State
+
+if TYPE_CHECKING:
+    from ohsessions.admin.sessions import Row
+
+
+class Passivate(Operation):
+    verb = "Passivate"
+    intro = (
+        "A passivated session is a row and its files: no process, no memory. Nothing stored is lost, and it"
+        " goes on where it was as soon as somebody attaches."
+    )
+
+    def applies_to(self, row: Row) -> bool:
+        return row.state in (State.STARTING, State.RUNNING)
+
+    def warnings(self, rows: Sequence[Row]) -> list[str]:
+        attached = sum(row.attached_count for row in rows)
+        if not attached:
+            return []
+        told = (
+            "is attached now: it is told that an operator ended it"
+            if attached == 1
+            else "are attached now: they are told that an operator ended them"
+        )
+        return [f"{attached} {'connection' if attached == 1 else 'connections'} {told}, and closed."]
+
+    def consequence(self, row: Row) -> str:
+        if row.state == State.STARTING:
+            said = ["It sleeps again at once, before it has started."]
+        elif row.worker_id is None:
+            said = ["It is passivated as soon as a worker has taken it over."]
+        else:
+            said = ["Its worker stores its state and frees its process."]
+        if row.attached_count:
+            count = row.attached_count
+            them = "Its connection is" if count == 1 else f"Its {count} connections are"
+            said.append(f"{them} told and ended; whoever comes back wakes it.")
+        if row.has_pending_work:
+            if row.state == State.RUNNING and row.started_number > row.handled_number:
+                said.append(f"Action #{row.started_number} is cut off.")
+            said.append("Since an action is pending it then starts again, to handle it.")
+        return " ".join(said)
+
+    def do(self, key: UUID, by: str) -> str:
+        return lifecycle.request_passivation(key, by=by)
+
+
+class Wake(Operation):
+    verb = "Wake"
+    intro = (
+        "A worker starts the session's runtime from where it was, as it does when a client attaches. One that"
+        " failed is started again at once, and the crashes until now no longer count."
+    )
+    is_disturbing = False
+
+    def applies_to(self, row: Row) -> bool:
+        return row.state in ASLEEP
+
+    def consequence(self, row: Row) -> str:
+        said = ["It starts as soon as a worker takes it."]
+        if row.crashes:
+            times = "once" if row.crashes == 1 else f"{row.crashes} times in a row"
+            said.append(f"It crashed {times}, which is forgotten.")
+        if row.has_pending_work:
+            said.append("The actions that wait are handled.")
+        if not row.attached_count and conf.CLOSE_DELAY is not None:
+            then = (
+                "then sleeps again" if row.has_pending_work else f"sleeps again after {conf.CLOSE_DELAY:g} s"
+            )
+            said.append(f"Nobody is attached: unless somebody comes it {then}.")
+        return " ".join(said)
+
+    def do(self, key: UUID, by: str) -> str:
+        return lifecycle.request_wake(key, by=by)
+
+
+PASSIVATE, WAKE = Passivate(), Wake()
