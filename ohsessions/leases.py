@@ -55,6 +55,8 @@ def start_time(pid: int) -> str | None:
 def _namespace() -> str:
     """Boot and pid namespace: within both, a pid and its start time name one process. Empty if unknown."""
     try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return ""  # /proc is another namespace's: the same pid is another process there
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
@@ -121,9 +123,13 @@ def request_drain(process_id: UUID, *, by: str) -> str:
     return f"Nothing to do: the process is {state or 'unknown'}."
 
 
-def identity(process: Process) -> tuple[str, int, str]:
-    """What the rows of one process have in common: one that is gateway and worker at once has two."""
-    return process.host, process.pid, process.birth
+def identity(process: Process) -> tuple[object, ...]:
+    """What the rows of one process have in common: one that is gateway and worker at once has two.
+
+    Where its namespace is unknown, nothing: others may share its host name and pid.
+    """
+    namespace = process.birth.rpartition("/")[0]
+    return (process.host, process.pid, process.birth) if namespace else (process.pk,)
 
 
 def mark_gone(process_id: UUID, heartbeat: int | None = None) -> bool:

@@ -118,7 +118,7 @@ class _Maker:
             state=state,
             host=host,
             pid=pid,
-            birth=f"{self.uuid()}:{self.rng.randrange(10**6)}",
+            birth=f"{self.uuid()}/4026531836/{self.rng.randrange(10**6)}",
             version="0.1.0",
             heartbeat=self.rng.randrange(1000, 90_000),
             load=0 if state == "gone" else self.rng.randrange(1, 40),

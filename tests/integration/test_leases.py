@@ -104,6 +104,47 @@ def test_nothing_is_known_of_processes_elsewhere(other):
         assert not leases.is_known_dead(row)
 
 
+def elsewhere(row: Process, *, boot: str | None = None, namespace: str | None = None) -> Process:
+    """The same pid and start time in another boot or pid namespace."""
+    own_boot, own_namespace, started = row.birth.split("/")
+    row.birth = f"{boot or own_boot}/{namespace or own_namespace}/{started}"
+    return row
+
+
+@pytest.mark.parametrize("other_place", [{"namespace": "4026530000"}, {"boot": str(uuid4())}])
+def test_a_pid_of_another_container_or_boot_is_never_known_dead(other, other_place):
+    row = elsewhere(registered(other.pid), **other_place)
+    assert not leases.is_known_dead(row)
+    other.kill()
+    other.wait()
+    assert leases.is_known_dead(registered_again(row)), "here it would be"
+    assert not leases.is_known_dead(row)
+
+
+def registered_again(row: Process) -> Process:
+    """The same process, if it were of this boot and pid namespace."""
+    own = leases.own_birth().rpartition("/")[0]
+    return Process(pid=row.pid, birth=f"{own}/{row.birth.rpartition('/')[2]}")
+
+
+@pytest.mark.parametrize("proc", [["--mount-proc"], []], ids=["its own /proc", "its parent's /proc"])
+def test_containers_of_one_host_with_the_same_pids_are_told_apart(proc):
+    say = "import os, django; django.setup(); from ohsessions import leases;"
+    say += "print(os.getpid(), leases.own_birth())"
+    container = ["unshare", "--user", "--map-root-user", "--pid", "--fork", *proc]
+    if subprocess.run([*container, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this machine makes no pid namespaces")
+    rows = []
+    for _ in range(2):
+        command = [*container, sys.executable, "-c", say]
+        pid, birth = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        assert pid == "1"
+        assert birth.startswith("/") is not bool(proc), "its parent's /proc knows nothing of its pids"
+        rows.append(Process(host="container", pid=1, birth=birth))
+    assert not any(map(leases.is_known_dead, rows)), "this one's pid 1 is another process"
+    assert leases.identity(rows[0]) != leases.identity(rows[1])
+
+
 def test_what_proc_hides_is_not_dead(other, monkeypatch):
     row = registered(other.pid)
     assert not leases.is_known_dead(row)

@@ -37,7 +37,9 @@ class Command(BaseCommand):
         worker = commands.add_parser("worker", help="own sessions and run their runtimes")
         worker.set_defaults(run=self.work)
         drain = commands.add_parser("drain", help="have processes hand over what they hold, and end")
-        drain.add_argument("processes", nargs="+", metavar="PROCESS", help="id, its beginning, or host:pid")
+        drain.add_argument(
+            "processes", nargs="+", metavar="PROCESS", help="id, its beginning, host:pid or pid"
+        )
         drain.add_argument("--timeout", type=float, default=120, metavar="SECONDS", help="default: 120")
         drain.set_defaults(run=self.drain)
 
@@ -87,15 +89,12 @@ class Command(BaseCommand):
 
     def drain(self, *, processes: list[str], timeout: float, **options: Any) -> None:
         living = leases.living()
-        chosen = [process for process in living if any(_is_named(process, name) for name in processes)]
-        if not chosen:
-            there = ", ".join(f"{process.pk} ({process})" for process in living) or "none"
-            raise CommandError(f"No such process lives. There are: {there}")
-        for process in chosen:
-            leases.begin_drain(process.pk)
-            self.stdout.write(f"Draining {process} ({process.pk})")
+        chosen = {row.pk: row for name in processes for row in rows_named(name, living)}
+        for row in chosen.values():
+            leases.begin_drain(row.pk)
+            self.stdout.write(f"Draining {described(row)}")
         end = time.monotonic() + timeout
-        left = {process.pk for process in chosen}
+        left = set(chosen)
         while left := left & {process.pk for process in leases.living()}:
             if time.monotonic() > end:
                 raise CommandError(f"After {timeout:g} s they still work: {', '.join(map(str, left))}")
@@ -129,8 +128,30 @@ async def work_until_told(announce: Callable[[], None]) -> None:
     await services.close()
 
 
-def _is_named(process: Process, name: str) -> bool:
-    return name in (f"{process.host}:{process.pid}", str(process.pid)) or str(process.pk).startswith(name)
+def rows_named(name: str, living: list[Process]) -> list[Process]:
+    """The rows of the one process with this name: two if it is gateway and worker at once.
+
+    An id, its beginning, `host:pid` or the pid. Raises CommandError if none has it, or several: containers
+    may share host and pid.
+    """
+    start = name.replace("-", "").lower()
+    found = [
+        row
+        for row in living
+        if name in (row.address, str(row.pid)) or (start and row.pk.hex.startswith(start))
+    ]
+    identities = {leases.identity(row) for row in found}
+    if len(identities) == 1:
+        return [row for row in living if leases.identity(row) in identities]
+    said = "names several processes; say which, by its id" if found else "names no process that lives"
+    there = "".join(f"\n  {described(row)}" for row in found or living) or " none"
+    raise CommandError(f"{name!r} {said}. There are:{there}")
+
+
+def described(row: Process) -> str:
+    return (
+        f"{row.pk}  {row.kind:7}  {row.address}  {row.state}, started {row.started_at:%Y-%m-%d %H:%M:%S %Z}"
+    )
 
 
 PROXY_HEADERS = {
