@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
 
+from tests.acceptance.operators import Operator
 from tests.acceptance.site import Client, Site
 from tests.requirements import wait_until
 
@@ -46,3 +48,26 @@ async def test_a_session_without_connections_is_passivated_and_wakes_with_its_wh
     await second.wait_for(observation="echo", cause=acknowledged["id"])
     assert second.events[: len(first.events)] == first.events
     assert second.numbers == list(range(len(second.numbers)))
+
+
+async def test_a_session_that_an_operator_wakes_runs_for_a_while_with_nobody_there(
+    make_site: Callable[..., Site], connect: Connect
+) -> None:
+    site = make_site(CLOSE_DELAY=3)
+    operator = await asyncio.to_thread(Operator, site)
+    client = await connect(site)
+    await client.initialize("echo")
+    await client.wait_state("init")
+    await client.close()
+    wait_until(lambda: site.state(client.session_id) == "passivated", "passivation")
+    page = await asyncio.to_thread(operator.select, "session", "wake_now", client.session_id)
+    assert "Unless somebody attaches, it sleeps again after 3 s." in page
+
+    def moves() -> list[str]:
+        rows = site.query('SELECT "to" FROM ohsessions_transition ORDER BY id')
+        return [state for (state,) in rows]
+
+    life = ["starting", "running", "passivating", "passivated"]
+    wait_until(lambda: moves() == life * 2, "its second passivation", 15)
+    by = site.query('SELECT reason, "by" FROM ohsessions_transition WHERE "from" = \'passivated\'')
+    assert by == [("by an operator", "operator op")]
