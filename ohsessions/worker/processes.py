@@ -64,6 +64,8 @@ class WatchedProcess:
         self._control = control
         self._pidfd = os.pidfd_open(guard.pid)
         self._received = b""
+        self._ordered = False
+        """Whether the watchdog has its order: nothing else may come before that, or in the middle of it."""
         self._started: asyncio.Future[int] = self._loop.create_future()
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._gone = asyncio.Event()
@@ -87,13 +89,16 @@ class WatchedProcess:
         async with asyncio.timeout(START_SECONDS):
             try:
                 await self._loop.sock_sendall(self._control, order)
+                self._ordered = True
             except OSError:
                 pass  # it is dead, which `_started` will say
             self.pid = await asyncio.shield(self._started)
 
     def feed(self, deadline: float) -> None:
-        """Lets it live until `deadline` (monotonic seconds). Never blocks: what does not fit is not sent."""
-        self._send(b"feed %r\n" % deadline)
+        """Lets it live until `deadline` (monotonic seconds). Never blocks: what does not fit is not sent, nor
+        is what comes before its order, which has a deadline of its own."""
+        if self._ordered:
+            self._send(b"feed %r\n" % deadline)
 
     def signal_group(self, number: int) -> None:
         if self.pid and not self._ended.done():

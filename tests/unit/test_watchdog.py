@@ -81,6 +81,16 @@ async def output_of(process: WatchedProcess) -> str:
         return (await process.stdout.read()).decode()
 
 
+async def test_a_program_starts_though_its_watchdog_is_fed_before_it_knows_what_to_start(
+    world: World, supervisor: ProcessSupervisor
+) -> None:
+    starting = asyncio.create_task(supervisor.spawn(["/bin/echo", "here"], env=world.env))
+    for _ in range(10):
+        await asyncio.sleep(0)
+        supervisor.feed()
+    assert await output_of(await starting) == "here\n"
+
+
 def status_field(pid: int | str, name: str) -> str:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
