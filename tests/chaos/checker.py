@@ -1,8 +1,8 @@
 """Whether a history keeps what DESIGN.md promises: pure functions from records to verdicts.
 
 Each check looks at one point, gives one line of numbers, and a Violation for each place where it does not
-hold. Who owned what is in
-tests.chaos.owners, what concerns time in tests.chaos.timing.
+hold. Who owned what is in tests.chaos.owners, what concerns time in tests.chaos.timing; interrupts and
+crashes have modules of their own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from tests.chaos.history import Attachment, Event, History, Line
+from tests.chaos.measured import Measured
+
+Key = tuple[str, int | None]
+"""An action: its session and its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,8 @@ class Verdict:
     name: str
     summary: str
     violations: list[Violation] = field(default_factory=list)
+    measured: Measured | None = None
+    """For points of time, what the summary says."""
 
 
 def check_acknowledged(history: History) -> Verdict:
@@ -51,30 +57,31 @@ def check_acknowledged(history: History) -> Verdict:
 
 def check_lost(history: History) -> Verdict:
     """What was acknowledged is in the log under its number; each action in the log has an outcome there."""
-    actions = {(one.session, one.number): one for one in _actions(history)}
+    stored_by = {(one.session, one.number): one for one in history.events if one.source == "user"}
     violations = []
     for sent in history.sent:
         if sent.number is not None:
-            stored = actions.get((sent.session, sent.number))
+            stored = stored_by.get((sent.session, sent.number))
             if stored is None or stored.tag != sent.tag:
                 text = (
                     f"{sent.tag} was acknowledged as {sent.number}, where the log has {stored and stored.tag}"
                 )
                 violations.append(Violation(text, sent.session, sent.acknowledged_at))
     answered, told = outcomes(history)
-    for key, action in actions.items():
-        if key not in answered and key not in told:
+    for key, action in stored_by.items():
+        if key not in answered and key not in told and not action.is_interrupt:
             text = f"action {action.number} ({action.tag}) was neither handled nor its sender told why not"
             violations.append(Violation(text, action.session, action.at))
-    return Verdict(
-        "lost", f"{len(violations)} ({len(told.keys() & actions.keys())} told: interrupted)", violations
-    )
+    reasons = Counter(str(one.reason) for key, errors in told.items() if key in stored_by for one in errors)
+    words = "".join(f", {count} told: {reason}" for reason, count in sorted(reasons.items()))
+    return Verdict("lost", f"{len(violations)} ({len(answered)} answered{words})", violations)
 
 
 def check_duplicated(history: History) -> Verdict:
-    """An action is stored once; handled once, or twice where it may be retried; and answered in one way."""
+    """An action is stored once; handled once, or twice where it may be retried; and has one outcome, the end
+    of its answer or an error that says why there is none, after which it is not begun again."""
     violations = []
-    stored = Counter((one.session, one.tag) for one in _actions(history))
+    stored = Counter((one.session, one.tag) for one in history.events if one.source == "user")
     for (session, tag), count in stored.items():
         if count > 1:
             violations.append(Violation(f"{tag} is in the log {count} times", session))
@@ -85,16 +92,28 @@ def check_duplicated(history: History) -> Verdict:
         if count > most:
             at = max(o.at for o in history.lines if (o.session, o.action) == (session, number))
             violations.append(Violation(f"action {number} was handled {count} times", session, at))
-    answered, told = outcomes(history)
-    for (session, number), events in answered.items():
-        if len(events) > 1:
-            text = f"action {number} was answered to the end {len(events)} times"
-            violations.append(Violation(text, session, events[-1].at))
-        elif (session, number) in told:
-            text = f"action {number} was answered to the end and also called interrupted"
-            violations.append(Violation(text, session, events[-1].at))
+    violations += _with_two_outcomes(history)
     retried = sum(count == 2 and runtimes.get(session) == "retry" for (session, _), count in begun.items())
     return Verdict("duplicated", f"{len(violations)} ({retried} retried as they may be)", violations)
+
+
+def _with_two_outcomes(history: History) -> Iterator[Violation]:
+    answered, told = outcomes(history)
+    last_begun: dict[Key, float] = {}
+    for line in history.lines:
+        if line.kind == "begin":
+            key = line.session, line.action
+            last_begun[key] = max(line.at, last_begun.get(key, 0.0))
+    for key in answered.keys() | told.keys():
+        session, number = key
+        events = answered.get(key, []) + told.get(key, [])
+        first = min(events, key=lambda one: one.number)
+        if len(events) > 1:
+            words = ", ".join(f"{one.reason or 'answered'} ({one.number})" for one in events)
+            yield Violation(f"action {number} has several outcomes: {words}", session, first.at)
+        if last_begun.get(key, 0.0) > first.at:
+            text = f"action {number} was begun again after its outcome ({first.reason or 'answered'})"
+            yield Violation(text, session, last_begun[key])
 
 
 def check_gaps(history: History) -> Verdict:
@@ -179,22 +198,16 @@ def check_troubles(history: History) -> Verdict:
     return Verdict("troubles", str(len(history.troubles)), [Violation(text) for text in history.troubles])
 
 
-def _actions(history: History) -> Iterable[Event]:
-    return (one for one in history.events if one.source == "user")
-
-
-def outcomes(
-    history: History,
-) -> tuple[dict[tuple[str, int | None], list[Event]], dict[tuple[str, int | None], Event]]:
-    """By session and action: its answers' last events in order; and the error that says why there is none."""
-    answered: dict[tuple[str, int | None], list[Event]] = defaultdict(list)
-    told: dict[tuple[str, int | None], Event] = {}
+def outcomes(history: History) -> tuple[dict[Key, list[Event]], dict[Key, list[Event]]]:
+    """By action: its answers' last events in order; and the errors that say why there is none."""
+    answered: dict[Key, list[Event]] = defaultdict(list)
+    told: dict[Key, list[Event]] = defaultdict(list)
     for event in sorted(history.events, key=lambda one: one.number):
         if event.kind == "chaos" and event.last:
             answered[event.session, event.cause].append(event)
         elif event.kind == "error" and event.cause is not None:
-            told[event.session, event.cause] = event
-    return answered, told
+            told[event.session, event.cause].append(event)
+    return dict(answered), dict(told)
 
 
 def activations(lines: Iterable[Line]) -> dict[str, list[Line]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from tests.chaos.actions import COUNT, CRASH, INTERRUPT, SLOW, make_payload
 from tests.chaos.history import FOREVER, Attachment, Departure, Sent, digest
 from tests.chaos.proxy import Proxy
 from tests.chaos.shared import SharedSession
@@ -124,8 +125,7 @@ class ChaosClient:
         """One step; says whether the connection is still wanted."""
         dice = self._random.random()
         if dice < 0.75:
-            burst = self.unacknowledged[:3] or [self._new() for _ in range(self._random.choice((1, 1, 1, 3)))]
-            await self._send(socket, burst)
+            await self._send(socket, self.unacknowledged[:3] or self._invent())
         elif dice < 0.79:
             await self._attach(socket)
         elif dice < 0.83:
@@ -197,8 +197,18 @@ class ChaosClient:
             self._count_error(answer)
             raise Detached(f"leave was refused: {answer}")
 
-    def _new(self) -> Sent:
-        one = Sent(f"{self.name}-{len(self.sent)}", self.session.id, self.name)
+    def _invent(self) -> list[Sent]:
+        """New actions, to be sent at once."""
+        if self.session.crash_at <= self._now():
+            self.session.crash_at = FOREVER
+            return [self._new(CRASH)]
+        if self._random.random() < 0.08:
+            return [self._new(SLOW), self._new(INTERRUPT)]
+        kind = SLOW if self._random.random() < 0.04 else COUNT
+        return [self._new(kind) for _ in range(self._random.choice((1, 1, 1, 3)))]
+
+    def _new(self, kind: str) -> Sent:
+        one = Sent(f"{self.name}-{len(self.sent)}", self.session.id, self.name, kind=kind)
         self.sent.append(one)
         return one
 
@@ -217,7 +227,8 @@ class ChaosClient:
             one.sent_at, one.gateway = self._now(), self._gateway
         self._order += 1
         order, attachment = self._order, len(self.attachments) - 1
-        answer = await socket.call(self._payload(one.tag), CALL_LIMIT)
+        payload = make_payload(one.kind, one.tag, f"{self.session.client_id}/{one.tag}")
+        answer = await socket.call(payload, CALL_LIMIT)
         if answer.get("status") == "ok":
             one.number, one.acknowledged_at = answer["id"], self._now()
             if one.sends == 1:
@@ -230,18 +241,6 @@ class ChaosClient:
             raise Detached(str(answer))
         else:
             await asyncio.sleep(0.3)
-
-    def _payload(self, tag: str) -> dict[str, Any]:
-        """The action of this tag: the same each time."""
-        random = Random(f"{self.session.client_id}/{tag}")
-        slow = random.random() < 0.06
-        args = {
-            "tag": tag,
-            "parts": random.choice((1, 1, 2, 4)),
-            "seconds": round(random.uniform(0.5, 2.0) if slow else random.choice((0.0, 0.0, 0.02)), 3),
-            "program": random.random() < 0.03,
-        }
-        return {"action": "count", "args": args, "client_id": f"{self.session.client_id}/{tag}"}
 
     def _count_error(self, answer: dict[str, Any]) -> None:
         word = f"{answer.get('error_code')} {answer.get('reason')}"

@@ -13,6 +13,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.actions import COUNT, INTERRUPT
+
 FOREVER = float("inf")
 
 
@@ -39,6 +41,7 @@ class Sent:
     attachment: int = -1
     order: int = 0
     refusal: str = ""
+    kind: str = COUNT
 
 
 @dataclass(slots=True)
@@ -93,6 +96,10 @@ class Event:
         """Under which an owner wrote it; None for what a client sent."""
         epoch, dot, _ = self.key.partition(".")
         return int(epoch) if dot and epoch.isdigit() else None
+
+    @property
+    def is_interrupt(self) -> bool:
+        return self.source == "user" and self.kind == INTERRUPT
 
 
 @dataclass(frozen=True, slots=True)

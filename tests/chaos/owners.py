@@ -102,9 +102,9 @@ def check_drains(history: History) -> Verdict:
     begun = {(line.session, line.action): line for line in history.lines if line.kind == "begin"}
     _, told = outcomes(history)
     violations = []
-    for key, event in told.items():
-        line = begun.get(key)
-        if line is None:
+    for key, events in told.items():
+        line, event = begun.get(key), events[0]
+        if line is None or event.reason != "interrupted":
             continue
         hit = [
             fault

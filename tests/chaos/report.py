@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.chaos import checker, owners, timing
+from tests.chaos import checker, crashes, interrupts, owners, timing
 from tests.chaos.checker import Verdict, Violation
 from tests.chaos.history import History
 
@@ -14,6 +14,8 @@ CHECKS = (
     checker.check_duplicated,
     checker.check_gaps,
     checker.check_order,
+    interrupts.check_interrupts,
+    crashes.check_crashes,
     owners.check_state,
     owners.check_stale_writes,
     owners.check_owners,
@@ -22,6 +24,7 @@ CHECKS = (
     timing.check_answers,
     timing.check_delivery,
     timing.check_departures,
+    interrupts.check_interrupt_times,
     owners.check_drains,
     checker.check_leftovers,
     checker.check_logs,

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+from tests.chaos.actions import INTERRUPT
 from tests.chaos.clients import ChaosClient
 from tests.chaos.faults import Injector
 from tests.chaos.history import History, Leftover, read_lines
@@ -24,7 +25,11 @@ from tests.chaos.site import Site
 from tests.chaos.sockets import LibrarySocket, RawSocket
 
 START_LIMIT = 60.0
-UNHANDLED = "SELECT id, state FROM ohsessions_session WHERE last_action_number > handled_number"
+UNHANDLED = f"""
+SELECT id, state FROM ohsessions_session s WHERE last_action_number > handled_number OR EXISTS (
+       SELECT FROM ohsessions_event e WHERE e.session_id = s.id AND e.source = 'user'
+          AND e.kind = '{INTERRUPT}' AND e.number > s.interrupted_number)
+"""
 AWAKE = "SELECT id, state, reason FROM ohsessions_session WHERE state <> 'passivated'"
 STALE = re.compile(r"has another owner")
 ERROR = re.compile(
@@ -137,7 +142,7 @@ class Run:
             client.settling.set()
         await self._wait(lambda: not any(one.unacknowledged for one in self._clients), "acknowledgements")
         for row in await self._observer.wait(UNHANDLED, self.options.settle_limit):
-            self._trouble(f"session {row[0].hex} ({row[1]}) still has unhandled actions")
+            self._trouble(f"session {row[0].hex} ({row[1]}) still has unhandled actions or interrupts")
         heads = await self._observer.heads()
         await self._wait(lambda: all(self._is_at(one, heads) for one in self._clients), "reading to the head")
         for client in self._clients:

@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ohsessions.core.runtime import JSON, Action, Runtime, SupervisedProcess
+from tests.chaos.actions import CRASH
 
 PROGRAM = Path(__file__).with_name("program.py")
+
+
+class DeliberateCrash(Exception):
+    """An action asked for it."""
 
 
 class CountingRuntime(Runtime):
@@ -51,13 +56,18 @@ class CountingRuntime(Runtime):
             self._program = await self._spawn()
         for part in range(parts):
             last = part == parts - 1
-            await asyncio.sleep(args["seconds"] / parts)
+            await asyncio.sleep(args["milliseconds"] / 1000 / parts)
+            if last and action.type == CRASH:
+                raise DeliberateCrash(args["tag"])
             if last:
                 self._counter += 1
                 self.context.checkpoint(self._snapshot())
             extras = {"tag": args["tag"], "part": part, "last": last, "counter": self._counter}
             await self.context.emit(observation="chaos", content="", extras=extras)
         self._note("end", action.id)
+
+    async def interrupt(self, action: Action) -> None:
+        self._note("interrupt", action.id)
 
     async def passivate(self) -> JSON:
         self._note("passivate")

@@ -19,6 +19,8 @@ class SharedSession:
     settings: dict[str, Any]
     client_id: str
     away: list[tuple[float, float]]
+    crash_at: float
+    """When one of them is to break its runtime: once in a run, which leaves most of its budget."""
     id: str = ""
     token: str = ""
     opened: asyncio.Event = field(default_factory=asyncio.Event)
@@ -39,4 +41,6 @@ def make_session(options: Options, index: int) -> SharedSession:
         at += length + random.uniform(4.0, 12.0)
     client_id = f"chaos-{index}-{random.getrandbits(64):016x}"
     settings = {"start_seconds": random.choice((0.0, 0.05, 0.4))}
-    return SharedSession(f"session{index}", RUNTIMES[index % len(RUNTIMES)], settings, client_id, away)
+    crash_at = random.uniform(3.0, options.seconds)
+    runtime = RUNTIMES[index % len(RUNTIMES)]
+    return SharedSession(f"session{index}", runtime, settings, client_id, away, crash_at)

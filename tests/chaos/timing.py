@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from tests.chaos.checker import Verdict, Violation
 from tests.chaos.history import FOREVER, History, Injected, Move, Sample
+from tests.chaos.measured import Measured
 
 SLACK = 2.0
 """Seconds that DESIGN.md gives beyond LEASE_TTL or CLOSE_DELAY."""
@@ -25,12 +26,6 @@ NOTICE_LIMIT = 2.0
 """Seconds in which the end of a connection is in the database."""
 RECOVERY = 3.0
 """Seconds after a fault during which what it hit may be behind: a process starts, a client reconnects."""
-
-
-def percentile(values: list[float], part: float) -> float:
-    """The smallest value that this part of all is not above; 0 of none."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0
 
 
 def check_takeover(history: History) -> Verdict:
@@ -52,7 +47,7 @@ def check_takeover(history: History) -> Verdict:
             count += 1
             ended = _taken_over(fault, seen, moves[session])
             limit = lease + slack + (0 if owned.attached else history.options["close_delay"])
-            others = _disturbing(history, fault.at - lease, min(ended, fault.at + limit), fault)
+            others = disturbing(history, fault.at - lease, min(ended, fault.at + limit), fault)
             if not others:
                 calm.append(ended - fault.at)
             limit += sum(lease + slack + one.until - one.at for one in others)
@@ -60,9 +55,8 @@ def check_takeover(history: History) -> Verdict:
                 took = "never" if ended == FOREVER else f"{ended - fault.at:.1f} s after"
                 text = f"taken over {took} {fault.kind} of {fault.target} (limit {limit:.1f} s)"
                 violations.append(Violation(text, session, fault.at))
-    calm = [value for value in calm if value != FOREVER]
-    numbers = "/".join(f"{percentile(calm, part):.1f}" for part in (0.5, 0.99, 1.0))
-    return Verdict("takeover p50/p99/max", f"{numbers} s ({len(calm)} undisturbed of {count})", violations)
+    measured = Measured([value for value in calm if value != FOREVER], count - len(calm))
+    return Verdict("takeover p50/p99/max", str(measured), violations, measured)
 
 
 def _taken_over(fault: Injected, seen: list[Sample], moves: list[Move]) -> float:
@@ -91,7 +85,7 @@ def check_passivation(history: History) -> Verdict:
                 if since - 0.3 < one.at <= until and one.target in ("passivating", "passivated")
             ]
             late = min(moved, default=until) - since - options["close_delay"]
-            others = _disturbing(history, since - options["lease_ttl"], since + max(0.0, late))
+            others = disturbing(history, since - options["lease_ttl"], since + max(0.0, late))
             limit = slack + sum(options["lease_ttl"] + slack + one.until - one.at for one in others)
             if moved:
                 count += 1
@@ -100,9 +94,8 @@ def check_passivation(history: History) -> Verdict:
             if late > limit:
                 text = f"passivation began {late:.1f} s after it fell due (limit {limit:.1f} s)"
                 violations.append(Violation(text, session, since))
-    numbers = "/".join(f"{percentile(calm, part):.1f}" for part in (0.99, 1.0))
-    summary = f"{numbers} s ({len(calm)} undisturbed of {count})"
-    return Verdict("passivation lateness p99/max", summary, violations)
+    measured = Measured(calm, count - len(calm), (0.99, 1.0))
+    return Verdict("passivation lateness p99/max", str(measured), violations, measured)
 
 
 def _idle_times(seen: list[Sample]) -> Iterable[tuple[float, float]]:
@@ -127,19 +120,23 @@ def check_delivery(history: History) -> Verdict:
     """Whoever is attached gets an event soon after its commit, whatever becomes of the channel layer."""
     written = {(one.session, one.number): one.at for one in history.events}
     late: list[float] = []
+    disturbed = 0
     violations = []
     for one in history.attachments:
         own = _on_the_way(history, one.gateway)
         for number, _, at in one.received:
             since = written.get((one.session, number), 0.0)
-            if since < one.at + 0.1 or any(f.at - 0.5 < at and f.until + RECOVERY > since for f in own):
+            if since < one.at + 0.1:
+                continue  # replayed
+            if any(f.at - 0.5 < at and f.until + RECOVERY > since for f in own):
+                disturbed += 1
                 continue
             late.append(at - since)
             if at - since > DELIVERY_LIMIT * history.options["patience"]:
                 text = f"{one.client} got event {number} {at - since:.1f} s after its commit"
                 violations.append(Violation(text, one.session, at))
-    numbers = "/".join(f"{percentile(late, part):.2f}" for part in (0.5, 0.99, 1.0))
-    return Verdict("delivery p50/p99/max", f"{numbers} s ({len(late)} undisturbed)", violations)
+    measured = Measured(late, disturbed)
+    return Verdict("delivery p50/p99/max", str(measured), violations, measured)
 
 
 def check_answers(history: History) -> Verdict:
@@ -158,8 +155,8 @@ def check_answers(history: History) -> Verdict:
         if answered - one.sent_at > _limit(history, ANSWER_LIMIT, one.sent_at, answered):
             text = f"{one.tag} was acknowledged {answered - one.sent_at:.1f} s after it was sent"
             violations.append(Violation(text, one.session, one.sent_at))
-    numbers = "/".join(f"{percentile(took, part):.2f}" for part in (0.5, 0.99, 1.0))
-    return Verdict("acknowledgement p50/p99/max", f"{numbers} s ({len(took)} undisturbed)", violations)
+    measured = Measured(took, sum(one.sends > 0 for one in history.sent) - len(took))
+    return Verdict("acknowledgement p50/p99/max", str(measured), violations, measured)
 
 
 def check_departures(history: History) -> Verdict:
@@ -175,8 +172,8 @@ def check_departures(history: History) -> Verdict:
         if noticed - one.at > _limit(history, NOTICE_LIMIT, one.at, noticed):
             text = f"{one.client} was gone {noticed - one.at:.1f} s before it was noticed"
             violations.append(Violation(text, one.session, one.at))
-    numbers = "/".join(f"{percentile(late, part):.2f}" for part in (0.5, 0.99, 1.0))
-    return Verdict("departure p50/p99/max", f"{numbers} s ({len(late)} undisturbed)", violations)
+    measured = Measured(late, len(history.departures) - len(late))
+    return Verdict("departure p50/p99/max", str(measured), violations, measured)
 
 
 def _limit(history: History, seconds: float, begin: float, end: float) -> float:
@@ -186,7 +183,8 @@ def _limit(history: History, seconds: float, begin: float, end: float) -> float:
         fault.kind.endswith("_pause") and fault.at < end and fault.at + history.options["lease_ttl"] > begin
         for fault in history.faults
     )
-    return seconds * history.options["patience"] + stopped * history.options["lease_ttl"]
+    limit: float = seconds * history.options["patience"] + stopped * history.options["lease_ttl"]
+    return limit
 
 
 def _on_the_way(history: History, proxy: str) -> list[Injected]:
@@ -195,7 +193,7 @@ def _on_the_way(history: History, proxy: str) -> list[Injected]:
     return [one for one in history.faults if one.target in (proxy, gateway, "postgres")]
 
 
-def _disturbing(history: History, begin: float, end: float, but: Injected | None = None) -> list[Injected]:
+def disturbing(history: History, begin: float, end: float, but: Injected | None = None) -> list[Injected]:
     """Faults of workers and of the database that overlap a time, and so may lengthen it."""
     return [
         one

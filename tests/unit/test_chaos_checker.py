@@ -7,77 +7,9 @@ from dataclasses import replace
 import pytest
 
 from tests.chaos import checker, owners, timing
-from tests.chaos.checker import Verdict
-from tests.chaos.history import (
-    Attachment,
-    Departure,
-    Event,
-    History,
-    Injected,
-    Leftover,
-    Line,
-    Move,
-    Sample,
-    Sent,
-    SessionRow,
-)
-from tests.chaos.options import Options
+from tests.chaos.history import Departure, Event, History, Injected, Leftover, Move, Sample, Sent
 from tests.chaos.report import describe, judge, violated
-
-
-def user(number: int, tag: str, at: float = 1.0) -> Event:
-    return Event("s", number, at, "user", "count", f"c:{tag}", f"T{number}", f"V{number}", tag)
-
-
-def answer(number: int, cause: int, counter: int, epoch: int = 2, at: float = 1.0) -> Event:
-    key = f"{epoch}.{number}"
-    texts = f"T{number}", f"V{number}"
-    return Event("s", number, at, "agent", "chaos", key, *texts, "x", cause, None, True, counter)
-
-
-def told(number: int, cause: int, epoch: int = 4) -> Event:
-    key = f"{epoch}.{number}"
-    texts = f"T{number}", f"V{number}"
-    return Event("s", number, 1.0, "environment", "error", key, *texts, None, cause, "interrupted")
-
-
-def line(at: float, kind: str, epoch: int, action: int | None = None, pid: int = 10) -> Line:
-    return Line(at, "s", epoch, f"activation {epoch}", pid, kind, action)
-
-
-def good() -> History:
-    """Two actions of one client, handled by one owner; then everybody goes, and the session sleeps."""
-    received = [(number, f"text T{number}", 1.1) for number in range(4)]
-    return History(
-        Options().as_json(),
-        sent=[
-            Sent("a", "s", "client0", 1, 0, 0.9, "proxy0", 1.0, attachment=0, order=1),
-            Sent("b", "s", "client0", 1, 2, 0.9, "proxy0", 1.0, attachment=0, order=2),
-        ],
-        attachments=[Attachment("client0", "s", 0.5, -1, True, "proxy0", received, 5.0, at_end=True)],
-        events=[user(0, "a"), answer(1, 0, 1), user(2, "b"), answer(3, 2, 2)],
-        moves=[
-            Move("s", 0.5, "", "starting", "", "", 1),
-            Move("s", 0.7, "starting", "running", "", "", 2),
-            Move("s", 6.1, "running", "passivating", "", "", 3),
-            Move("s", 6.2, "passivating", "passivated", "", "", 4),
-        ],
-        sessions=[SessionRow("s", "count", "passivated", 3, 2, 2)],
-        lines=[
-            line(0.6, "start", 2),
-            line(1.0, "begin", 2, 0),
-            line(1.0, "end", 2, 0),
-            line(1.2, "begin", 2, 2),
-            line(6.2, "close", 2),
-        ],
-        samples=[Sample(0.2 * i, "s", "running", 10, int(0.2 * i < 5), False) for i in range(2, 31)]
-        + [Sample(6.3, "s", "passivated", None, 0, False)],
-        quiet_at=4.0,
-    )
-
-
-def texts(verdict: Verdict) -> list[str]:
-    return [violation.text for violation in verdict.violations]
+from tests.unit.chaos_histories import answer, good, line, texts, told, user
 
 
 def test_a_good_history_has_no_violation() -> None:
@@ -121,14 +53,39 @@ def test_an_action_that_is_stored_twice_is_found() -> None:
 def test_an_action_that_was_handled_too_often_is_found(runtime: str, times: int, found: int) -> None:
     history = good()
     history.sessions = [replace(history.sessions[0], runtime=runtime)]
-    history.lines += [line(2.0 + i, "begin", 4 + 2 * i, 2) for i in range(times - 1)]
+    history.lines += [line(1.21, "begin", 4 + 2 * i, 2) for i in range(times - 1)]
     assert len(checker.check_duplicated(history).violations) == found
 
 
-def test_an_action_that_is_answered_and_called_interrupted_is_found() -> None:
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ([answer(4, 2, 3)], "answered (3), answered (4)"),
+        ([told(4, 2)], "answered (3), interrupted (4)"),
+        ([told(4, 2, reason="crashed")], "answered (3), crashed (4)"),
+        ([user(4, "c"), told(5, 4, reason="crashed"), told(6, 4)], "crashed (5), interrupted (6)"),
+    ],
+)
+def test_an_action_with_several_outcomes_is_found(more: list[Event], words: str) -> None:
     history = good()
-    history.events.append(told(4, 2))
-    assert len(checker.check_duplicated(history).violations) == 1
+    history.events += more
+    (text,) = texts(checker.check_duplicated(history))
+    assert text.endswith(f"has several outcomes: {words}")
+
+
+@pytest.mark.parametrize("reason", ["interrupted", "crashed"])
+def test_an_action_that_is_begun_again_after_its_outcome_is_found_though_it_may_be_retried(
+    reason: str,
+) -> None:
+    history = good()
+    history.sessions = [replace(history.sessions[0], runtime="retry")]
+    history.events += [user(4, "c"), told(5, 4, reason=reason, at=2.0)]
+    history.lines += [line(1.8, "begin", 2, 4), line(1.9, "begin", 4, 4)]
+    assert texts(checker.check_duplicated(history)) == []
+    history.lines[-1] = line(2.1, "begin", 4, 4)
+    assert texts(checker.check_duplicated(history)) == [
+        f"action 4 was begun again after its outcome ({reason})"
+    ]
 
 
 def test_an_event_that_a_client_missed_is_found() -> None:

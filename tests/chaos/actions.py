@@ -1,0 +1,31 @@
+"""What clients ask of the counting runtime: kinds of action, and what each carries."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+COUNT = "count"
+"""Answered with a few events, the last of which says so."""
+SLOW = "slow"
+"""The same, over a second or so."""
+CRASH = "crash"
+"""Breaks the runtime before its last event."""
+INTERRUPT = "change_agent_state"
+"""What the protocol calls an interrupt: the runtime notes that it got it."""
+
+
+def make_payload(kind: str, tag: str, client_id: str) -> dict[str, Any]:
+    """The action of this kind and tag: the same each time that it is sent.
+
+    Its numbers are whole ones: JavaScript writes 1.0 as 1.
+    """
+    random = Random(client_id)
+    args: dict[str, Any] = {"tag": tag}
+    if kind == INTERRUPT:
+        args["agent_state"] = random.choice(("paused", "running", "stopped"))
+    else:
+        args["parts"] = random.choice((1, 1, 2, 4))
+        args["milliseconds"] = random.randint(500, 2000) if kind == SLOW else random.choice((0, 0, 20))
+        args["program"] = random.random() < 0.03
+    return {"action": kind, "args": args, "client_id": client_id}
