@@ -66,6 +66,13 @@ def find_node() -> str:
     return found
 
 
+def find_socketio_client() -> str:
+    """Node, where it finds socket.io-client."""
+    if not (Path(__file__).parents[1] / "node_modules" / "socket.io-client").exists():
+        raise MissingRequirement("No socket.io-client: npm install in the root of the repository.")
+    return find_node()
+
+
 def find_chromium() -> str:
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     found = os.environ.get("OHSESSIONS_TEST_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)

@@ -113,11 +113,13 @@ class Run:
     def _make_clients(self) -> list[ChaosClient]:
         options, proxies = self.options, list(self._site.proxies.values())
         sessions = [make_session(options, index) for index in range(options.sessions)]
+        # Half of them raw; each session has some of both kinds.
+        kinds = (LibrarySocket, RawSocket, self._site.node.make_socket, RawSocket)
         clients = []
         for index in range(options.clients):
             session = sessions[index % len(sessions)]
             random = Random(f"{options.seed}/client{index}")
-            socket = RawSocket if (index // len(sessions) + index) % 2 else LibrarySocket
+            socket = kinds[(index // len(sessions) + index) % len(kinds)]
             opens = index < len(sessions)
             clients.append(ChaosClient(f"client{index}", session, opens, socket, proxies, random, self.now))
         return clients
@@ -188,7 +190,7 @@ class Run:
                 history.leftovers.append(Leftover("file", file.name))
         ours = {process.pid for process in self._site.processes.values()}
         servers = {one.process.pid for one in (self._site.postgres, self._site.redis) if one.process}
-        roots = ours | servers
+        roots = ours | servers | {self._site.node.pid}
         below = {pid for server in servers for pid in descendants(server)}
         for pid, command in descendants(os.getpid()).items():
             if pid not in roots | below:

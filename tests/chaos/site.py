@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.acceptance.site import ROOT
+from tests.chaos.node_sockets import NodeClients
 from tests.chaos.options import RUNTIMES, Options
 from tests.chaos.processes import Managed
 from tests.chaos.proxy import Proxy
@@ -24,7 +25,7 @@ BALLAST = 100_000
 
 
 class Site:
-    """Gateways behind proxies, workers, PostgreSQL and Redis."""
+    """Gateways behind proxies, workers, PostgreSQL, Redis, and Node for the clients that need it."""
 
     def __init__(self, folder: Path, options: Options, trouble: Callable[[str], None]) -> None:
         programs = find_postgres_programs()
@@ -36,6 +37,7 @@ class Site:
             made.mkdir(parents=True)
         self.postgres = FallingPostgres(programs)
         self.redis = FallingRedis(find_redis_server())
+        self.node = NodeClients(folder / "node.txt", trouble)
         environment = self._environment(folder, options)
         self._environment_of_processes = environment
         self.processes: dict[str, Managed] = {}
@@ -86,6 +88,7 @@ class Site:
     async def start(self) -> None:
         self.postgres.start()
         self.redis.start()
+        await self.node.start()
         await self._manage("migrate", "--verbosity", "0")
         for proxy in self.proxies.values():
             await proxy.start()
@@ -113,6 +116,7 @@ class Site:
                 await proxy.stop()
         for process in self.processes.values():
             process.end_at_once()
+        await self.node.stop()
         self.redis.stop()
         self.postgres.stop()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.requirements import MissingRequirement, find_node, free_port, require, wait_until
+from tests.requirements import MissingRequirement, find_socketio_client, free_port, require, wait_until
 
 ROOT = Path(__file__).parents[3]
 APPLICATION = "tests.acceptance.socketio.app:application"
@@ -69,11 +69,4 @@ def daphne() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def node() -> str:
     """Node, where it finds socket.io-client."""
-    if not (ROOT / "node_modules" / "socket.io-client").exists():
-        message = "No socket.io-client: npm install socket.io-client in the root of the repository."
-        require(lambda: _missing(message))
-    return require(find_node)
-
-
-def _missing(message: str) -> None:
-    raise MissingRequirement(message)
+    return require(find_socketio_client)
