@@ -4,6 +4,7 @@ PORT ?= 8000
 ARGS ?=
 SECONDS ?= 120
 SEED ?= 1
+RUNS ?= 1
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3.14 python3 python; do \
 	if "$$python" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
 	then command -v "$$python"; break; fi; done)
@@ -33,8 +34,8 @@ test: install ## run the tests; ARGS are for pytest
 bench: install ## run the benchmarks
 	$(RUN) pytest tests/benchmarks -p no:randomly --timeout 0 -s $(ARGS)
 
-chaos: install ## kill, stop and cut everything for SECONDS (120), by SEED (1), and check what was promised
-	@exec $(RUN) tests.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
+chaos: install ## kill, stop and cut everything for SECONDS (120), by SEED (1), and check what was promised; RUNS (1)
+	@exec $(RUN) tests.chaos --seconds $(SECONDS) --seed $(SEED) --runs $(RUNS) $(ARGS)
 
 lint: install ## check format, style and types
 	$(RUN) ruff format --check .

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -18,39 +20,48 @@ from tests.requirements import require
 pytestmark = pytest.mark.timeout(300)
 
 
-def chaos(**options: object) -> tuple[int, str]:
-    """A run; gives its exit code and its report."""
+Chaos = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def chaos(tmp_path: Path) -> Chaos:
+    """Makes a run, with these options; gives its exit code and its report."""
     require(requirements.find_redis_server)
+    require(requirements.find_socketio_client)
     if requirements.find_postgres_programs() is None:
         pytest.skip("No PostgreSQL: apt-get install postgresql.")
-    given = {"patience": 4, "clients": 12, "sessions": 6} | options
-    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
-    command = [sys.executable, "-m", "tests.chaos", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
-    assert not done.stderr, done.stderr
-    return done.returncode, done.stdout
+
+    def run(**options: object) -> tuple[int, str]:
+        given = {"patience": 4, "clients": 12, "sessions": 6, "folder": tmp_path} | options
+        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+        command = [sys.executable, "-m", "tests.chaos", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+        assert not done.stderr, done.stderr
+        return done.returncode, done.stdout
+
+    return run
 
 
-def test_a_short_run_has_no_violation() -> None:
+def test_a_short_run_has_no_violation(chaos: Chaos) -> None:
     code, report = chaos(seconds=20, seed=2)
     assert code == 0, report
 
 
-def test_it_catches_that_stale_writes_are_not_refused() -> None:
+def test_it_catches_that_stale_writes_are_not_refused(chaos: Chaos) -> None:
     stops = ", ".join(f"worker_pause worker{index} {3 + 3 * index} 4.5" for index in range(3))
     code, report = chaos(seconds=14, seed=1, switch_off="epoch", script=stops, settle_limit=15)
     assert code == 1, report
     assert "FAILED  stale writes refused" in report
 
 
-def test_it_catches_that_nobody_looks_for_what_the_layer_lost() -> None:
+def test_it_catches_that_nobody_looks_for_what_the_layer_lost(chaos: Chaos) -> None:
     script = "redis_restart redis 4 6"
     code, report = chaos(seconds=9, seed=1, switch_off="reconcile", script=script, settle_limit=8)
     assert code == 1, report
     assert "reading to the head" in report or "still has unhandled actions" in report
 
 
-def test_it_catches_that_marks_are_not_stored() -> None:
+def test_it_catches_that_marks_are_not_stored(chaos: Chaos) -> None:
     script = "worker_kill worker0 4 1, worker_kill worker1 6 1, worker_kill worker2 8 1"
     code, report = chaos(seconds=11, seed=1, switch_off="marks", script=script, settle_limit=5)
     assert code == 1, report

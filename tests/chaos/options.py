@@ -42,6 +42,8 @@ class Options:
     faults: tuple[str, ...] = ALL_FAULTS
     fault_pause: float = 2.0
     """The mean time between the beginnings of two faults."""
+    fault_gap: float = 0.0
+    """Seconds of quiet between two faults; 0: they may overlap."""
     script: tuple[tuple[str, str, float, float], ...] = ()
     """Faults to inject in place of those of the seed, as (kind, target, at, seconds)."""
     switches_off: tuple[str, ...] = ()

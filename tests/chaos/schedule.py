@@ -1,6 +1,7 @@
 """What goes wrong when: a pure function of the options, so that a seed names a run's faults.
 
-A target has one fault at a time, and so has each of PostgreSQL and Redis; different targets may fail at once.
+A target has one fault at a time, and so has each of PostgreSQL and Redis; different targets may fail at once,
+unless the options ask for a gap between faults.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ def make_schedule(options: Options) -> list[Fault]:
             free_at[fault.target] = at + fault.seconds + RECOVERY_SECONDS
             faults.append(fault)
             at += random.uniform(0.2, 1.8) * options.fault_pause
+            if options.fault_gap:
+                at = max(at, fault.at + fault.seconds + options.fault_gap)
         else:
             at += 0.2
     return faults
