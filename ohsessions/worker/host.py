@@ -193,8 +193,14 @@ class SessionHost:
 
     async def _interrupt(self, number: int) -> None:
         assert self._runtime is not None
+        try:
+            action = await self._load(number)
+        except Exception:
+            self._interrupting = number  # what cannot be read is not tried again
+            raise
+        # Not before: were the action under way to break while it is read, it would never be delivered.
         self._interrupting = number
-        await guarded(self._runtime.interrupt(await self._load(number)))
+        await guarded(self._runtime.interrupt(action))
         await self._outbox.flush(interrupted=number)
         self._interrupting = None
 

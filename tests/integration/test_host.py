@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from ohsessions import lifecycle, snapshots
+from ohsessions import journal, lifecycle, snapshots
 from ohsessions.core.runtime import Action, Runtime
 from ohsessions.journal import Append
 from ohsessions.models import Event, Session
@@ -69,6 +69,43 @@ async def test_a_stop_does_not_wait_for_the_action_of_a_runtime_that_breaks_mean
             await stopping
     finally:
         await services.close()
+
+
+async def test_an_interrupt_that_was_only_being_read_when_the_runtime_broke_is_left_to_the_next_one(
+    world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.OHSESSIONS = {"RUNTIMES": {"echo": {"BACKEND": f"{__name__}.Breaking", "OPTIONS": {}}}}
+    monkeypatch.setattr(Breaking, "handling", asyncio.Event())
+    monkeypatch.setattr(Breaking, "may_break", asyncio.Event())
+    reading, may_read = threading.Event(), threading.Event()
+    read = journal.read_action
+
+    def read_slowly(session_id: UUID, number: int) -> Action:
+        found = read(session_id, number)
+        if found.type == "change_agent_state":
+            reading.set()
+            assert may_read.wait(LIMIT)
+        return found
+
+    monkeypatch.setattr(journal, "read_action", read_slowly)
+    services = Services()
+    try:
+        session_id = (await services.change(world.open)).change.session_id
+        won = await services.change(lifecycle.claim, session_id, world.worker)
+        assert won is not None
+        interrupt = action(kind="change_agent_state", waits=False)
+        await services.append(Append(session_id, [action(), interrupt]))
+        running = asyncio.create_task(SessionHost(services, won[0], time.monotonic()).run())
+        assert await asyncio.to_thread(reading.wait, LIMIT)
+        async with asyncio.timeout(LIMIT):
+            await Breaking.handling.wait()
+            Breaking.may_break.set()
+            await running
+    finally:
+        may_read.set()
+        await services.close()
+    row = await asyncio.to_thread(in_thread(Session.objects.get, pk=session_id))
+    assert (row.handled_number, row.interrupted_number) == (row.last_action_number, -1)
 
 
 async def test_a_cancelled_activation_stores_no_end_of_an_answer_without_the_mark(
