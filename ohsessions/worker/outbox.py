@@ -44,6 +44,8 @@ class Outbox:
         self.checkpoint: tuple[JSON] | None = None
         """Stored with the next write; while an action is handled, with the write that ends it."""
         self.in_action = False
+        self._ending = False
+        """Whether the end of an action waits for its turn, or has it."""
 
     async def put(self, source: str, kind: str, body: str) -> None:
         """Takes an event. Raises what ended the stream, if it has ended (StaleEpoch, …)."""
@@ -71,9 +73,26 @@ class Outbox:
         self, *, started: int | None = None, handled: int | None = None, interrupted: int | None = None
     ) -> None:
         """Writes everything there is, with these marks in the transaction of the last part."""
+        if handled is None:
+            while not await self._try_flush(started, None, interrupted):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            return
+        self._ending = True
+        try:
+            await self._try_flush(started, handled, interrupted)
+        finally:
+            self._ending = False
+
+    async def _try_flush(self, started: int | None, handled: int | None, interrupted: int | None) -> bool:
+        """False: the end of an action waits, and goes first: the last words of an answer are stored with its
+        mark, or the next owner would call interrupted what has been answered."""
         async with self._writing:
             checkpoint = await self._store_checkpoint(handled)
             while True:
+                if handled is None and self._ending:
+                    if checkpoint is not None:
+                        await self._write(Append(self._session_id, epoch=self.epoch, checkpoint=checkpoint))
+                    return False
                 events = self._take()
                 last = not self._events
                 if not last:
@@ -82,7 +101,7 @@ class Outbox:
                 marks = (started, handled, interrupted, checkpoint)
                 if events or any(mark is not None for mark in marks):
                     await self._write(Append(self._session_id, events, None, self.epoch, *marks))
-                return
+                return True
 
     async def _store_checkpoint(self, handled: int | None) -> Snapshot | None:
         """In a thread, since a large one is a file; before events are taken, which must not get lost here."""
