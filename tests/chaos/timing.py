@@ -46,7 +46,7 @@ def check_takeover(history: History) -> Verdict:
                 continue  # it may have been let go of in between
             count += 1
             ended = _taken_over(fault, seen, moves[session])
-            limit = lease + slack + (0 if owned.attached else history.options["close_delay"])
+            limit = lease + slack
             others = disturbing(history, fault.at - lease, min(ended, fault.at + limit), fault)
             if not others:
                 calm.append(ended - fault.at)
