@@ -19,7 +19,9 @@ from channels.layers import get_channel_layer
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
+from ohsessions.core.outages import Outage
 from ohsessions.models import Process
+from ohsessions.wakeups import PROBE_GROUP
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +54,24 @@ class Readiness:
 NEEDED = frozenset({"database", "migrations"})
 """Without these nothing works. Without a channel layer wake-ups are late; without a worker sessions wait."""
 
+SKIPPED = Check(False, "Not checked: the database does not answer.")
+
+_outages = {
+    name: Outage(logger, f"Readiness check {name}", "check")
+    for name in ("database", "migrations", "workers", "channel_layer")
+}
+"""Probes come each second: what they find is logged when it begins and when it is over."""
 _free_threads = threading.BoundedSemaphore(MOST_AT_ONCE)
 
 
 def readiness() -> Readiness:
     """Runs all checks. Returns within about twice LIMIT, whatever hangs; raises nothing."""
     checks = check_database() | {"channel_layer": check_channel_layer()}
+    for name, check in checks.items():
+        if check.ok:
+            _outages[name].worked()
+        elif check is not SKIPPED:
+            _outages[name].failed(check.detail)
     failed = {name for name, check in checks.items() if not check.ok}
     if failed & NEEDED:
         return Readiness(Status.UNREADY, checks)
@@ -81,8 +95,7 @@ def check_database() -> dict[str, Check]:
 
 
 def _unanswered(detail: str) -> dict[str, Check]:
-    skipped = Check(False, "Not checked: the database does not answer.")
-    return {"database": Check(False, detail), "migrations": skipped, "workers": skipped}
+    return {"database": Check(False, detail), "migrations": SKIPPED, "workers": SKIPPED}
 
 
 def _ask_database(answer: Future[dict[str, Check]]) -> None:
@@ -103,7 +116,7 @@ def _try(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
     except Exception as error:  # drivers and layers have no common base, and a probe must be answered
-        logger.warning("Readiness check %s failed: %s: %s", name, type(error).__name__, error)
+        _outages[name].failed(f"{type(error).__name__}: {error}")
         return Check(False, "Failed; the reason is in the log.")
 
 
@@ -139,7 +152,7 @@ async def _send() -> Check:
     if layer is None:
         return Check(False, "None is configured: set CHANNEL_LAYERS.")
     try:
-        await asyncio.wait_for(layer.group_send("ohsessions.readyz", {"type": "readyz"}), LIMIT)
+        await asyncio.wait_for(layer.group_send(PROBE_GROUP, {"type": "probe"}), LIMIT)
     except TimeoutError:
         return Check(False, f"No answer within {LIMIT:g} s: clients are late by a reconcile interval.")
     return Check(True, "Answers.")

@@ -1,21 +1,22 @@
 """Hints over the channel layer: that something is to be looked at in the database.
 
 A message may be lost, doubled or late by contract of the layer, so nothing depends on one: who gets it looks
-sooner, and reconciliation looks anyway. Therefore nothing here raises. A failing layer is logged once, and
-once more when it works again.
+sooner, and reconciliation looks anyway. Therefore nothing here raises. A layer that failed is left alone,
+so that nobody waits for it again and again, until `probe` finds that it works.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from channels.exceptions import ChannelFull
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
+from ohsessions.core.outages import Outage
 from ohsessions.core.runtime import JSON
 from ohsessions.core.states import State
 
@@ -31,8 +32,10 @@ MAX_INLINE = 64 * 1024
 
 SEND_TIMEOUT = 1.0
 """Seconds that a message may take: behind it an acknowledgement waits."""
-PAUSE = 1.0
-"""Seconds for which a layer that failed is left alone."""
+PROBE_EVERY = 1.5
+"""Seconds between two tries of the layer, whether or not anybody has something to say."""
+PROBE_GROUP = "ohsessions.probe"
+"""A group without members: what is sent to it goes the whole way and leaves nothing behind."""
 
 
 def worker_channel(process_id: UUID) -> str:
@@ -53,8 +56,11 @@ class Wakeups:
 
     def __init__(self) -> None:
         self._layer: Any = get_channel_layer()
-        self._paused_until = 0.0
-        self.works = True
+        self._outage = Outage(logger, "The channel layer", "layer")
+
+    @property
+    def works(self) -> bool:
+        return not self._outage.lasts
 
     async def change(self, change: Change) -> None:
         """Tells everybody whom a committed life-cycle transaction concerns."""
@@ -111,34 +117,32 @@ class Wakeups:
         message = {"type": "session.work", "session": session_id.hex, "epoch": epoch}
         await self._send(worker_channel(worker), message)
 
-    async def _to_session(self, session_id: UUID, message: dict[str, Any]) -> None:
+    async def probe(self) -> None:
+        """Tries whether the layer works, also if it did not the last time."""
         if self._layer is not None:
+            await self._try(self._layer.group_send(PROBE_GROUP, {"type": "probe"}))
+
+    async def probe_for_ever(self) -> None:
+        """Each process does: one that is idle learns, and says, that the layer is away, and is back."""
+        while True:
+            await self.probe()
+            await asyncio.sleep(PROBE_EVERY)
+
+    async def _to_session(self, session_id: UUID, message: dict[str, Any]) -> None:
+        if self._layer is not None and self.works:
             await self._try(self._layer.group_send(session_group(session_id), message))
 
     async def _send(self, channel: str, message: dict[str, Any]) -> None:
-        if self._layer is not None:
+        if self._layer is not None and self.works:
             await self._try(self._layer.send(channel, message))
 
     async def _try(self, sending: Coroutine[Any, Any, None]) -> None:
-        """Sends, for SEND_TIMEOUT at most. A layer that failed is left alone for PAUSE seconds, or all would
-        wait for it again and again."""
-        now = time.monotonic()
-        if now < self._paused_until:
-            sending.close()
-            return
-        if not self.works:
-            self._paused_until = now + PAUSE  # one tries whether it works again
         try:
             async with asyncio.timeout(SEND_TIMEOUT):
                 await sending
+        except ChannelFull:
+            pass  # by whoever should read it; the layer works
         except Exception as error:
-            self._paused_until = time.monotonic() + PAUSE
-            if self.works:
-                self.works = False
-                extra = {"verb": "layer_lost"}
-                logger.warning("The channel layer fails (%r): all goes on, later.", error, extra=extra)
+            self._outage.failed(f"{error!r}. All goes on, later.")
         else:
-            self._paused_until = 0.0
-            if not self.works:
-                self.works = True
-                logger.info("The channel layer works again.", extra={"verb": "layer_back"})
+            self._outage.worked()

@@ -187,7 +187,9 @@ if REDIS_URL := os.environ.get("REDIS_URL"):
     CHANNEL_LAYERS: dict[str, Any] = {
         "default": {
             "BACKEND": REDIS_LAYERS[os.environ.get("REDIS_LAYER", "pubsub")],
-            "CONFIG": {"hosts": [REDIS_URL], "prefix": "ohsessions"},
+            # The core layer waits for messages in reads of 5 s, redis-py (from 8 on) takes a read of 5 s for
+            # failed: each idle process would stop listening for a second, and join all its groups anew.
+            "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_timeout": 10}], "prefix": "ohsessions"},
         }
     }
 else:

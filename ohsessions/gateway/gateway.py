@@ -92,6 +92,7 @@ class Gateway:
             "reconcile": self._reconcile_for_ever(),
             # Apart, since a layer that hangs must not make deliveries wait.
             "subscriptions": self._renew_subscriptions_for_ever(),
+            "probe": self.services.wakeups.probe_for_ever(),
         }
         self._background = [asyncio.create_task(job, name=f"gateway {name}") for name, job in jobs.items()]
 
@@ -258,7 +259,8 @@ class Gateway:
             pump = self._pumps.get(session_id)
             if pump is None:
                 continue
-            pump.reconcile(head)
+            if pump.reconcile(head):
+                self._subscriptions.doubt(session_id)
             waits = head.state == State.STARTING and head.worker is None
             wanted_at = max(head.state_at, head.retry_at or head.state_at)
             starved = waits and (now - wanted_at).total_seconds() > conf.START_TIMEOUT

@@ -109,11 +109,16 @@ class Pump:
         self._tail.append((number, packet))
         self._tail_characters += len(packet)
 
-    def reconcile(self, head: Head) -> None:
-        """What the database says, whatever the layer brought; also feeds on whoever got stuck."""
+    def reconcile(self, head: Head) -> bool:
+        """What the database says, whatever the layer brought; also feeds on whoever got stuck.
+
+        Says whether there are events of which the layer has brought nothing.
+        """
+        is_late = head.number > self._head
         self.tell_state(head.state, head.reason, head.title)
         self._head = max(self._head, head.number)
         self._feed_all()
+        return is_late
 
     def know_state(self, state: str, reason: str, title: str) -> None:
         """The first connection was told this when it was attached: no notice is needed for it."""

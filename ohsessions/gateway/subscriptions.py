@@ -52,6 +52,11 @@ class Subscriptions:
             self._since[session_id] = time.monotonic()
         return session_id in self._since
 
+    def doubt(self, session_id: UUID) -> None:
+        """What the group should have brought came otherwise. Redis may have lost it, and says nothing when it
+        is flushed: `renew` joins it again, which changes nothing for a member."""
+        self._since.pop(session_id, None)
+
     async def renew(self) -> None:
         """Joins the groups that are wanted and leaves the others, as far as the layer lets it."""
         old = time.monotonic() - RENEW_EVERY

@@ -51,7 +51,17 @@ class LayerWorker(Worker):  # type: ignore[misc]
                 await super().listener(channel)
             except Exception as error:
                 logger.debug("Listening to %s: %r", channel, error)
+                await self._unsubscribe(channel)
                 await asyncio.sleep(RETRY_PAUSE)
+
+    async def _unsubscribe(self, channel: str) -> None:
+        """The pub/sub layer (channels_redis 4.3) takes a channel for subscribed though that failed, and would
+        be deaf on it for ever. A receive that is cancelled has it forget the channel."""
+        try:
+            async with asyncio.timeout(0):
+                await self.channel_layer.receive(channel)
+        except Exception as error:
+            logger.debug("Leaving %s: %r", channel, error)
 
     def close(self) -> None:
         """Ends the consumers."""

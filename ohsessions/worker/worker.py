@@ -83,6 +83,7 @@ class SessionWorker:
         self._spawn(self._membership.keep(), "lease")
         self._spawn(self._reaper.watch(), "reaper")
         self._spawn(self._listen_for_ever(), "listen")
+        self._spawn(self._services.wakeups.probe_for_ever(), "probe")
         self._spawn(self._repeat(self._claim_wanted, LOOK_EVERY, self._something_wanted), "claims")
         self._spawn(self._repeat(self._passivate_due, LOOK_EVERY, self._something_due), "passivations")
         self._spawn(self._repeat(self._reconcile, RECONCILE_EVERY, self._in_doubt), "reconcile")

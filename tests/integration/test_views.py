@@ -417,3 +417,22 @@ def test_readyz_answers_while_the_database_hangs_and_keeps_few_threads(
     assert {answer["status"] for answer in answers} == {"unready"}
     assert answers[0]["checks"]["database"]["detail"] == "No answer within 0.02 s."
     assert answers[-1]["checks"]["database"]["detail"] == "Earlier checks still wait for the database."
+
+
+@pytest.mark.django_db(transaction=True)
+def test_probes_each_second_log_what_they_find_when_it_changes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_worker()
+    Client().get("/readyz")  # whatever the tests before have found is over
+    caplog.clear()
+    caplog.set_level("INFO", health.logger.name)
+    for layer in (DeadLayer(), health.get_channel_layer()):
+        monkeypatch.setattr(health, "get_channel_layer", lambda layer=layer: layer)
+        for _ in range(3):
+            Client().get("/readyz")
+    lines = [record.getMessage() for record in caplog.records if record.name == health.logger.name]
+    assert lines == [
+        "Readiness check channel_layer fails: ConnectionError: redis.internal:6379 refused",
+        "Readiness check channel_layer works again.",
+    ]

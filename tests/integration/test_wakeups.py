@@ -8,12 +8,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from channels.exceptions import ChannelFull
 from channels.layers import InMemoryChannelLayer, channel_layers
 
 from ohsessions import lifecycle, wakeups
 from ohsessions.journal import Append
 from ohsessions.services import Services
-from ohsessions.wakeups import WORK_CHANNEL, Wakeups, session_group, worker_channel
+from ohsessions.wakeups import PROBE_GROUP, WORK_CHANNEL, Wakeups, session_group, worker_channel
 from tests.integration.world import World, action, observation, session
 
 LIMIT = 20.0
@@ -128,33 +129,57 @@ def test_workers_hear_of_a_session_that_an_operator_wakes(world: World, layer: L
     assert layer.take() == [(session_group(session_id), "session.state"), (WORK_CHANNEL, "session.wanted")]
 
 
-async def test_a_layer_that_fails_is_logged_once_and_once_when_it_works_again(
-    layer: Layer, caplog, monkeypatch
-):
-    monkeypatch.setattr(wakeups, "PAUSE", 0.0)
+async def test_a_layer_that_fails_is_logged_once_and_once_when_it_works_again(layer: Layer, caplog):
     caplog.set_level("INFO", "ohsessions.wakeups")
     sender = Wakeups()
     layer.error = OSError("no route")
     for _ in range(3):
         await sender.wanted(UUID(int=1))
+        await sender.probe()
     assert not sender.works
     layer.error = None
     for _ in range(2):
+        await sender.probe()
         await sender.wanted(UUID(int=1))
     assert sender.works
     assert [record.verb for record in caplog.records] == ["layer_lost", "layer_back"]
-    assert len(layer.sent) == 2
+    assert layer.take() == [(PROBE_GROUP, "probe"), (WORK_CHANNEL, "session.wanted")] * 2
 
 
-async def test_a_layer_that_hangs_costs_one_timeout_and_then_nothing_for_a_while(layer: Layer, monkeypatch):
+async def test_a_layer_that_hangs_costs_one_timeout_and_then_nothing_until_a_probe_returns(
+    layer: Layer, monkeypatch
+):
     monkeypatch.setattr(wakeups, "SEND_TIMEOUT", 0.05)
-    monkeypatch.setattr(wakeups, "PAUSE", 1000.0)
     sender = Wakeups()
     layer.hangs = True
     async with asyncio.timeout(LIMIT):
         for _ in range(1000):
             await sender.wanted(UUID(int=1))
-    assert layer.tries == 1
+        assert layer.tries == 1
+        await sender.probe()
+    assert layer.tries == 2
+
+
+async def test_a_process_that_sends_nothing_learns_that_the_layer_is_away_and_back(layer: Layer, monkeypatch):
+    monkeypatch.setattr(wakeups, "PROBE_EVERY", 0.01)
+    sender = Wakeups()
+    probing = asyncio.create_task(sender.probe_for_ever())
+    try:
+        async with asyncio.timeout(LIMIT):
+            for layer.error in (OSError("no route"), None):
+                while sender.works != (layer.error is None):  # noqa: ASYNC110 - nothing else tells
+                    await asyncio.sleep(0.001)
+    finally:
+        probing.cancel()
+        await asyncio.gather(probing, return_exceptions=True)
+
+
+async def test_a_channel_that_is_full_is_no_layer_that_fails(layer: Layer):
+    """So is the channel of a worker that died: nobody reads it any more."""
+    sender = Wakeups()
+    layer.error = ChannelFull()
+    await sender.wanted(UUID(int=1))
+    assert sender.works
 
 
 async def test_without_a_layer_nothing_is_sent_and_nothing_raises(settings):

@@ -91,7 +91,8 @@ def test_postgresql_waits_for_no_lock_longer_than_a_lease(site: Site):
 
 def test_redis_makes_the_layer_a_shared_one(site: Site):
     settings = site.settings(DJANGO_SECRET_KEY="x", REDIS_URL="redis://127.0.0.1:1/0")
-    assert settings["CHANNEL_LAYERS"]["default"]["CONFIG"]["hosts"] == ["redis://127.0.0.1:1/0"]
+    (host,) = settings["CHANNEL_LAYERS"]["default"]["CONFIG"]["hosts"]
+    assert host["address"] == "redis://127.0.0.1:1/0"
 
 
 def test_settings_of_ohsessions_are_json_or_bare_words(site: Site):

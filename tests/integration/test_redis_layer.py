@@ -1,0 +1,113 @@
+"""The layers of Redis themselves: what they forget is joined anew, what they misunderstand is heard."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from channels_redis.core import RedisChannelLayer
+from channels_redis.pubsub import RedisPubSubChannelLayer
+
+from ohsessions.gateway import subscriptions as subscriptions_module
+from ohsessions.gateway.subscriptions import Subscriptions
+from ohsessions.wakeups import session_group
+from ohsessions.worker import layer as worker_layer
+from ohsessions.worker.layer import LayerWorker, WakeupConsumer
+from tests.requirements import RedisServer
+
+LIMIT = 20.0
+EXPIRY = 1
+"""Seconds after which a group forgets its members: a day by default."""
+
+
+class Listening:
+    """A gateway's subscriptions over a core layer whose groups forget soon."""
+
+    def __init__(self, layer: RedisChannelLayer) -> None:
+        self.layer = layer
+        self.session_id = uuid4()
+        self._heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.subscriptions = Subscriptions({self.session_id: None}.keys(), self._heard.put_nowait)
+
+    async def hears(self) -> bool:
+        mark = uuid4().hex
+        await self.layer.group_send(session_group(self.session_id), {"type": "x", "mark": mark})
+        try:
+            async with asyncio.timeout(0.5):
+                while (await self._heard.get())["mark"] != mark:
+                    pass
+        except TimeoutError:
+            return False
+        return True
+
+
+@pytest.fixture
+async def listening(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Listening]:
+    host = {"address": redis_url, "socket_timeout": 10}
+    layer = RedisChannelLayer(hosts=[host], prefix=uuid4().hex, group_expiry=EXPIRY)
+    monkeypatch.setattr(subscriptions_module, "get_channel_layer", lambda: layer)
+    made = Listening(layer)
+    task = asyncio.create_task(made.subscriptions.listen())
+    async with asyncio.timeout(LIMIT):
+        while not await made.hears():
+            pass
+    yield made
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await layer.close_pools()
+
+
+async def test_a_membership_that_is_renewed_outlives_the_layers_patience(
+    listening: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions_module, "RENEW_EVERY", EXPIRY / 4)
+    end = time.monotonic() + 4 * EXPIRY
+    while time.monotonic() < end:
+        await listening.subscriptions.renew()
+        assert await listening.hears()
+
+
+async def test_a_membership_that_is_not_renewed_lapses(listening: Listening) -> None:
+    """Or nobody would notice if the test above tested nothing."""
+    async with asyncio.timeout(LIMIT):
+        while await listening.hears():
+            await listening.subscriptions.renew()
+
+
+async def test_a_membership_that_lapsed_is_renewed_when_it_is_doubted(listening: Listening) -> None:
+    async with asyncio.timeout(LIMIT):
+        while await listening.hears():
+            pass
+    listening.subscriptions.doubt(listening.session_id)
+    await listening.subscriptions.renew()
+    assert await listening.hears()
+
+
+async def test_a_worker_that_started_before_redis_hears_when_redis_is_there(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", worker_layer.logger.name)
+    monkeypatch.setattr(worker_layer, "RETRY_PAUSE", 0.05)
+    redis_server.stop()
+    layer = RedisPubSubChannelLayer(hosts=[redis_server.url], prefix=uuid4().hex)
+    wanted: list[UUID] = []
+    consumer = WakeupConsumer.as_asgi(wanted=wanted.append, work=lambda *_: None)
+    worker = LayerWorker(consumer, ["channel"], layer)
+    task = asyncio.create_task(worker.handle())
+    try:
+        async with asyncio.timeout(LIMIT):
+            while "Listening to channel" not in caplog.text:  # noqa: ASYNC110 - it only logs that it failed
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(redis_server.start)
+            while not wanted:
+                await layer.send("channel", {"type": "session.wanted", "session": uuid4().hex})
+                await asyncio.sleep(0.05)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        worker.close()
+        await layer.flush()
