@@ -38,6 +38,7 @@ from django.utils import timezone
 
 from ohsessions.core.clock import Clock
 from ohsessions.core.errors import OhSessionsError, Unavailable
+from ohsessions.core.outages import Outage
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -53,6 +54,8 @@ LOCK_POLL = 0.005
 """Seconds until items whose rows are locked are tried again, if nothing else is to be written."""
 LOCK_PATIENCE = 5.0
 """Seconds after which an item whose row stays locked is given up."""
+CLOSE_LIMIT = 5.0
+"""Seconds that the threads get at the end for what is in line."""
 MAX_IDLE = 5.0
 """Seconds without use after which a connection is tried before it is relied on."""
 
@@ -65,6 +68,7 @@ LATER: Final = Later.LATER
 """What a Commit gives for an item that it could not write yet: the item stays in its place in line."""
 
 _clock: Clock | None = None
+_outage = Outage(logger, "The database", "db")
 
 
 def database_now() -> datetime:
@@ -138,9 +142,10 @@ class _Lane:
             self._stopping = True
             self._ready.notify_all()
 
-    def join(self) -> None:
+    def join(self, until: float) -> None:
+        """Waits for their end, to this monotonic time at most: they are daemons, and one may hang."""
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
         used = time.monotonic()
@@ -222,17 +227,29 @@ def _guarded(function: Callable[[], T], tries: int = 1) -> T:
     while True:
         tries -= 1
         try:
-            return function()
+            result = function()
+            _outage.worked()
+            return result
         except (OperationalError, InterfaceError) as error:
+            lost = means_lost_connection(error)
             connections.close_all()
             if tries == 0:
-                logger.warning("The database fails: %s", type(error).__name__, extra={"verb": "db_lost"})
+                _tell(error, lost)
                 raise Unavailable from error
         except Exception as error:
             if not means_lost_connection(error):
                 raise
             if tries == 0:
+                _tell(error, True)
                 raise Unavailable from error
+
+
+def _tell(error: Exception, lost: bool) -> None:
+    """An outage is told once. What else failed (a lock that was not to be had, …) is told each time."""
+    if lost:
+        _outage.failed(f"{type(error).__name__}. What can wait is tried again.")
+    else:
+        logger.warning("A transaction failed: %s", type(error).__name__, extra={"verb": "db_failed"})
 
 
 def _run_call(call: _Call, tries: int) -> None:
@@ -273,12 +290,18 @@ def _settle(item: _Item, result: Any) -> bool:
     return True
 
 
-async def _outcome(future: Future[T]) -> T:
-    """Waits for a unit of work, which ends whatever becomes of the task that wanted it."""
+async def _outcome(future: Future[T], limit: float | None = None) -> T:
+    """Waits for a unit of work, which ends whatever becomes of the task that wanted it.
+
+    After `limit` seconds raises Unavailable; what has not begun by then will not be done.
+    """
     waited = asyncio.wrap_future(future)
     # Where that task is cancelled nobody takes the error, and there is nobody left to tell.
     waited.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return await asyncio.shield(waited)
+    if not (await asyncio.wait([waited], timeout=limit))[0]:
+        future.cancel()
+        raise Unavailable
+    return waited.result()
 
 
 class Database:
@@ -299,25 +322,40 @@ class Database:
         is not known whether a transaction was committed."""
         return await self._call(self._lifecycle, False, lambda: function(*args, **kwargs))
 
+    async def write_within(
+        self, limit: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `write`, for somebody who wants an answer: raises Unavailable after so many seconds, also if the
+        database neither answers nor refuses. What has not begun by then will not be done."""
+        return await _outcome(self._lifecycle.put(_Call(lambda: function(*args, **kwargs))), limit)
+
     async def write_urgently(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `write`, before everything that waits: heartbeats."""
         return await self._call(self._writer, True, lambda: function(*args, **kwargs))
 
-    async def write_gathered(self, commit: Commit, value: Any) -> Any:
+    async def write_gathered(self, commit: Commit, value: Any, limit: float | None = None) -> Any:
         """Has `commit` write this value together with others that have gathered; gives its own result.
 
-        The place in line is taken before the first await: values of one caller keep their order.
+        The place in line is taken before the first await: values of one caller keep their order. `limit`: as
+        for `write_within`.
         """
-        return await _outcome(self._writer.put(_Item(commit, value)))
+        return await _outcome(self._writer.put(_Item(commit, value)), limit)
 
     @staticmethod
     async def _call(lane: _Lane, urgent: bool, function: Callable[[], T]) -> T:
         return await _outcome(lane.put(_Call(function), urgent=urgent))
 
     async def close(self) -> None:
-        """Ends all threads, after what is in line, and their connections."""
+        """Ends all threads, after what is in line, and their connections; within about CLOSE_LIMIT."""
+        await asyncio.to_thread(self._end)
+
+    def _end(self) -> None:
         lanes = {self._writer, self._lifecycle, self._readers}
         for lane in lanes:
             lane.stop()
+        until = time.monotonic() + CLOSE_LIMIT
         for lane in lanes:
-            await asyncio.to_thread(lane.join)
+            lane.join(until)
+        if connection.vendor == "postgresql":
+            # Else the interpreter does at its end, which may take 5 s for each of the pool's threads.
+            connection.close_pool()  # type: ignore[attr-defined]

@@ -132,6 +132,11 @@ class Membership:
             await self._register()
 
     @property
+    def is_held(self) -> bool:
+        """Whether it may hold anything. Not from a lease that ended on, until it has joined anew."""
+        return self._held
+
+    @property
     def confirmed_at(self) -> float:
         """The monotonic time at which the last confirmed renewal was sent."""
         return self._confirmed

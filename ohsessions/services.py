@@ -21,6 +21,8 @@ from ohsessions.wakeups import Wakeups
 P = ParamSpec("P")
 T = TypeVar("T")
 
+ANSWER_LIMIT = 10.0
+"""Seconds that a client waits for a database which neither answers nor refuses; then it is told 503."""
 RETRY_PAUSE = 0.5
 """Seconds between two tries while the database is away."""
 
@@ -35,6 +37,10 @@ class Services:
     async def change(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs one transaction of lifecycle. Announcing its Change is the caller's (see `announce`)."""
         return await self.database.write(function, *args, **kwargs)
+
+    async def change_soon(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `change`, for a client, who is to be answered within ANSWER_LIMIT."""
+        return await self.database.write_within(ANSWER_LIMIT, function, *args, **kwargs)
 
     async def change_patiently(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `change`, again and again while the database is away."""
@@ -53,9 +59,11 @@ class Services:
     async def append(self, append: Append) -> Appended:
         """Stores events (see journal.commit_appends) and wakes whom they concern.
 
-        Its place in line is taken before the first await. Raises StaleEpoch or WireError: nothing is stored.
+        Its place in line is taken before the first await. Raises StaleEpoch or WireError: nothing is stored;
+        or Unavailable: nobody knows. A client's (`epoch` is None) is answered within ANSWER_LIMIT.
         """
-        done: Appended = await self.database.write_gathered(journal.commit_appends, append)
+        limit = ANSWER_LIMIT if append.epoch is None else None
+        done: Appended = await self.database.write_gathered(journal.commit_appends, append, limit)
         if done.stored:
             await self.wakeups.events(append.session_id, done.stored, done.stored[-1][0])
         if append.epoch is None and append.events:

@@ -3,6 +3,11 @@
 import logging
 
 
+def is_no_probe(record: logging.LogRecord) -> bool:
+    """Django logs each answer of 503; those of /readyz come each second, and ohsessions.health tells once."""
+    return getattr(getattr(record, "request", None), "path", None) != "/readyz"
+
+
 class LineFormatter(logging.Formatter):
     """A traceback, too, stays on the line of its record."""
 

@@ -14,6 +14,7 @@ import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
 from ohsessions.conf import Settings
+from project.logs import is_no_probe
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
@@ -168,7 +169,14 @@ def read_database() -> dict[str, Any]:
     elif database["ENGINE"].endswith("postgresql"):
         # Nobody waits for a lock, or holds one idly, for longer than it takes to be declared gone.
         lease = float(OHSESSIONS.get("LEASE_TTL", Settings.LEASE_TTL))
-        options.setdefault("pool", {"min_size": 1, "max_size": 16, "timeout": 10})
+        options.setdefault("pool", {"min_size": 1, "max_size": 16, "timeout": 5, "reconnect_timeout": 5})
+        # A host that vanished says nothing: by default a connection to it lasts for a quarter of an hour, or
+        # for ever, and making one takes two minutes.
+        options.setdefault("connect_timeout", 3)
+        options.setdefault("tcp_user_timeout", round(lease * 1000))
+        options.setdefault("keepalives_idle", 5)
+        options.setdefault("keepalives_interval", 2)
+        options.setdefault("keepalives_count", 3)
         options.setdefault(
             "options",
             f"-c lock_timeout={lease * 500:.0f} -c idle_in_transaction_session_timeout={lease * 800:.0f}",
@@ -209,12 +217,16 @@ LOGGING = {
             "format": "{asctime} {levelname} {name}: {message}",
         }
     },
+    "filters": {"no_probes": {"()": "django.utils.log.CallbackFilter", "callback": is_no_probe}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {
         "ohsessions": {"level": LOG_LEVEL},
         # It logs a traceback per message that it cannot receive; ohsessions says once that Redis is gone.
         "channels_redis": {"level": "CRITICAL"},
+        # The same of the database: it logs each try to connect, and each connection that it gives up.
+        "psycopg.pool": {"level": "ERROR"},
         "django": {"handlers": [], "level": "INFO", "propagate": True},
+        "django.request": {"filters": ["no_probes"]},
     },
 }

@@ -155,8 +155,9 @@ class Client:
             attach = partial(lifecycle.attach, session_id=wanted)
         self.changing = True
         try:
+            self._gateway.check_joined()
             here = describe(self.socket, self._user, self._gateway.process_id, self._connected_at)
-            attached = await self._services.change(attach, here, init)
+            attached = await self._services.change_soon(attach, here, init)
             async with self._gateway.pump(attached.change.session_id) as pump:
                 self._attached(init, attached, pump, ack)
         finally:
@@ -212,7 +213,7 @@ class Client:
         assert session_id is not None
         self.changing = True
         try:
-            change = await self._services.change(lifecycle.detach, self.sid, "left", leave=True)
+            change = await self._services.change_soon(lifecycle.detach, self.sid, "left", leave=True)
             self.forget_session()
         finally:
             self.changing = False
@@ -226,7 +227,7 @@ class Client:
             raise WireError(403, "role", "Only its owner may close a session.")
         assert self.session_id is not None
         by = self._user.get_username() or "its owner"
-        change = await self._services.change(lifecycle.close, self.session_id, by=by)
+        change = await self._services.change_soon(lifecycle.close, self.session_id, by=by)
         if ack is not None:
             ack({"status": "ok"})
         await self._services.announce(change)

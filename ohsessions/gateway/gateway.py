@@ -68,6 +68,12 @@ class Gateway:
     def process_id(self) -> UUID:
         return self._membership.process_id
 
+    def check_joined(self) -> None:
+        """Raises Unavailable while its lease is over: what were attached now would be ended when it joins
+        anew, under another id."""
+        if not self._membership.is_held:
+            raise Unavailable
+
     # What its membership asks
 
     def load(self) -> int:
@@ -109,16 +115,20 @@ class Gateway:
         sessions = {client.session_id for client in self.clients.values() if client.session_id is not None}
         await self._send_away(list(self.clients.values()))
         try:
-            await self.services.change(leases.begin_drain, self.process_id)
-            for session_id in sessions:
-                written_off = self.services.change(lifecycle.write_off, session_id, self.process_id, reason)
-                await self.services.announce(await written_off)
+            self.check_joined()
+            await self.services.change_soon(leases.begin_drain, self.process_id)
+            # Each takes about a round trip; together they keep the database's threads busy.
+            await asyncio.gather(*(self._write_off(session_id, reason) for session_id in sessions))
             await self._end_tasks()
             await self._membership.leave()
         except Unavailable:
             # The others notice, LEASE_TTL later, that this process is gone.
             logger.warning("Stopped without a database to write it to", extra={"verb": "stopped_unheard"})
             await self._end_tasks()
+
+    async def _write_off(self, session_id: UUID, reason: str) -> None:
+        change = await self.services.change(lifecycle.write_off, session_id, self.process_id, reason)
+        await self.services.announce(change)
 
     async def _send_away(self, clients: list[Client]) -> None:
         """In batches, each client with a time of its own for coming back: the others get them one by one."""

@@ -236,16 +236,18 @@ class SessionWorker:
         self._stopping = True
         process_id = self._membership.process_id
         with contextlib.suppress(Unavailable):
-            await self._services.change(leases.begin_drain, process_id)
+            await self._services.change_soon(leases.begin_drain, process_id)
         await asyncio.gather(*(self._drain(host, reason) for host in self._hosted))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._hosted.cut_off()  # what was being claimed when the drain began
-        with contextlib.suppress(Unavailable):
-            for session_id in await self._services.database.read(lifecycle.owned_by, process_id):
-                await self._give_back(session_id, reason)
-        await self._membership.leave()
+        # A database that hangs must not keep it from ending: the others notice, LEASE_TTL later.
+        with contextlib.suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(GRACE):
+                for session_id in await self._services.database.read(lifecycle.owned_by, process_id):
+                    await self._give_back(session_id, reason)
+                await self._membership.leave()
 
     async def _drain(self, host: SessionHost, reason: str) -> None:
         task = self._hosted.task(host)

@@ -317,3 +317,55 @@ async def test_a_write_whose_transaction_idled_too_long_is_repeated_and_no_error
     done = await made.write_gathered(commit_appends, Append(session_id, [action()]))
     assert idled
     assert done.numbers == [0]
+
+
+async def test_who_waits_for_an_answer_gets_one_while_the_database_hangs(made: Database):
+    """What is under way goes on, and nobody knows how it ends; what has not begun is not done any more."""
+    done: list[str] = []
+
+    def commit(values: list[str]) -> list[None]:
+        done.extend(values)
+        return [None for _ in values]
+
+    async with busy(made):
+        with pytest.raises(Unavailable):
+            await made.write_gathered(commit, "given up", 0.05)
+    assert await made.write_gathered(commit, "written", LIMIT) is None
+    assert done == ["written"]
+    begun, release = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        release.wait(LIMIT)
+        done.append("late")
+
+    with pytest.raises(Unavailable):
+        await made.write_within(0.05, hang)
+    assert await asyncio.to_thread(begun.wait, LIMIT)
+    release.set()
+    await made.close()
+    assert done == ["written", "late"]
+
+
+async def test_the_end_does_not_wait_for_a_database_that_hangs(database: str, monkeypatch):
+    monkeypatch.setattr(threads, "CLOSE_LIMIT", 0.05)
+    made = Database()
+    async with busy(made):
+        async with asyncio.timeout(LIMIT):
+            await made.close()
+
+
+async def test_an_outage_is_told_once_whatever_fails_in_it(made: Database, database: str, caplog):
+    if database == "sqlite":
+        pytest.skip("it has no connection to lose")
+    caplog.set_level("INFO", threads.logger.name)
+
+    def lose() -> None:
+        connection.close()
+        raise OperationalError("server closed the connection unexpectedly")
+
+    for method in (made.read, made.write, made.write_urgently):
+        with pytest.raises(Unavailable):
+            await method(lose)
+    await made.read(lambda: None)
+    assert [record.verb for record in caplog.records] == ["db_lost", "db_back"]

@@ -79,8 +79,8 @@ class ForgetfulServices(Services):
     after_attach: Callable[[UUID], Awaitable[None]] | None = None
     """Is awaited after an attach was committed, before anybody knows of it."""
 
-    async def change(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        done = await super().change(function, *args, **kwargs)
+    async def change_soon(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        done = await super().change_soon(function, *args, **kwargs)
         if getattr(function, "func", function) in (lifecycle.attach, lifecycle.open_session):
             if self.lost:
                 self.lost -= 1
@@ -204,6 +204,20 @@ async def test_who_never_sends_init_is_disconnected(
     (notice,) = [payload for name, payload in silent.sent if name == "oh_notice"]
     assert (notice["notice"], notice["reason"]) == ("disconnecting", "unattached")
     assert socket.ended is None, "who said leave may stay"
+
+
+async def test_nobody_is_attached_by_a_gateway_whose_lease_is_over(gateway: Gateway) -> None:
+    """It would be under an id that the gateway gives up, and so be ended at once."""
+    client, socket = await connect(gateway)
+    old = gateway.process_id
+    await gateway._membership._let_go("the test says so")
+    assert socket.ended is not None
+    client, socket = await connect(gateway)
+    assert (await ask(client, action="initialize"))["reason"] == "unavailable"
+    assert not await gateway.services.database.read(Session.objects.count)
+    await gateway._membership.renew()
+    assert gateway.process_id != old
+    assert (await ask(client, action="initialize"))["status"] == "ok"
 
 
 async def test_who_attaches_while_the_database_is_away_is_told_by_notice_and_stays(gateway: Gateway) -> None:

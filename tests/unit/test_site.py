@@ -89,6 +89,18 @@ def test_postgresql_waits_for_no_lock_longer_than_a_lease(site: Site):
     assert options == "-c lock_timeout=2000 -c idle_in_transaction_session_timeout=3200"
 
 
+def test_a_database_whose_host_vanished_is_given_up_within_a_lease(site: Site):
+    """Without limits of its own a connection waits a quarter of an hour, or for ever."""
+    settings = site.settings(
+        DJANGO_SECRET_KEY="x", DATABASE_URL="postgresql://u@127.0.0.1/name", OHSESSIONS_LEASE_TTL="12"
+    )
+    options = settings["DATABASES"]["default"]["OPTIONS"]
+    assert options["tcp_user_timeout"] == 12_000
+    probing = options["keepalives_idle"] + options["keepalives_count"] * options["keepalives_interval"]
+    assert probing <= 12
+    assert options["connect_timeout"] + options["pool"]["timeout"] < 12
+
+
 def test_redis_makes_the_layer_a_shared_one(site: Site):
     settings = site.settings(DJANGO_SECRET_KEY="x", REDIS_URL="redis://127.0.0.1:1/0")
     (host,) = settings["CHANNEL_LAYERS"]["default"]["CONFIG"]["hosts"]
