@@ -61,6 +61,8 @@ class Gateway:
         self._membership = Membership(services, Process.Kind.GATEWAY, self)
         self._reaper = Reaper(services, lambda: self.process_id, on_drain=self._asked_to_drain)
         self._stopping = False
+        self._written_off: set[str] = set()
+        """The connections that `stop` ends, all of a session in one transaction."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._background: list[asyncio.Task[None]] = []
 
@@ -112,7 +114,9 @@ class Gateway:
         """Tells its clients to go elsewhere, and writes their connections off itself: daphne may call no
         disconnect handler when it stops."""
         self._stopping = True
-        sessions = {client.session_id for client in self.clients.values() if client.session_id is not None}
+        attached = [client for client in self.clients.values() if client.session_id is not None]
+        self._written_off = {client.sid for client in attached}
+        sessions = {client.session_id for client in attached if client.session_id is not None}
         await self._send_away(list(self.clients.values()))
         try:
             self.check_joined()
@@ -178,6 +182,8 @@ class Gateway:
 
     def detach_later(self, client: Client, reason: str) -> None:
         """Ends a connection's row in a task of the process, however long the database is away."""
+        if client.sid in self._written_off:
+            return
         job = self._detach(client.sid, client.session_id, reason, client.cursor)
         self.spawn(job, f"detach {client.sid}")
 
