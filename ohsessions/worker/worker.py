@@ -123,7 +123,6 @@ class SessionWorker:
             finally:
                 listening.cancel()
                 await asyncio.gather(listening, return_exceptions=True)
-                worker.close()
 
     def _on_wanted(self, session_id: UUID) -> None:
         self._something_wanted.set()

@@ -15,6 +15,7 @@ from ohsessions import lifecycle, wakeups
 from ohsessions.journal import Append
 from ohsessions.services import Services
 from ohsessions.wakeups import PROBE_GROUP, WORK_CHANNEL, Wakeups, session_group, worker_channel
+from ohsessions.worker.layer import LayerWorker, WakeupConsumer
 from tests.integration.world import World, action, observation, session
 
 LIMIT = 20.0
@@ -191,3 +192,20 @@ async def test_without_a_layer_nothing_is_sent_and_nothing_raises(settings):
         await Wakeups().presence(UUID(int=1))
     finally:
         channel_layers.backends.clear()
+
+
+async def test_who_listens_no_longer_leaves_no_task() -> None:
+    """A worker that is registered anew listens anew, under another id."""
+    before = asyncio.all_tasks()
+    heard = asyncio.Event()
+    consumer = WakeupConsumer.as_asgi(
+        wanted=lambda session_id: heard.set(), work=lambda session_id, epoch: None
+    )
+    layer = InMemoryChannelLayer()
+    listening = asyncio.create_task(LayerWorker(consumer, [WORK_CHANNEL, "other"], layer).handle())
+    await layer.send(WORK_CHANNEL, {"type": "session.wanted", "session": UUID(int=1).hex})
+    async with asyncio.timeout(LIMIT):
+        await heard.wait()
+    listening.cancel()
+    await asyncio.wait([listening], timeout=LIMIT)
+    assert asyncio.all_tasks() == before
