@@ -1,8 +1,12 @@
-"""The directory in which a runtime and its bash meet: commands go in, reports come out.
+"""The files in which a runtime and its bash meet: commands go in, reports come out.
 
 Commands are read from a file, since a bash needs 10 s to parse a quoted word of 3 MB and 20 ms to read it.
-Reports come through a named pipe that bash opens anew for each: no open file that a command could inherit,
-write to or close, and no mark in the output that a background job could break or a command could print.
+Reports come through a pipe that bash opens anew for each: no open file that a command could inherit, write
+to or close, and no mark in the output that a background job could break or a command could print.
+
+All of them are open files of this process and in no directory: bash opens them by way of /proc/<pid>/fd. So
+whatever becomes of this process, nothing of them is left. The kernel allows it to processes of the same user
+(proc(5), ptrace(2)), unless this one changed its user since its program was started.
 """
 
 from __future__ import annotations
@@ -10,11 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shlex
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from ohsessions.runtimes.shell_state import REPORT_END, REPORT_SCRIPT, Report
 
@@ -33,32 +33,29 @@ _RUN_SCRIPT = """builtin eval -- "${__ohsessions_command[__ohsessions_index]}" 2
 
 
 class Exchange:
-    """The directory, until `close`. `report` is called for each report; what is none is passed over."""
+    """The files, until `close`. `report` is called for each report; what is none is passed over."""
 
     def __init__(self, report: Callable[[Report], None]) -> None:
         self._report = report
         self._data = bytearray()
         self._overflown = False
-        self.directory = Path(tempfile.mkdtemp(prefix="ohsessions-shell-"))
-        self._commands = self.directory / "commands"
-        self._run = self.directory / "run"
-        self._run.write_text(_RUN_SCRIPT)
-        self._reports = self.directory / "reports"
-        os.mkfifo(self._reports, 0o600)
-        # Open for writing too, so that it has no end when bash closes it.
-        self._descriptor = os.open(self._reports, os.O_RDWR | os.O_NONBLOCK)
+        self._commands = os.memfd_create("ohsessions-commands")
+        self._run = os.memfd_create("ohsessions-run")
+        _replace(self._run, _RUN_SCRIPT.encode())
+        # We keep an end for writing too, so that there is no end of file when bash closes its own.
+        self._reports, self._unused = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._descriptor, self._read)
+        self._loop.add_reader(self._reports, self._read)
 
     def close(self) -> None:
-        self._loop.remove_reader(self._descriptor)
-        os.close(self._descriptor)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self._loop.remove_reader(self._reports)
+        for descriptor in (self._commands, self._run, self._reports, self._unused):
+            os.close(descriptor)
 
     def definitions(self) -> str:
         """The functions that the lines below call, for bash to read first."""
-        report = REPORT_SCRIPT.replace("REPORTS", shlex.quote(str(self._reports)))
-        return report + _LOAD_SCRIPT.replace("COMMANDS", shlex.quote(str(self._commands)))
+        report = REPORT_SCRIPT.replace("REPORTS", _path(self._reports))
+        return report + _LOAD_SCRIPT.replace("COMMANDS", _path(self._commands))
 
     def run_lines(self, commands: Iterable[str], *, status: int = 0, output: str = "") -> str:
         """Lines that have bash run the commands, each at its top level; `status` is their first `$?`.
@@ -66,16 +63,16 @@ class Exchange:
         `output` is where it goes, as bash writes it, if not to bash's own.
         """
         texts = [command.replace("\0", "") for command in commands]
-        self._commands.write_bytes(b"".join(text.encode(errors="replace") + b"\0" for text in texts))
+        _replace(self._commands, b"".join(text.encode(errors="replace") + b"\0" for text in texts))
         prefix = f"__ohsessions_status {status} || " if status else ""
-        run = f"{prefix}\\builtin \\. {shlex.quote(str(self._run))} </dev/null {output}"
+        run = f"{prefix}\\builtin \\. {_path(self._run)} </dev/null {output}"
         lines = [f"__ohsessions_index={index}\n{run}" for index in range(len(texts))]
         return "\n".join(["__ohsessions_load", *lines, ""])
 
     @property
     def is_empty(self) -> bool:
         """Whether bash has taken the commands."""
-        return self._commands.stat().st_size == 0
+        return os.fstat(self._commands).st_size == 0
 
     @staticmethod
     def report_line(number: int, status: str) -> str:
@@ -84,7 +81,7 @@ class Exchange:
 
     def _read(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            self._data += os.read(self._descriptor, 65536)
+            self._data += os.read(self._reports, 65536)
         while True:
             body, end, rest = self._data.partition(REPORT_END)
             if not end:
@@ -97,3 +94,15 @@ class Exchange:
             self._overflown = True
         if self._overflown:
             del self._data[HEAD_BYTES : -len(REPORT_END)]
+
+
+def _path(descriptor: int) -> str:
+    """Where another process of this user finds an open file of ours."""
+    return f"/proc/{os.getpid()}/fd/{descriptor}"
+
+
+def _replace(descriptor: int, data: bytes) -> None:
+    with open(descriptor, "r+b", closefd=False) as file:
+        file.seek(0)
+        file.write(data)
+        file.truncate()

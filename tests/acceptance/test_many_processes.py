@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
+from ohsessions.core.watchdog import descendants
+from ohsessions.leases import start_time
 from tests.acceptance.cluster import Cluster
 from tests.acceptance.site import Client
 from tests.requirements import RedisServer, wait_until
@@ -74,6 +77,25 @@ async def test_a_killed_workers_session_goes_on_elsewhere(make_cluster: Make, co
     acknowledged = await client.act("run", {"command": "pwd; echo $A"})
     assert await client.output(acknowledged["id"]) == ("/tmp\n7\n", 0)
     assert client.numbers == list(range(len(client.numbers)))
+
+
+async def test_nothing_is_left_of_a_shell_whose_worker_was_killed(
+    make_cluster: Make, connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    cluster = make_cluster(workers=1)
+    client = await connect(cluster.gateways[0])
+    await client.initialize("shell")
+    acknowledged = await client.act("run", {"command": "sleep 1000 & setsid sleep 1000 & echo started"})
+    assert await client.output(acknowledged["id"]) == ("started\n", 0)
+    (worker,) = cluster.workers
+    below = {pid: start_time(pid) for pid in descendants(worker.pid)}
+    assert len(below) >= 4, "a watchdog, a bash and what that started"
+    worker.end(signal.SIGKILL)
+    wait_until(lambda: not any(at and start_time(pid) == at for pid, at in below.items()), "their end")
+    assert list(temporary.iterdir()) == []
 
 
 async def test_a_killed_gateways_connections_end_and_its_session_is_passivated(
