@@ -154,6 +154,7 @@ class Gateway:
             for task in late:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        await self._subscriptions.end()
 
     def spawn(self, job: Coroutine[Any, Any, Any], name: str) -> None:
         """Runs something that no client waits for; its failure is logged."""

@@ -75,6 +75,17 @@ class Subscriptions:
             if not left:
                 return
 
+    async def end(self) -> None:
+        """Leaves all groups for good, in LAYER_TIMEOUT: the layers of Redis would keep them for a day."""
+        channel, self._channel = self._channel, None
+        try:
+            async with asyncio.timeout(LAYER_TIMEOUT):
+                for session_id in list(self._since):
+                    await self._layer.group_discard(session_group(session_id), channel)
+        except Exception as error:
+            logger.debug("Groups are left to lapse: %r", error)
+        self._since.clear()
+
     async def listen(self) -> None:
         """Listens for ever."""
         while True:

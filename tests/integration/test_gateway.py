@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from channels.layers import InMemoryChannelLayer
+from channels.layers import InMemoryChannelLayer, get_channel_layer
 
 from ohsessions import lifecycle
 from ohsessions.core.clock import FakeClock
@@ -349,6 +349,18 @@ async def test_groups_that_nobody_wants_are_left_and_joined_again_when_wanted(li
     wanted[one] = None
     assert await subscriptions.try_subscribe(one)
     assert await hears(layer, one, heard)
+
+
+async def test_a_gateway_that_stops_leaves_its_groups_for_good(gateway: Gateway) -> None:
+    layer: Any = get_channel_layer()
+    _, first = await connect(gateway)
+    await ask(gateway.clients[first.sid], action="initialize")
+    assert layer.groups
+    await gateway.stop("the test wants it")
+    assert not layer.groups
+    _, late = await connect(gateway)
+    await ask(gateway.clients[late.sid], action="initialize")
+    assert not layer.groups
 
 
 async def test_a_layer_that_fails_while_it_is_listened_to_is_listened_to_again(listening: Any) -> None:
