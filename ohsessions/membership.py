@@ -141,6 +141,10 @@ class Membership:
         """The monotonic time at which the last confirmed renewal was sent."""
         return self._confirmed
 
+    def holds(self, process_id: UUID) -> bool:
+        """Whether it goes by this id, and what it does under it may rely on the lease."""
+        return self._held and self.process_id == process_id and self._left() > 0
+
     def _left(self) -> float:
         """Seconds for which the lease may still be relied on."""
         return self._confirmed + HOLD * conf.LEASE_TTL - self._clock.monotonic()

@@ -171,7 +171,8 @@ class SessionWorker:
             process_id = self._membership.process_id
             load = len(self._hosted) + len(self._claiming) - 1
             won = await self._services.change(lifecycle.claim, session_id, process_id, load)
-            if won is None:
+            if won is None or not self._membership.holds(process_id):
+                # The answer may come when the lease is over, and others may own the session by then.
                 return
             claimed, change = won
             self._hosted.add(claimed, self._membership.confirmed_at)

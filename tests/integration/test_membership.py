@@ -12,8 +12,9 @@ import pytest
 from django.db import OperationalError
 
 from ohsessions import leases, lifecycle
+from ohsessions.conf import conf
 from ohsessions.core.clock import FakeClock
-from ohsessions.membership import Membership, Reaper
+from ohsessions.membership import HOLD, Membership, Reaper
 from ohsessions.models import Process
 from ohsessions.services import Services
 from tests.integration.world import World, session, sids
@@ -102,11 +103,20 @@ async def test_who_was_declared_gone_lets_go_and_joins_under_a_new_id(services, 
     await membership.renew()
     assert holder.told == ["lost"]
     assert membership.process_id != before
+    assert not membership.holds(before)
+    assert membership.holds(membership.process_id)
     async with asyncio.timeout(LIMIT):
         await rejoined
     await membership.renew()
     assert holder.told == ["lost", "renewed"]
     assert (await row(services, before)).state == "gone"
+
+
+async def test_nothing_relies_on_a_lease_that_has_run_out(membership, clock):
+    clock.advance(HOLD * conf.LEASE_TTL - 0.01)
+    assert membership.holds(membership.process_id)
+    clock.advance(0.01)
+    assert not membership.holds(membership.process_id)
 
 
 async def test_it_lets_go_before_others_may_take_over(outage, membership, holder, clock):
