@@ -28,10 +28,10 @@ RETRY_PAUSE = 0.5
 
 
 class Services:
-    """Made inside the event loop that it serves; `close` it at the end."""
+    """Made inside the event loop that it serves; `close` it at the end, which closes the database too."""
 
-    def __init__(self) -> None:
-        self.database = Database()
+    def __init__(self, database: Database | None = None) -> None:
+        self.database = database or Database()
         self.wakeups = Wakeups()
 
     async def change(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

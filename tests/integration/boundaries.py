@@ -1,0 +1,379 @@
+"""A gateway and two workers in one event loop, which can be stopped at any one of their transactions."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar
+from uuid import UUID, uuid4
+
+from channels.layers import get_channel_layer
+
+from ohsessions.core.clock import FakeClock
+from ohsessions.core.errors import Unavailable
+from ohsessions.core.runtime import JSON, Action, Runtime
+from ohsessions.database import Database
+from ohsessions.gateway.gateway import Gateway
+from ohsessions.models import Session
+from ohsessions.services import Services
+from ohsessions.socketio import SocketIOConsumer, SocketIOServer
+from ohsessions.worker.worker import SessionWorker
+
+LIMIT = 10.0
+UNHURRIED = 0.2
+"""Seconds after which somebody who has not come to an end is waiting for the transaction that is stopped."""
+LARGE = "x" * 70_000
+"""A snapshot that has this in it is a file."""
+
+SURROUNDINGS = frozenset({"register", "renew", "living", "mark_gone", "begin_drain", "gone_with_leftovers"})
+"""What every process does all the time, whatever becomes of a session."""
+PERIODIC = frozenset({"due", "wanted", "owned_by", "strays", "_connections", "_heads", "presence"})
+"""What is read again and again: the first time in a scenario stands for all."""
+
+
+async def until(true: Callable[[], Any], what: Callable[[], Any] | str) -> None:
+    """Waits until what a function gives, or what it gives awaited, is true."""
+    try:
+        async with asyncio.timeout(LIMIT):
+            while True:
+                found = true()
+                if await found if inspect.isawaitable(found) else found:
+                    return
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"did not come true: {what if isinstance(what, str) else what()}") from None
+
+
+# Transactions
+
+
+class When(Enum):
+    BEFORE = "before"
+    """It stops before its transaction …"""
+    AFTER = "after"
+    """… or after the commit, before anybody knows of it."""
+    REFUSED = "refused"
+    """The database is away."""
+    LOST = "lost"
+    """The database goes away after the commit, before it has answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """The `occurrence`-th call, from 0, of a function of lifecycle or journal."""
+
+    name: str
+    occurrence: int
+
+
+class GatedDatabase(Database):
+    """Stops one caller at a boundary, until `opened`; all others pass. Notes the boundaries it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arm()
+
+    def arm(self, boundary: Boundary | None = None, when: When = When.BEFORE) -> None:
+        """From now on counts anew, and stops at this boundary."""
+        self._at, self._when = boundary, when
+        self._counts: Counter[str] = Counter()
+        self.seen: list[Boundary] = []
+        self.reached, self.opened = asyncio.Event(), asyncio.Event()
+
+    async def look(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Reads for the test itself, which nothing stops."""
+        return await super().read(function, *args)
+
+    async def read(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        return await self._pass(function, lambda: Database.read(self, function, *args, **kwargs))
+
+    async def write(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        return await self._pass(function, lambda: Database.write(self, function, *args, **kwargs))
+
+    async def write_gathered(self, commit: Any, value: Any) -> Any:
+        return await self._pass(commit, lambda: Database.write_gathered(self, commit, value))
+
+    async def _pass(self, function: Any, transaction: Callable[[], Awaitable[Any]]) -> Any:
+        name = getattr(function, "func", function).__name__
+        boundary = Boundary(name, self._counts[name])
+        self._counts[name] += 1
+        if name not in SURROUNDINGS and not (name in PERIODIC and boundary.occurrence):
+            self.seen.append(boundary)
+        if boundary != self._at:
+            return await transaction()
+        if self._when is When.REFUSED:
+            self.reached.set()
+            raise Unavailable
+        if self._when is When.BEFORE:
+            await self._stop()
+        done = await transaction()
+        if self._when is When.AFTER:
+            await self._stop()
+        if self._when is When.LOST:
+            self.reached.set()
+            raise Unavailable
+        return done
+
+    async def _stop(self) -> None:
+        self.reached.set()
+        async with asyncio.timeout(LIMIT):
+            await self.opened.wait()
+
+
+# What runs
+
+
+class Counted(Runtime):
+    """Answers each action, has a snapshot that is a file, and notes how it was treated."""
+
+    lives: ClassVar[list[Counted]] = []
+    released: ClassVar[asyncio.Event]
+    """What `wait` waits for: an interrupt, or the end of the test."""
+
+    def __init__(self, context: Any, **options: Any) -> None:
+        super().__init__(context, **options)
+        self.notes: list[str] = []
+        self.alone = True
+        self.handled: list[int] = []
+        self.lives.append(self)
+
+    @property
+    def alive(self) -> bool:
+        return self.notes == ["start"]
+
+    async def start(self, snapshot: JSON) -> None:
+        others = [one for one in self.lives if one.context.session_id == self.context.session_id]
+        self.alone = not any(one.alive for one in others)
+        self.notes.append("start")
+        assert snapshot is None or snapshot["text"] == LARGE
+
+    async def handle(self, action: Action) -> None:
+        self.handled.append(action.id)
+        if action.type == "wait":
+            await self.released.wait()
+        self.context.checkpoint({"text": LARGE, "by": action.id})
+        await self.context.emit(observation="answer", content="", cause=action.id)
+
+    async def interrupt(self, action: Action) -> None:
+        self.released.set()
+
+    async def passivate(self) -> JSON:
+        return {"text": LARGE}
+
+    async def close(self) -> None:
+        self.notes.append("close")
+
+
+# Who connects
+
+
+class Visitor:
+    """A client, over a websocket of ASGI. It keeps what it is sent."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._acks = 0
+        self.answers: dict[int, dict[str, Any]] = {}
+        self.streams: list[list[int]] = []
+        """The numbers of the events that came after each first answer."""
+        self.cursors: list[int] = []
+        self.token: str | None = None
+        self.sid = ""
+        self.ended = False
+        self.acknowledged: list[int] = []
+        self.task: asyncio.Task[None] | None = None
+        site.visitors.append(self)
+
+    async def connect(self) -> Visitor:
+        scope = {"type": "websocket", "path": "/socket.io/", "query_string": b"EIO=4&transport=websocket"}
+        scope |= {"headers": [], "client": ("127.0.0.1", 1)}
+        self._incoming.put_nowait({"type": "websocket.connect"})
+        serving = self._site.application(scope, self._incoming.get, self._take)
+        self.task = asyncio.create_task(serving, name="visitor")
+        self._send("40")
+        await until(lambda: self.sid or self.ended, "the answer to CONNECT")
+        return self
+
+    def _send(self, text: str) -> None:
+        self._incoming.put_nowait({"type": "websocket.receive", "text": text})
+
+    async def _take(self, message: dict[str, Any]) -> None:
+        text = message.get("text") or ""
+        if message["type"] == "websocket.close" or text == "1":
+            self.ended = True
+        elif text.startswith("40"):
+            self.sid = json.loads(text[2:])["sid"]
+        elif text.startswith("43"):
+            number, _, answer = text[2:].partition("[")
+            (self.answers[int(number)],) = json.loads("[" + answer)
+        elif text.startswith("42"):
+            name, payload = json.loads(text[2:])
+            if name == "oh_event":
+                self._see(payload)
+
+    def _see(self, payload: dict[str, Any]) -> None:
+        if "token" in payload:
+            self.token = payload["token"]
+            self.streams.append([])
+        elif isinstance(payload.get("id"), int):
+            self.streams[-1].append(payload["id"])
+
+    async def ask(self, action: str, **payload: Any) -> dict[str, Any]:
+        """Gives the acknowledgement, or nothing if the connection ends before it comes.
+
+        As clients do, it asks again while the database is away.
+        """
+        payload.setdefault("client_id", f"the action {uuid4().hex}")
+        while (answer := await self._ask(action, payload)).get("reason") == "unavailable":
+            pass
+        return answer
+
+    async def _ask(self, action: str, payload: dict[str, Any]) -> dict[str, Any]:
+        self._acks += 1
+        number = self._acks
+        self._send(f"42{number}" + json.dumps(["oh_action", {"action": action, **payload}]))
+        await until(lambda: number in self.answers or self.ended, f"the answer to {action}")
+        answer = self.answers.get(number, {})
+        if isinstance(answer.get("id"), int):
+            self.acknowledged.append(answer["id"])
+        return answer
+
+    async def init(self, **payload: Any) -> dict[str, Any]:
+        return await self.ask("initialize", **payload)
+
+    async def settle(self) -> None:
+        """Waits until its session has nothing to do, or it is gone."""
+
+        async def is_settled() -> bool:
+            return self.ended or await self._site.is_settled()
+
+        await until(is_settled, "a session that runs and has nothing to do")
+
+    async def leave(self) -> None:
+        """The socket breaks."""
+        if self.task is None:
+            return
+        self.ended = True
+        self._incoming.put_nowait({"type": "websocket.disconnect", "code": 1006})
+        async with asyncio.timeout(LIMIT):
+            await self.task
+
+    def cancel(self) -> None:
+        """Whatever is being done for it is cancelled, as when a server has no more patience."""
+        for task in asyncio.all_tasks():
+            if self.sid and task.get_name() == f"socket {self.sid}":
+                task.cancel()
+
+
+# All of it
+
+
+class Site:
+    """What runs, from `start` to `stop`."""
+
+    def __init__(self, database: GatedDatabase, clock: FakeClock) -> None:
+        self.database = database
+        self.clock = clock
+        self.services = Services(database)
+        self.gateway = Gateway(self.services)
+        self.workers = [SessionWorker(self.services) for _ in range(2)]
+        self.stopped: list[Any] = []
+        self.visitors: list[Visitor] = []
+        self.server = SocketIOServer(
+            self.gateway.accept, settings=self.gateway.engine_settings, allow_origin=lambda scope: True
+        )
+        self.application = SocketIOConsumer.as_asgi(server=self.server)
+
+    async def start(self) -> None:
+        Counted.lives.clear()
+        Counted.released = asyncio.Event()
+        await get_channel_layer().flush()
+        for process in (self.gateway, *self.workers):
+            await process.start()
+        listeners = 2 * len(self.workers)
+        await until(lambda: self.gateway._subscriptions._channel, "the gateway listening")
+        await until(lambda: tasks()["LayerWorker.listener"] == listeners, "the workers listening")
+        # Those are made by the first message.
+        self._before = tasks() | Counter({"WakeupConsumer": listeners})
+
+    async def visitor(self) -> Visitor:
+        return await Visitor(self).connect()
+
+    async def sessions(self) -> list[Session]:
+        sessions: list[Session] = await self.database.look(lambda: list(Session.objects.order_by("pk")))
+        return sessions
+
+    async def session(self) -> Session | None:
+        """The first one that was made."""
+        return next(iter(await self.sessions()), None)
+
+    async def is_settled(self) -> bool:
+        """Whether there are sessions, and each runs or sleeps and has nothing to do."""
+        sessions = await self.sessions()
+        settled = ("running", "passivated", "closed")
+        return bool(sessions) and all(s.state in settled and not s.has_pending_work for s in sessions)
+
+    async def goes_on_without(self, worker: UUID) -> bool:
+        """Lets time pass; whether all sessions are what they can be, and none is this worker's."""
+        self.clock.advance(1)
+        return all(s.state != "starting" and s.worker_id != worker for s in await self.sessions())
+
+    async def owner(self) -> SessionWorker:
+        """The worker of the session, or the first one."""
+        session = await self.session()
+        for worker in self.workers:
+            if session is not None and worker._membership.process_id == session.worker_id:
+                return worker
+        return self.workers[0]
+
+    async def sleeps_or_is_visited(self) -> bool:
+        return await self.sleeps() or not all(visitor.ended for visitor in self.visitors)
+
+    async def sleeps(self) -> bool:
+        """Lets time pass; whether all sessions sleep."""
+        self.clock.advance(10)
+        asleep = ("passivated", "closed")
+        return all(one.state in asleep and not one.has_pending_work for one in await self.sessions())
+
+    async def everybody_leaves(self) -> None:
+        for visitor in self.visitors:
+            await visitor.leave()
+
+    def leftovers(self) -> dict[str, Any]:
+        """What this process holds that it did not hold when it had no session and no client."""
+        layer = get_channel_layer()
+        kinds = {
+            "clients": list(self.gateway.clients),
+            "pumps": list(self.gateway._pumps),
+            "groups": list(layer.groups),
+            "hosts": [worker.load() for worker in self.workers if worker.load()],
+            "tasks": tasks() - self._before,
+        }
+        return {kind: left for kind, left in kinds.items() if left}
+
+    async def stop_gateway(self) -> None:
+        """As ohsessions.routing does it."""
+        await self.gateway.stop("draining")
+        await self.server.close("draining")
+        self.stopped.append(self.gateway)
+
+    async def stop(self) -> None:
+        if self.gateway not in self.stopped:
+            await self.stop_gateway()
+        for worker in self.workers:
+            if worker not in self.stopped:
+                await worker.stop("the test is over")
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*(one.task for one in self.visitors if one.task), return_exceptions=True)
+
+
+def tasks() -> Counter[str]:
+    """How many tasks there are, by what they do."""
+    return Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks())  # type: ignore[union-attr]
