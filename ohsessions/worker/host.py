@@ -1,8 +1,8 @@
 """One activation of one session: its runtime, from the claim to the release.
 
-A host is one task. It starts the runtime, feeds it actions from the log in order, delivers interrupts at
-once, and ends in one of four ways: passivated (asked for by the worker's sweep), crashed, closed by somebody
-else, or lost (another owner, or no lease). Whatever the way, the runtime is closed and its processes killed.
+A host is one task. It starts the runtime, has it given what there is to do (see actions), and ends in one of
+four ways: passivated (asked for by the worker's sweep), crashed, closed by somebody else, or lost (another
+owner, or no lease). Whatever the way, the runtime is closed and its processes killed.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import json
 import logging
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable
 
 from django.utils.module_loading import import_string
 
-from ohsessions import access, journal, lifecycle
+from ohsessions import access, lifecycle
 from ohsessions.conf import RuntimeEntry, conf
 from ohsessions.core import wire
 from ohsessions.core.errors import NotFed, RuntimeFailure, StaleEpoch, WireError
-from ohsessions.core.runtime import Action, Runtime
+from ohsessions.core.runtime import Runtime
 from ohsessions.lifecycle import Claimed
 from ohsessions.membership import HOLD
 from ohsessions.services import Services
+from ohsessions.worker.actions import Actions
 from ohsessions.worker.context import HostContext
 from ohsessions.worker.guard import end, guarded, to_the_end, within
 from ohsessions.worker.outbox import Outbox
@@ -56,17 +56,8 @@ class SessionHost:
         self._outbox = Outbox(services, claimed.session_id, claimed.epoch)
         self._runtime: Runtime | None = None
         self._context: HostContext | None = None
-        self._work = asyncio.Event()
-        self._queue: deque[int] = deque()
-        self._queued = asyncio.Event()
+        self._actions = Actions(services, claimed, self._outbox, self._check_lease)
         self._passivating = asyncio.Event()
-        self._read_number = claimed.handled_number
-        self._current: int | None = None
-        self._interrupting: int | None = None
-        self._may_begin = asyncio.Event()
-        self._may_begin.set()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._claiming_passivation = False
         self._writing: asyncio.Task[None]
         self.ready = False
@@ -92,12 +83,11 @@ class SessionHost:
 
     def wake(self) -> None:
         """There may be new actions in the log."""
-        self._work.set()
+        self._actions.wake()
 
     def notice(self, last_number: int) -> None:
         """The log's last action has this number; wakes the host if it has not read so far."""
-        if last_number > self._read_number:
-            self._work.set()
+        self._actions.notice(last_number)
 
     def feed(self, confirmed_at: float) -> None:
         """The worker's lease was renewed, by what was sent at this monotonic time."""
@@ -156,7 +146,13 @@ class SessionHost:
 
     async def _serve(self) -> None:
         """Works until passivation is asked for. Raises what the runtime raised, or StaleEpoch."""
-        jobs = {"log": self._read_log(), "actions": self._handle_actions(), "end": self._wait_passivating()}
+        assert self._runtime is not None
+        assert self._context is not None
+        jobs = {
+            "log": self._actions.read(self._runtime),
+            "actions": self._actions.handle(self._runtime, self._context),
+            "end": self._wait_passivating(),
+        }
         tasks = [
             asyncio.create_task(job, name=f"session {self.session_id} {name}") for name, job in jobs.items()
         ]
@@ -175,62 +171,6 @@ class SessionHost:
     async def _wait_passivating(self) -> None:
         await self._passivating.wait()
 
-    async def _read_log(self) -> None:
-        """Brings actions from the log into the queue, and interrupts to the runtime, as they come."""
-        self._work.set()
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            read = self._services.read_patiently
-            found = await read(journal.new_actions, self.session_id, self._read_number)
-            for number, kind in found:
-                self._read_number = number
-                if kind not in wire.INTERRUPTS:
-                    self._queue.append(number)
-                    self._queued.set()
-                elif number > self._claimed.interrupted_number:
-                    await self._interrupt(number)
-
-    async def _interrupt(self, number: int) -> None:
-        assert self._runtime is not None
-        try:
-            action = await self._load(number)
-        except Exception:
-            self._interrupting = number  # what cannot be read is not tried again
-            raise
-        # Not before: were the action under way to break while it is read, it would never be delivered.
-        self._interrupting = number
-        await guarded(self._runtime.interrupt(action))
-        await self._outbox.flush(interrupted=number)
-        self._interrupting = None
-
-    async def _handle_actions(self) -> None:
-        while True:
-            await self._queued.wait()
-            while self._queue:
-                await self._may_begin.wait()
-                self._idle.clear()
-                await self._handle(self._queue.popleft())
-                self._idle.set()
-            self._queued.clear()
-
-    async def _handle(self, number: int) -> None:
-        assert self._runtime is not None
-        assert self._context is not None
-        self._current = self._context.cause = number
-        if self._was_cut_off(number):
-            message = "This action was cut off when its worker stopped. It was not repeated."
-            await self._context.tell("interrupted", message, number)
-        else:
-            action = await self._load(number)
-            self._outbox.in_action = True
-            await self._outbox.flush(started=number)
-            self._check_lease()
-            await guarded(self._runtime.handle(action))
-        await self._outbox.flush(handled=number)
-        self._outbox.in_action = False
-        self._current = self._context.cause = None
-
     def _check_lease(self) -> None:
         """A process that stood still begins nothing when it goes on: somebody else may own the session.
 
@@ -238,16 +178,6 @@ class SessionHost:
         """
         if time.monotonic() >= self._confirmed_at + HOLD * conf.LEASE_TTL:
             raise StaleEpoch
-
-    async def _load(self, number: int) -> Action:
-        return await self._services.read_patiently(journal.read_action, self.session_id, number)
-
-    def _was_cut_off(self, number: int) -> bool:
-        """Whether an earlier activation began this action, and it must not be begun again."""
-        assert self._runtime is not None
-        if number != self._claimed.started_number:
-            return False
-        return not self._runtime.retries_interrupted or self._claimed.attempts >= 2
 
     # Ending
 
@@ -280,10 +210,9 @@ class SessionHost:
         """Begins no further action, waits up to `limit` seconds for the one under way, and then claims the
         passivation. False: it does not come to that, and the activation must be cut off. Raises StaleEpoch.
         """
-        self._may_begin.clear()
         try:
             async with asyncio.timeout(limit):
-                await self._idle.wait()
+                await self._actions.rest()
                 while self.busy:  # noqa: ASYNC110 - a runtime says no more than that it is
                     await asyncio.sleep(BUSY_PAUSE)
         except TimeoutError:
@@ -313,7 +242,7 @@ class SessionHost:
     async def _end_cut_off_action(self) -> None:
         """An operator's passivation may come in the middle of an action: its sender is told."""
         assert self._context is not None
-        number = self._current
+        number = self._actions.current
         if number is not None:
             message = "This action was cut off by an operator, who put the session to sleep."
             await self._context.tell("interrupted", message, number)
@@ -336,9 +265,10 @@ class SessionHost:
         if self._context is None or not self.ready:
             return
         try:
-            cause = self._interrupting if self._current is None else self._current
+            current, interrupting = self._actions.current, self._actions.interrupting
+            cause = interrupting if current is None else current
             await self._context.tell("crashed", f"Sorry, {reason}.", cause)
-            await self._outbox.flush(handled=self._current, interrupted=self._interrupting)
+            await self._outbox.flush(handled=current, interrupted=interrupting)
         except WireError as error:
             # What broke may be the writing itself; the crash is stored all the same.
             logger.warning("Session %s: not told: %s", self.session_id, error, extra={"verb": "not_told"})

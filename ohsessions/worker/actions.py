@@ -1,0 +1,121 @@
+"""What a session's runtime is given to do: actions from the log one at a time, in order, interrupts at once.
+
+The marks of what was begun, handled and delivered are stored with it, so that the next owner knows. How an
+activation begins and ends, and what becomes of it when the runtime breaks, is none of its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from ohsessions import journal
+from ohsessions.core import wire
+from ohsessions.core.runtime import Action, Runtime
+from ohsessions.lifecycle import Claimed
+from ohsessions.services import Services
+from ohsessions.worker.context import HostContext
+from ohsessions.worker.guard import guarded
+from ohsessions.worker.outbox import Outbox
+
+
+class Actions:
+    """Those of one activation. `check_lease` raises StaleEpoch if nothing may be begun any more."""
+
+    def __init__(
+        self, services: Services, claimed: Claimed, outbox: Outbox, check_lease: Callable[[], None]
+    ) -> None:
+        self.current: int | None = None
+        """The action that is being handled."""
+        self.interrupting: int | None = None
+        """The interrupt that is being delivered."""
+        self._services = services
+        self._claimed = claimed
+        self._outbox = outbox
+        self._check_lease = check_lease
+        self._work = asyncio.Event()
+        self._queue: deque[int] = deque()
+        self._queued = asyncio.Event()
+        self._read_number = claimed.handled_number
+        self._may_begin = asyncio.Event()
+        self._may_begin.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def wake(self) -> None:
+        """There may be new ones in the log."""
+        self._work.set()
+
+    def notice(self, last_number: int) -> None:
+        """The log's last one has this number; looks, if it has not read so far."""
+        if last_number > self._read_number:
+            self._work.set()
+
+    async def rest(self) -> None:
+        """Begins none any more, and waits for the end of the one under way."""
+        self._may_begin.clear()
+        await self._idle.wait()
+
+    async def read(self, runtime: Runtime) -> None:
+        """Brings actions from the log into the queue, and interrupts to the runtime, as they come."""
+        self._work.set()
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            read = self._services.read_patiently
+            found = await read(journal.new_actions, self._claimed.session_id, self._read_number)
+            for number, kind in found:
+                self._read_number = number
+                if kind not in wire.INTERRUPTS:
+                    self._queue.append(number)
+                    self._queued.set()
+                elif number > self._claimed.interrupted_number:
+                    await self._interrupt(runtime, number)
+
+    async def _interrupt(self, runtime: Runtime, number: int) -> None:
+        try:
+            action = await self._load(number)
+        except Exception:
+            self.interrupting = number  # what cannot be read is not tried again
+            raise
+        # Not before: were the action under way to break while it is read, it would never be delivered.
+        self.interrupting = number
+        await guarded(runtime.interrupt(action))
+        await self._outbox.flush(interrupted=number)
+        self.interrupting = None
+
+    async def handle(self, runtime: Runtime, context: HostContext) -> None:
+        """Has the runtime handle what is in the queue, as it comes."""
+        while True:
+            await self._queued.wait()
+            while self._queue:
+                await self._may_begin.wait()
+                self._idle.clear()
+                await self._handle(runtime, context, self._queue.popleft())
+                self._idle.set()
+            self._queued.clear()
+
+    async def _handle(self, runtime: Runtime, context: HostContext, number: int) -> None:
+        self.current = context.cause = number
+        if self._was_cut_off(runtime, number):
+            message = "This action was cut off when its worker stopped. It was not repeated."
+            await context.tell("interrupted", message, number)
+        else:
+            action = await self._load(number)
+            self._outbox.in_action = True
+            await self._outbox.flush(started=number)
+            self._check_lease()
+            await guarded(runtime.handle(action))
+        await self._outbox.flush(handled=number)
+        self._outbox.in_action = False
+        self.current = context.cause = None
+
+    async def _load(self, number: int) -> Action:
+        return await self._services.read_patiently(journal.read_action, self._claimed.session_id, number)
+
+    def _was_cut_off(self, runtime: Runtime, number: int) -> bool:
+        """Whether an earlier activation began this action, and it must not be begun again."""
+        if number != self._claimed.started_number:
+            return False
+        return not runtime.retries_interrupted or self._claimed.attempts >= 2
