@@ -19,7 +19,8 @@ from urllib.parse import parse_qs, urlsplit
 from channels.auth import AuthMiddlewareStack
 
 from ohsessions.conf import conf
-from ohsessions.gateway.gateway import Gateway, say_farewell
+from ohsessions.gateway.farewells import say_farewell
+from ohsessions.gateway.gateway import Gateway
 from ohsessions.services import Services
 from ohsessions.socketio import SocketIOConsumer, SocketIOServer
 from ohsessions.wakeups import is_embedded

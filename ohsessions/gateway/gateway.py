@@ -1,8 +1,7 @@
 """A gateway: the connections of one process, and the pumps that feed them.
 
-Its tasks hear what the channel layer brings, and reconcile: every RECONCILE_EVERY seconds one query says how
-far each session's log is, another one which connections the database counts as ours. What differs is put
-right in both directions.
+Its tasks keep its lease, hear what the channel layer brings, and reconcile every RECONCILE_EVERY seconds (see
+reconciliation).
 """
 
 from __future__ import annotations
@@ -10,21 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
-from ohsessions import journal, leases, lifecycle
+from ohsessions import leases, lifecycle
 from ohsessions.conf import conf
 from ohsessions.core import switches, wire
-from ohsessions.core.errors import Unavailable, WireError
-from ohsessions.core.states import State
-from ohsessions.database import database_now
+from ohsessions.core.errors import Unavailable
 from ohsessions.gateway.client import Client
+from ohsessions.gateway.farewells import farewell
 from ohsessions.gateway.pump import Pump
+from ohsessions.gateway.reconciliation import Reconciliation
 from ohsessions.gateway.subscriptions import Subscriptions
-from ohsessions.journal import Head
 from ohsessions.membership import Membership, Reaper, end_this_process
 from ohsessions.models import Process
 from ohsessions.services import Services
@@ -41,14 +39,6 @@ STOP_PATIENCE = 2.0
 FRAME_SLACK = 1024 * 1024
 """Bytes that the engine takes beyond MAX_ACTION_BYTES, so that who sends somewhat too much is told so."""
 
-END_MESSAGES = {
-    "operator": "An operator put this session to sleep.",
-    "revoked": "The link to this session was revoked.",
-    "gateway_lost": "The server lost track of this connection. Connect again.",
-    "draining": "This server is stopping. Connect again.",
-    "flooding": "This client sends faster than its actions can be handled.",
-}
-
 
 class Gateway:
     """One gateway process. `start` it in the event loop; `stop` writes its connections off."""
@@ -60,6 +50,9 @@ class Gateway:
         self._subscriptions = Subscriptions(self._pumps.keys(), self._hear)
         self._membership = Membership(services, Process.Kind.GATEWAY, self)
         self._reaper = Reaper(services, lambda: self.process_id, on_drain=self._asked_to_drain)
+        self._reconciliation = Reconciliation(
+            services, lambda: self.process_id, self.clients, self._pumps, self._subscriptions, self._detach
+        )
         self._stopping = False
         self._written_off: set[str] = set()
         """The connections that `stop` ends, all of a session in one transaction."""
@@ -86,7 +79,7 @@ class Gateway:
 
     async def lost(self, reason: str) -> None:
         for client in list(self.clients.values()):
-            await client.end("gateway_lost", END_MESSAGES["gateway_lost"])
+            await client.end("gateway_lost", farewell("gateway_lost"))
 
     # Starting and stopping
 
@@ -141,7 +134,7 @@ class Gateway:
             for client in clients[first : first + STOP_BATCH]:
                 seconds = round(random.uniform(0, spread), 2)
                 client.notice(wire.notice("draining", reconnect_in=seconds))
-                await client.end("draining", END_MESSAGES["draining"])
+                await client.end("draining", farewell("draining"))
             await asyncio.sleep(0)
 
     async def _end_tasks(self) -> None:
@@ -209,7 +202,7 @@ class Gateway:
             yield pump
             if is_new:
                 # What was stored after the attach and before the subscription; no client waits for it.
-                self.spawn(self._reconcile_logs([session_id]), f"look at {session_id}")
+                self.spawn(self._reconciliation.logs([session_id]), f"look at {session_id}")
         finally:
             pump.expected -= 1
             self._drop_unused(pump)
@@ -242,7 +235,7 @@ class Gateway:
             case "session.error":
                 pump.send(message["payload"])
             case "session.ended":
-                self.spawn(self._end_ended(self._clients_of(pump)), "end connections")
+                self.spawn(self._reconciliation.end_ended(self._clients_of(pump)), "end connections")
 
     def _clients_of(self, pump: Pump) -> list[Client]:
         return [client for client in self.clients.values() if client in pump.outlets]
@@ -260,79 +253,10 @@ class Gateway:
             if not switches.is_on("reconcile"):
                 continue
             try:
-                await self._reconcile_logs(list(self._pumps))
-                await self._reconcile_connections()
+                await self._reconciliation.logs(list(self._pumps))
+                await self._reconciliation.connections()
             except Unavailable:
                 continue
             except Exception:
                 extra = {"verb": "reconcile_failed"}
                 logger.exception("Reconciling failed; the next time goes on", extra=extra)
-
-    async def _reconcile_logs(self, session_ids: list[UUID]) -> None:
-        if not session_ids:
-            return
-        heads, now = await self.services.read_patiently(_heads, session_ids)
-        for session_id, head in heads.items():
-            pump = self._pumps.get(session_id)
-            if pump is None:
-                continue
-            if pump.reconcile(head):
-                self._subscriptions.doubt(session_id)
-            waits = head.state == State.STARTING and head.worker is None
-            wanted_at = max(head.state_at, head.retry_at or head.state_at)
-            starved = waits and (now - wanted_at).total_seconds() > conf.START_TIMEOUT
-            if starved and not pump.starved:
-                message = "No worker takes this session. It starts as soon as one does."
-                pump.send(wire.error_event(WireError(503, "no_worker", message)))
-            pump.starved = starved
-
-    async def _reconcile_connections(self) -> None:
-        """Compares both ways what the clients here say and what the database says."""
-        before = {client: client.generation for client in self.clients.values() if not client.changing}
-        rows, revoked = await self.services.database.read(_connections, self.process_id)
-        for sid, session_id in rows.items():
-            client = self.clients.get(sid)
-            if client is None:
-                await self._detach(sid, session_id, "gone")
-            elif sid in revoked:
-                await self._detach(sid, session_id, "revoked")
-                await self._end_ended([client])
-            elif _is_unchanged(client, before) and client.session_id != session_id:
-                # An attach was committed and its answer lost: the client was told that it failed.
-                await self._detach(sid, session_id, "gateway_lost")
-        lost = [c for c in before if c.session_id is not None and c.sid not in rows]
-        await self._end_ended([client for client in lost if _is_unchanged(client, before)], "gateway_lost")
-
-    async def _end_ended(self, clients: Iterable[Client], otherwise: str | None = None) -> None:
-        """Ends those of these clients whose connection was ended in the database.
-
-        `otherwise` is the reason for those of which the database does not know; None: they may stay.
-        """
-        before = {client: client.generation for client in clients if not client.changing}
-        if not before:
-            return
-        sids = [client.sid for client in before]
-        reasons = await self.services.read_patiently(lifecycle.end_reasons, sids)
-        for client in before:
-            reason = reasons.get(client.sid, otherwise)
-            if reason is not None and _is_unchanged(client, before):
-                await client.end(reason, END_MESSAGES.get(reason, "The server ended this connection."))
-
-
-def _is_unchanged(client: Client, before: dict[Client, int]) -> bool:
-    """Whether nobody attached or detached this client since `before`, and nobody is about to."""
-    return not client.changing and before.get(client) == client.generation
-
-
-def _heads(session_ids: list[UUID]) -> tuple[dict[UUID, Head], Any]:
-    return journal.heads(session_ids), database_now()
-
-
-def _connections(gateway: UUID) -> tuple[dict[str, UUID], set[str]]:
-    return lifecycle.open_connections(gateway), lifecycle.revoked(gateway)
-
-
-def say_farewell(socket: Socket, reason: str) -> None:
-    """The last word to a client that the protocol's server is about to disconnect."""
-    message = END_MESSAGES.get(reason, "The server ends this connection.")
-    socket.emit("oh_notice", wire.notice("disconnecting", reason=reason, message=message))

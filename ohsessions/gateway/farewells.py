@@ -1,0 +1,24 @@
+"""What is said to a client whose connection the server ends."""
+
+from __future__ import annotations
+
+from ohsessions.core import wire
+from ohsessions.socketio import Socket
+
+_MESSAGES = {
+    "operator": "An operator put this session to sleep.",
+    "revoked": "The link to this session was revoked.",
+    "gateway_lost": "The server lost track of this connection. Connect again.",
+    "draining": "This server is stopping. Connect again.",
+    "flooding": "This client sends faster than its actions can be handled.",
+}
+
+
+def farewell(reason: str) -> str:
+    """The message that goes with a reason of the protocol, for people."""
+    return _MESSAGES.get(reason, "The server ends this connection.")
+
+
+def say_farewell(socket: Socket, reason: str) -> None:
+    """The last word to a client that the protocol's server is about to disconnect."""
+    socket.emit("oh_notice", wire.notice("disconnecting", reason=reason, message=farewell(reason)))

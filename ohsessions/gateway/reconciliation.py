@@ -1,0 +1,112 @@
+"""Comparing what a gateway believes with what the database says, and putting right what differs.
+
+One query says how far each session's log is, another one which connections the database counts as ours. So
+what the channel layer lost is late by one look, and a connection that only one of the two knows of is ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+from uuid import UUID
+
+from ohsessions import journal, lifecycle
+from ohsessions.conf import conf
+from ohsessions.core import wire
+from ohsessions.core.errors import WireError
+from ohsessions.core.states import State
+from ohsessions.database import database_now
+from ohsessions.gateway.client import Client
+from ohsessions.gateway.farewells import farewell
+from ohsessions.gateway.pump import Pump
+from ohsessions.gateway.subscriptions import Subscriptions
+from ohsessions.journal import Head
+from ohsessions.services import Services
+
+Detach = Callable[[str, UUID, str], Awaitable[None]]
+"""Ends the row of a connection, given by its sid and session, for a reason."""
+
+
+class Reconciliation:
+    """That of a gateway with these clients, by sid, and these pumps."""
+
+    def __init__(
+        self,
+        services: Services,
+        own_id: Callable[[], UUID],
+        clients: Mapping[str, Client],
+        pumps: Mapping[UUID, Pump],
+        subscriptions: Subscriptions,
+        detach: Detach,
+    ) -> None:
+        self._services = services
+        self._own_id = own_id
+        self._clients = clients
+        self._pumps = pumps
+        self._subscriptions = subscriptions
+        self._detach = detach
+
+    async def logs(self, session_ids: list[UUID]) -> None:
+        """Tells these sessions' pumps how far the logs are; and their clients if no worker takes them."""
+        if not session_ids:
+            return
+        heads, now = await self._services.read_patiently(_heads, session_ids)
+        for session_id, head in heads.items():
+            pump = self._pumps.get(session_id)
+            if pump is None:
+                continue
+            if pump.reconcile(head):
+                self._subscriptions.doubt(session_id)
+            waits = head.state == State.STARTING and head.worker is None
+            wanted_at = max(head.state_at, head.retry_at or head.state_at)
+            starved = waits and (now - wanted_at).total_seconds() > conf.START_TIMEOUT
+            if starved and not pump.starved:
+                message = "No worker takes this session. It starts as soon as one does."
+                pump.send(wire.error_event(WireError(503, "no_worker", message)))
+            pump.starved = starved
+
+    async def connections(self) -> None:
+        """Compares both ways what the clients here say and what the database says."""
+        clients = self._clients.values()
+        before = {client: client.generation for client in clients if not client.changing}
+        rows, revoked = await self._services.database.read(_connections, self._own_id())
+        for sid, session_id in rows.items():
+            client = self._clients.get(sid)
+            if client is None:
+                await self._detach(sid, session_id, "gone")
+            elif sid in revoked:
+                await self._detach(sid, session_id, "revoked")
+                await self.end_ended([client])
+            elif _is_unchanged(client, before) and client.session_id != session_id:
+                # An attach was committed and its answer lost: the client was told that it failed.
+                await self._detach(sid, session_id, "gateway_lost")
+        lost = [c for c in before if c.session_id is not None and c.sid not in rows]
+        await self.end_ended([client for client in lost if _is_unchanged(client, before)], "gateway_lost")
+
+    async def end_ended(self, clients: Iterable[Client], otherwise: str | None = None) -> None:
+        """Ends those of these clients whose connection was ended in the database.
+
+        `otherwise` is the reason for those of which the database does not know; None: they may stay.
+        """
+        before = {client: client.generation for client in clients if not client.changing}
+        if not before:
+            return
+        sids = [client.sid for client in before]
+        reasons = await self._services.read_patiently(lifecycle.end_reasons, sids)
+        for client in before:
+            reason = reasons.get(client.sid, otherwise)
+            if reason is not None and _is_unchanged(client, before):
+                await client.end(reason, farewell(reason))
+
+
+def _is_unchanged(client: Client, before: dict[Client, int]) -> bool:
+    """Whether nobody attached or detached this client since `before`, and nobody is about to."""
+    return not client.changing and before.get(client) == client.generation
+
+
+def _heads(session_ids: list[UUID]) -> tuple[dict[UUID, Head], Any]:
+    return journal.heads(session_ids), database_now()
+
+
+def _connections(gateway: UUID) -> tuple[dict[str, UUID], set[str]]:
+    return lifecycle.open_connections(gateway), lifecycle.revoked(gateway)
