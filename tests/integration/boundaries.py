@@ -25,7 +25,7 @@ from ohsessions.services import Services
 from ohsessions.socketio import SocketIOConsumer, SocketIOServer
 from ohsessions.worker.worker import SessionWorker
 
-LIMIT = 10.0
+LIMIT = 20.0
 UNHURRIED = 0.2
 """Seconds after which somebody who has not come to an end is waiting for the transaction that is stopped."""
 LARGE = "x" * 70_000
@@ -183,11 +183,12 @@ class Visitor:
         self.answers: dict[int, dict[str, Any]] = {}
         self.streams: list[list[int]] = []
         """The numbers of the events that came after each first answer."""
-        self.cursors: list[int] = []
         self.token: str | None = None
         self.sid = ""
         self.ended = False
-        self.acknowledged: list[int] = []
+        self.session = ""
+        self.acknowledged: list[tuple[str, int]] = []
+        """Session and number of each action."""
         self.task: asyncio.Task[None] | None = None
         site.visitors.append(self)
 
@@ -220,7 +221,7 @@ class Visitor:
 
     def _see(self, payload: dict[str, Any]) -> None:
         if "token" in payload:
-            self.token = payload["token"]
+            self.token, self.session = payload["token"], payload["session_id"]
             self.streams.append([])
         elif isinstance(payload.get("id"), int):
             self.streams[-1].append(payload["id"])
@@ -242,7 +243,7 @@ class Visitor:
         await until(lambda: number in self.answers or self.ended, f"the answer to {action}")
         answer = self.answers.get(number, {})
         if isinstance(answer.get("id"), int):
-            self.acknowledged.append(answer["id"])
+            self.acknowledged.append((self.session, answer["id"]))
         return answer
 
     async def init(self, **payload: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from channels.layers import get_channel_layer
 from django.core.files.storage import default_storage
 
 from ohsessions import leases, lifecycle, snapshots
+from ohsessions.core import wire
 from ohsessions.core.clock import FakeClock
 from ohsessions.database import database_clock
 from ohsessions.models import Connection, Event, Session
@@ -32,7 +33,7 @@ from tests.integration.boundaries import (
     until,
 )
 
-SAMPLE = int(os.environ.get("OHSESSIONS_TEST_BOUNDARIES", "5"))
+SAMPLE = int(os.environ.get("OHSESSIONS_TEST_BOUNDARIES", "3"))
 """How many interruptions of each scenario are tried, at random; 0: all there are."""
 CLIENT_ID = "the same INIT, however often"
 SETTINGS = {
@@ -300,7 +301,10 @@ async def check_session(site: Site, session: Session) -> None:
     assert session.passivate_at is None
     rows = await site.database.look(lambda: list(Event.objects.filter(session=session).order_by("number")))
     assert [row.number for row in rows] == [*range(session.next_number)]
-    actions = {row.number for row in rows if row.source == "user" and row.kind != "change_agent_state"}
+    asked = {row.number: row.kind for row in rows if row.source == "user"}
+    actions = {number for number, kind in asked.items() if kind not in wire.INTERRUPTS}
+    acknowledged = {n for one in site.visitors for pk, n in one.acknowledged if pk == str(session.pk)}
+    assert acknowledged <= set(asked)
     handled = [n for life in Counted.lives if life.context.session_id == session.pk for n in life.handled]
     assert len(handled) == len(set(handled)), "an action was begun twice"
     answers = [(row.kind, json.loads(row.data)) for row in rows if row.kind in ("answer", "error")]
