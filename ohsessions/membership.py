@@ -2,7 +2,7 @@
 
 Renewing is a task of the event loop, so a loop that does not turn does not renew. Whoever holds sessions
 counts from when its last confirmed renewal was *sent*: 0.8 × LEASE_TTL later it must have let go of
-everything, since from LEASE_TTL on others may take it.
+everything, since from LEASE_TTL on others may take it. A gateway holds none, and is more patient.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ TAKEN_AT_ONCE = 100
 DRAINING = Process.State.DRAINING
 HOLD = 0.8
 """The part of LEASE_TTL after which a holder lets go by itself."""
+GATEWAY_PATIENCE = 60.0
+"""Seconds without the database after which a gateway sends its clients away. Nobody else serves them beside
+it, and a database that restarts or fails over is no reason for all of them to reconnect. If the others have
+declared it gone, its next renewal says so."""
 
 
 class Member(Protocol):
@@ -115,7 +119,7 @@ class Membership:
     async def _try_renew(self) -> None:
         sent = self._clock.monotonic()
         try:
-            # No longer than the lease may still be relied on.
+            # No longer than what is held may be kept.
             async with asyncio.timeout(max(0.0, self._left()) if self._held else conf.HEARTBEAT):
                 await self._write(leases.renew, self.process_id, self._member.load())
         except ProcessGone:
@@ -132,22 +136,21 @@ class Membership:
             await self._register()
 
     @property
-    def is_held(self) -> bool:
-        """Whether it may hold anything. Not from a lease that ended on, until it has joined anew."""
-        return self._held
-
-    @property
     def confirmed_at(self) -> float:
         """The monotonic time at which the last confirmed renewal was sent."""
         return self._confirmed
 
     def holds(self, process_id: UUID) -> bool:
         """Whether it goes by this id, and what it does under it may rely on the lease."""
-        return self._held and self.process_id == process_id and self._left() > 0
+        relied_on_until = self._confirmed + HOLD * conf.LEASE_TTL
+        return self._held and self.process_id == process_id and self._clock.monotonic() < relied_on_until
 
     def _left(self) -> float:
-        """Seconds for which the lease may still be relied on."""
-        return self._confirmed + HOLD * conf.LEASE_TTL - self._clock.monotonic()
+        """Seconds for which what is held may be kept without a renewal."""
+        keeps = HOLD * conf.LEASE_TTL
+        if self._kind == Process.Kind.GATEWAY:
+            keeps = max(keeps, GATEWAY_PATIENCE)
+        return self._confirmed + keeps - self._clock.monotonic()
 
     async def _let_go(self, reason: str) -> None:
         self._held = False

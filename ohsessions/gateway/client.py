@@ -155,7 +155,7 @@ class Client:
             attach = partial(lifecycle.attach, session_id=wanted)
         self.changing = True
         try:
-            self._gateway.check_joined()
+            self._gateway.check_lease()
             here = describe(self.socket, self._user, self._gateway.process_id, self._connected_at)
             attached = await self._services.change_soon(attach, here, init)
             async with self._gateway.pump(attached.change.session_id) as pump:

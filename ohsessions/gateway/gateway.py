@@ -63,10 +63,10 @@ class Gateway:
     def process_id(self) -> UUID:
         return self._membership.process_id
 
-    def check_joined(self) -> None:
-        """Raises Unavailable while its lease is over: what were attached now would be ended when it joins
-        anew, under another id."""
-        if not self._membership.is_held:
+    def check_lease(self) -> None:
+        """Raises Unavailable if its lease was not renewed in time: the database does not answer, and others
+        might end what were attached now."""
+        if not self._membership.holds(self.process_id):
             raise Unavailable
 
     # What its membership asks
@@ -112,7 +112,7 @@ class Gateway:
         sessions = {client.session_id for client in attached if client.session_id is not None}
         await self._send_away(list(self.clients.values()))
         try:
-            self.check_joined()
+            self.check_lease()
             await self.services.change_soon(leases.begin_drain, self.process_id)
             # Each takes about a round trip; together they keep the database's threads busy.
             await asyncio.gather(*(self._write_off(session_id, reason) for session_id in sessions))

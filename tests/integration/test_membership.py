@@ -14,7 +14,7 @@ from django.db import OperationalError
 from ohsessions import leases, lifecycle
 from ohsessions.conf import conf
 from ohsessions.core.clock import FakeClock
-from ohsessions.membership import HOLD, Membership, Reaper
+from ohsessions.membership import GATEWAY_PATIENCE, HOLD, Membership, Reaper
 from ohsessions.models import Process
 from ohsessions.services import Services
 from tests.integration.world import World, session, sids
@@ -131,6 +131,25 @@ async def test_it_lets_go_before_others_may_take_over(outage, membership, holder
     clock.advance(2)
     await membership.renew()
     assert holder.told == ["renewed", "lost"], "once"
+
+
+async def test_a_gateway_keeps_its_clients_while_the_database_restarts(services, holder, clock, monkeypatch):
+    gateway = Membership(services, Process.Kind.GATEWAY, holder, clock)
+    before = await gateway.join()
+    outage = Outage(monkeypatch)
+    outage.on = True
+    clock.advance(GATEWAY_PATIENCE - 1)
+    await gateway.renew()
+    assert holder.told == []
+    assert not gateway.holds(before), "but it attaches nobody"
+    outage.on = False
+    await gateway.renew()
+    assert holder.told == ["renewed"]
+    assert gateway.holds(before)
+    outage.on = True
+    clock.advance(GATEWAY_PATIENCE)
+    await gateway.renew()
+    assert holder.told == ["renewed", "lost"]
 
 
 async def test_after_an_outage_it_begins_again_under_a_new_id(services, outage, membership, holder, clock):
