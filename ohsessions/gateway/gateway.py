@@ -7,6 +7,7 @@ reconciliation).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Coroutine
@@ -34,6 +35,8 @@ RECONCILE_EVERY = 1.5
 STOP_BATCH = 100
 RECONNECTS_PER_SECOND = 200.0
 """How many clients are sent away at a time at a stop, and how fast they are to come back elsewhere."""
+WRITE_OFF_LIMIT = 10.0
+"""Seconds that a stopping gateway gives to ending its connections in the database."""
 STOP_PATIENCE = 2.0
 """Seconds that a stopping gateway gives to what it is in the middle of."""
 FRAME_SLACK = 1024 * 1024
@@ -113,15 +116,17 @@ class Gateway:
         await self._send_away(list(self.clients.values()))
         try:
             self.check_lease()
-            await self.services.change_soon(leases.begin_drain, self.process_id)
-            # Each takes about a round trip; together they keep the database's threads busy.
-            await asyncio.gather(*(self._write_off(session_id, reason) for session_id in sessions))
-            await self._end_tasks()
-            await self._membership.leave()
-        except Unavailable:
-            # The others notice, LEASE_TTL later, that this process is gone.
-            logger.warning("Stopped without a database to write it to", extra={"verb": "stopped_unheard"})
-            await self._end_tasks()
+            async with asyncio.timeout(WRITE_OFF_LIMIT):
+                await self.services.change_soon(leases.begin_drain, self.process_id)
+                # Each takes about a round trip; together they keep the database's threads busy.
+                await asyncio.gather(*(self._write_off(session_id, reason) for session_id in sessions))
+        except (Unavailable, TimeoutError):
+            # The others do it when this process is gone: at once if it can say so, else LEASE_TTL later.
+            logger.warning("Stopped without writing all off", extra={"verb": "stopped_unheard"})
+        await self._end_tasks()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_PATIENCE):
+                await self._membership.leave()
 
     async def _write_off(self, session_id: UUID, reason: str) -> None:
         change = await self.services.change(lifecycle.write_off, session_id, self.process_id, reason)

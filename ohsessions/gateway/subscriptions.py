@@ -25,6 +25,7 @@ LAYER_PAUSE = 1.0
 """Seconds before listening again to a layer that failed."""
 RENEW_EVERY = 3600.0
 """Seconds after which a membership is renewed: the layers of Redis forget it after a day."""
+IN_DOUBT = float("-inf")
 
 
 class Wanted(Container[UUID], Iterable[UUID], Protocol):
@@ -40,29 +41,32 @@ class Subscriptions:
         self._layer: Any = get_channel_layer()
         self._channel: str | None = None
         self._since: dict[UUID, float] = {}
+        """Since when each group is listened to; IN_DOUBT if it may or may not have been joined."""
 
     def __contains__(self, session_id: UUID) -> bool:
-        return session_id in self._since
+        return self._since.get(session_id, IN_DOUBT) > IN_DOUBT
 
     async def try_subscribe(self, session_id: UUID) -> bool:
         """Says whether the session's group is listened to now."""
         if self._channel is None:
             return False
-        if session_id not in self._since and await self._try(self._layer.group_add, session_id):
-            self._since[session_id] = time.monotonic()
-        return session_id in self._since
+        if session_id not in self:
+            self._since[session_id] = IN_DOUBT
+            if await self._try(self._layer.group_add, session_id):
+                self._since[session_id] = time.monotonic()
+        return session_id in self
 
     def doubt(self, session_id: UUID) -> None:
         """What the group should have brought came otherwise. Redis may have lost it, and says nothing when it
         is flushed: `renew` joins it again, which changes nothing for a member."""
-        self._since.pop(session_id, None)
+        self._since[session_id] = IN_DOUBT
 
     async def renew(self) -> None:
         """Joins the groups that are wanted and leaves the others, as far as the layer lets it."""
         old = time.monotonic() - RENEW_EVERY
         for session_id in list(self._wanted):
-            if self._since.get(session_id, old) <= old:
-                self._since.pop(session_id, None)
+            if self._since.get(session_id, IN_DOUBT) <= old:
+                self._since[session_id] = IN_DOUBT
                 if not await self.try_subscribe(session_id):
                     return
         for session_id in [one for one in self._since if one not in self._wanted]:
@@ -70,7 +74,7 @@ class Subscriptions:
             left = await self._try(self._layer.group_discard, session_id)
             if session_id in self._wanted:
                 # Wanted again meanwhile: nobody knows which of the two the layer did last.
-                self._since.pop(session_id, None)
+                self._since[session_id] = IN_DOUBT
                 await self.try_subscribe(session_id)
             if not left:
                 return
@@ -91,7 +95,7 @@ class Subscriptions:
         while True:
             try:
                 self._channel = self._channel or await self._layer.new_channel("ohsessions.gateway.")
-                self._since.clear()
+                self._since = dict.fromkeys(self._since, IN_DOUBT)
                 await self.renew()
                 while True:
                     self._hear_safely(await self._layer.receive(self._channel))

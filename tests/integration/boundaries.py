@@ -96,8 +96,13 @@ class GatedDatabase(Database):
     async def write(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         return await self._pass(function, lambda: Database.write(self, function, *args, **kwargs))
 
-    async def write_gathered(self, commit: Any, value: Any) -> Any:
-        return await self._pass(commit, lambda: Database.write_gathered(self, commit, value))
+    async def write_within(self, limit: float, function: Any, *args: Any, **kwargs: Any) -> Any:
+        return await self._pass(
+            function, lambda: Database.write_within(self, limit, function, *args, **kwargs)
+        )
+
+    async def write_gathered(self, commit: Any, value: Any, limit: float | None = None) -> Any:
+        return await self._pass(commit, lambda: Database.write_gathered(self, commit, value, limit))
 
     async def _pass(self, function: Any, transaction: Callable[[], Awaitable[Any]]) -> Any:
         name = getattr(function, "func", function).__name__

@@ -326,7 +326,8 @@ def quick(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that is done now and then is done at once."""
     settings.OHSESSIONS = SETTINGS
     for name in (
-        "ohsessions.worker.worker.SWEEP_EVERY",
+        "ohsessions.worker.worker.LOOK_EVERY",
+        "ohsessions.worker.worker.RECONCILE_EVERY",
         "ohsessions.gateway.gateway.RECONCILE_EVERY",
         "ohsessions.membership.LOOK_EVERY",
         "ohsessions.services.RETRY_PAUSE",
@@ -358,7 +359,7 @@ async def test_whatever_comes_between_two_transactions_nothing_is_left_over(
     [
         (init_that_wakes, Boundary("claim", 0), When.AFTER, its_worker_is_declared_gone),
         (gateway_stop, Boundary("write_off", 0), When.REFUSED, None),
-        (gateway_stop, Boundary("detach", 0), When.BEFORE, another_attaches),
+        (gateway_stop, Boundary("write_off", 0), When.BEFORE, another_attaches),
     ],
 )
 async def test_what_left_something_over_once_does_so_no_more(

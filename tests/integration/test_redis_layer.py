@@ -109,5 +109,4 @@ async def test_a_worker_that_started_before_redis_hears_when_redis_is_there(
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        worker.close()
         await layer.flush()
