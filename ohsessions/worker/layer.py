@@ -18,6 +18,8 @@ from channels.worker import Worker
 logger = logging.getLogger(__name__)
 
 RETRY_PAUSE = 1.0
+CANCEL_AGAIN = 0.2
+"""Seconds after which a listener that was cancelled, and goes on, is cancelled again."""
 
 
 class WakeupConsumer(AsyncConsumer):  # type: ignore[misc]
@@ -47,11 +49,14 @@ class LayerWorker(Worker):  # type: ignore[misc]
 
     async def handle(self) -> None:
         """Listens on all its channels. Cancelled it leaves nothing behind, where Channels' own listens on."""
+        tasks = [
+            asyncio.create_task(self.listener(channel), name=f"worker listens to {channel}")
+            for channel in self.channels
+        ]
         try:
-            async with asyncio.TaskGroup() as group:
-                for channel in self.channels:
-                    group.create_task(self.listener(channel), name=f"worker listens to {channel}")
+            await asyncio.gather(*tasks)
         finally:
+            await _end(tasks)
             consumers = [instance["future"] for instance in self.application_instances.values()]
             for name in list(self.application_instances):
                 self.delete_application_instance(name)
@@ -74,3 +79,13 @@ class LayerWorker(Worker):  # type: ignore[misc]
                 await self.channel_layer.receive(channel)
         except Exception as error:
             logger.debug("Leaving %s: %r", channel, error)
+
+
+async def _end(listeners: list[asyncio.Task[None]]) -> None:
+    """Cancels them until they end: one that waits for Redis (redis 8.1 below channels_redis 4.3) now and then
+    swallows a cancellation, and listens on."""
+    pending = set(listeners)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
