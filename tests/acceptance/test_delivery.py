@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -82,18 +81,13 @@ async def test_live_and_replayed_events_are_the_same_bytes(
     assert echoes[:-1] == CONTENTS
 
 
-async def test_ten_thousand_events_are_replayed_in_seconds_on_both_transports(
-    site: Site, connect_raw: Connect
-) -> None:
+async def test_ten_thousand_events_are_replayed_on_both_transports(site: Site, connect_raw: Connect) -> None:
     client, token, head = await burst(connect_raw, site)
     for options in ({}, {"transport": "polling"}):
         again = await connect_raw(site, **options)
-        started = time.monotonic()
         await again.act("initialize", token=token)
         await again.wait(lambda a=again: len(a.packets) > head and len(a.stored()) > head, "all", 30)
-        took = time.monotonic() - started
         assert again.stored() == client.stored()
-        assert took < 20, "about 1 s on an idle machine of two cores"
 
 
 async def test_leaving_and_coming_back_in_the_middle_of_a_replay_loses_and_doubles_nothing(

@@ -143,4 +143,4 @@ async def test_without_redis_the_site_works_late(
         await asyncio.wait_for(client.act("message", {"content": "x"}), 8)
     await here.close()
     await there.close()
-    wait_until(lambda: cluster.state(here.session_id) == "passivated", "passivation", 5)
+    wait_until(lambda: cluster.state(here.session_id) == "passivated", "passivation")

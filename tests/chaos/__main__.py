@@ -68,6 +68,8 @@ def _words(text: str) -> tuple[str, ...]:
 def run(options: Options, above: Path | None, *, keep: bool = False) -> Result:
     """One run with its report on standard output. Its files are in a folder below `above`."""
     logging.basicConfig(level=logging.CRITICAL)
+    if above is not None:
+        above.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="ohsessions-chaos-", dir=above))
     print(f"seed {options.seed}, {options.seconds:g} s, in {folder}", flush=True)
     one = Run(options, folder, lambda text: print(text, flush=True))

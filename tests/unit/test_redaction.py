@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,10 +106,3 @@ def test_json_is_redacted_in_strings_and_keys_and_nowhere_else():
 )
 def test_json_without_secrets_comes_back_the_same(value):
     assert Redactor(["zzzz"]).redact_json(value) == json.loads(json.dumps(value))
-
-
-def test_a_secret_that_overlaps_itself_everywhere_takes_linear_time():
-    redactor = Redactor(["a" * 10_000])
-    start = time.process_time()
-    assert redactor.redact("a" * 3_000_000) == PLACEHOLDER
-    assert time.process_time() - start < 3, "quadratic time would need minutes"
