@@ -388,3 +388,24 @@ async def test_processes_end_in_order_while_the_database_hangs(
     await database.go_away("swallows")
     ends = [asyncio.to_thread(cluster.gateways[0].stop), asyncio.to_thread(cluster.workers[0].end)]
     assert await asyncio.gather(*ends) == [0, 0]
+
+
+async def test_processes_that_start_while_the_database_is_away_wait_for_it(
+    tmp_path: Path, database: Database, redis: FallingRedis, connect: Connect
+) -> None:
+    cluster = Cluster(tmp_path, database.url, redis.url, 1, 1, **LEASE)
+    (gateway,), (worker,) = cluster.gateways, cluster.workers
+    await asyncio.to_thread(gateway.manage, "migrate", "--verbosity", "0")
+    await database.go_away("falls")
+    starts = [asyncio.create_task(asyncio.to_thread(process.start)) for process in (gateway, worker)]
+    for log in (gateway.log, worker.log):
+        waits = lambda log=log: log.exists() and "waiting for it" in log.read_text()  # noqa: E731
+        await asyncio.to_thread(wait_until, waits, "the process saying that it waits")
+    await database.come_back("falls")
+    try:
+        await asyncio.gather(*starts)
+        client = await connect(gateway)
+        await client.initialize("echo")
+        await client.wait_state("init")
+    finally:
+        await asyncio.to_thread(cluster.stop)

@@ -34,12 +34,17 @@ class Injector:
         self._random = Random(f"{seed}/proxies")
         self._now = now
         self._tell = tell
+        self._under_way: set[str] = set()
 
     async def play(self, faults: list[Fault]) -> None:
         async with asyncio.TaskGroup() as group:
             for fault in faults:
                 await asyncio.sleep(max(0.0, fault.at - self._now()))
+                if fault.target in self._under_way:
+                    self._tell(f"{fault}: left out, since the one before lasts on")
+                    continue
                 self._tell(str(fault))
+                self._under_way.add(fault.target)
                 group.create_task(self._inject(fault), name=f"fault {fault.kind}")
 
     async def _inject(self, fault: Fault) -> None:
@@ -52,6 +57,7 @@ class Injector:
             await self._harm_proxy(self._proxies[fault.target], fault)
         else:
             await self._harm_server(fault)
+        self._under_way.discard(fault.target)
         self.record.append(Injected(fault.kind, fault.target, begin, self._now(), pid))
 
     @staticmethod

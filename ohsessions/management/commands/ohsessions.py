@@ -13,7 +13,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import connections
+from django.db import OperationalError, connections
 
 from ohsessions import leases
 from ohsessions.conf import conf
@@ -56,7 +56,7 @@ class Command(BaseCommand):
         from ohsessions.gateway.gateway import FRAME_SLACK
 
         application = get_default_application()
-        self.check_migrations()
+        self.warn_of_migrations()
         connections.close_all()
         # It bounds what is sent, too: the event of an action may have its content twice.
         max_message = 2 * conf.MAX_ACTION_BYTES + FRAME_SLACK + ABOVE
@@ -83,9 +83,16 @@ class Command(BaseCommand):
                 "The channel layer is in memory, so `serve` runs the worker itself. Configure one that"
                 " processes share (REDIS_URL on the reference site) to run workers of their own."
             )
-        self.check_migrations()
+        self.warn_of_migrations()
         connections.close_all()
         asyncio.run(work_until_told(lambda: self.stdout.write("Working")))
+
+    def warn_of_migrations(self) -> None:
+        """A database that is away is no reason to end: as later, the process waits for it."""
+        try:
+            self.check_migrations()
+        except OperationalError:
+            self.stderr.write("The database does not answer: waiting for it.")
 
     def drain(self, *, processes: list[str], timeout: float, **options: Any) -> None:
         living = leases.living()
