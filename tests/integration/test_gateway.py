@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -24,6 +23,7 @@ from ohsessions.gateway.subscriptions import Subscriptions
 from ohsessions.models import Connection, Session
 from ohsessions.services import Services
 from ohsessions.wakeups import session_group
+from tests.integration.boundaries import until
 from tests.integration.world import init
 
 LIMIT = 10.0
@@ -88,19 +88,6 @@ class ForgetfulServices(Services):
             if self.after_attach is not None:
                 await self.after_attach(done.change.session_id)
         return done
-
-
-async def until(true: Callable[[], Any], what: str) -> None:
-    """Waits until what a function gives, or what it gives awaited, is true."""
-    try:
-        async with asyncio.timeout(LIMIT):
-            while True:
-                found = true()
-                if await found if inspect.isawaitable(found) else found:
-                    return
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        raise AssertionError(f"{what} did not come true") from None
 
 
 @pytest.fixture
