@@ -64,6 +64,9 @@ class Session(models.Model):
     forced_by = models.CharField(max_length=150, blank=True, help_text="Who wants it passivated regardless.")
     retry_at = models.DateTimeField(null=True, blank=True)
     crashes = models.PositiveIntegerField(default=0, help_text="In a row.")
+    suspicion = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="How much speaks for it that its workers died of it."
+    )
     snapshot = models.JSONField(null=True, blank=True)
     snapshot_file = models.CharField(max_length=200, blank=True, help_text="A large snapshot's file.")
     token_version = models.PositiveIntegerField(default=1)

@@ -12,6 +12,13 @@ CRASH_BUDGET = 3
 """This many crashes in a row, without STABLE_AFTER seconds of running between them, make a session fail."""
 STABLE_AFTER = 60.0
 """Seconds of running after which earlier crashes no longer count."""
+YOUNG = 5.0
+"""Seconds of running until which a session is very suspect when its worker dies."""
+VERY_SUSPECT, SOMEWHAT_SUSPECT = 2, 1
+"""How suspect the death of its worker makes a session that is young or being started, and one that has not
+run for STABLE_AFTER seconds. These, YOUNG and SUSPECT were found by simulation: see lifecycle.suspects."""
+SUSPECT = 8
+"""From here on a session that ran may be blamed for the death of its workers."""
 RETRY_FIRST, RETRY_MOST = 1.0, 60.0
 """Seconds until the second try, doubled with each further one, and the longest wait."""
 
@@ -56,6 +63,23 @@ def retry_delay(crashes: int) -> float:
     """Seconds to wait before the next start, after so many crashes in a row (1 or more)."""
     doublings = min(crashes - 1, 30)  # a float has no room for thousands
     return min(RETRY_MOST, RETRY_FIRST * 2.0**doublings)
+
+
+def suspicion(ran: float) -> int:
+    """How suspect the death of its worker makes a session that had run for so many seconds."""
+    if ran < YOUNG:
+        return VERY_SUSPECT
+    return SOMEWHAT_SUSPECT if ran < STABLE_AFTER else 0
+
+
+def is_suspect(suspicion: int) -> bool:
+    """Whether a session that ran may be blamed for the death of its workers."""
+    return suspicion >= SUSPECT
+
+
+def suspects_delay(suspicion: int) -> float:
+    """Seconds within which those that are equally suspect are started again, each at another time."""
+    return retry_delay(max(1, suspicion // 4))
 
 
 def is_beyond_budget(crashes: int) -> bool:

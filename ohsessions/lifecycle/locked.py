@@ -53,7 +53,7 @@ class Locked:
         self.now = now
         stable_after = timedelta(seconds=policy.STABLE_AFTER)
         if session.state == State.RUNNING and now - session.state_at >= stable_after:
-            session.crashes = 0
+            session.crashes = session.suspicion = 0
         self.stored: list[tuple[int, str]] = []
         self.moved = False
         self.ended = False

@@ -86,7 +86,7 @@ def wake(session_id: UUID, *, by: str) -> tuple[Change, str]:
     session = locked.session
     if session.state not in states.ASLEEP:
         return locked.change(), f"Nothing to do: the session is {session.state}."
-    session.crashes, session.retry_at = 0, None
+    session.crashes, session.suspicion, session.retry_at = 0, 0, None
     locked.move(State.STARTING, "by an operator", by)
     locked.set_due(locked.attached())
     outcome = "The session starts as soon as a worker takes it."

@@ -194,6 +194,7 @@ def release(session_id: UUID, epoch: int, snapshot: Snapshot | None, reason: str
     why = session.reason
     if snapshot is not None:
         snapshots.replace(session, snapshot)
+    session.suspicion = 0
     locked.write_agent_state("stopped")
     connections = locked.attached()
     if connections or session.has_pending_work:

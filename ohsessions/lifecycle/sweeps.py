@@ -13,6 +13,7 @@ from ohsessions.conf import conf
 from ohsessions.core import states
 from ohsessions.core.states import State
 from ohsessions.database import database_now
+from ohsessions.lifecycle import suspects
 from ohsessions.lifecycle.locked import Change, Locked, try_lock
 from ohsessions.lifecycle.owners import active_workers, waiting
 from ohsessions.models import Connection, Session, SessionQuerySet
@@ -22,16 +23,19 @@ from ohsessions.models import Connection, Session, SessionQuerySet
 def hand_over(session_id: UUID, worker: UUID, reason: str, *, died: bool = False) -> Change | None:
     """Takes a session from a worker that is gone, or does not serve it; None if it was not that worker's.
 
-    A worker that `died` may have died of a session that it was just starting: that counts as a crash of the
-    session, so that one which kills its workers fails, and does not take the rest with it again and again.
+    A worker that `died` may have died of this session: if that is so, it counts as a crash, so that one which
+    kills its workers fails, and does not take the rest with it again and again.
     What nobody wants any more is not started elsewhere only to sleep: it sleeps, from its last checkpoint.
     """
     locked = try_lock(session_id)
     if locked is None or locked.session.worker_id != worker:
         return None
     session, by = locked.session, f"worker {worker}"
-    if died and session.state == State.STARTING:
-        locked.crash(f"{reason}, while it started", by)
+    if died and suspects.is_blamed(locked, worker):
+        when = (
+            "while it started" if session.state == State.STARTING else "soon after it had started, as before"
+        )
+        locked.crash(f"{reason}, {when}", by)
     else:
         locked.move(State.STARTING, reason, by)
     locked.disown()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,13 @@ class BrokenRuntime(Runtime):
         key = self.context.secrets["llm_api_key"]
         await self.context.emit(observation="said", content=key, extras={key: [key]}, message=f"x{key}x")
         await self.context.notify({"notice": "delta", "content": key})
+
+
+class DeadlyRuntime(BrokenRuntime):
+    """Kills its worker soon after it is ready, each time, though nobody asks anything of it."""
+
+    async def start(self, snapshot: JSON) -> None:
+        asyncio.get_running_loop().call_later(0.3, os.kill, os.getpid(), signal.SIGKILL)
 
 
 async def ignore_cancel() -> None:

@@ -115,6 +115,36 @@ async def test_a_killed_gateways_connections_end_and_its_session_is_passivated(
     assert rows == [("gateway_lost",)]
 
 
+@pytest.mark.timeout(240)
+async def test_a_session_that_kills_its_workers_fails_and_the_others_go_on(
+    make_cluster: Make, connect: Connect
+) -> None:
+    """Its workers are started again each time, as an init system does."""
+    cluster = make_cluster(
+        LEASE_TTL=3,
+        HEARTBEAT=0.5,
+        RUNTIMES={
+            "echo": {"BACKEND": "ohsessions.runtimes.echo.EchoRuntime"},
+            "deadly": {"BACKEND": "tests.acceptance.runtimes.DeadlyRuntime"},
+        },
+    )
+    others = [await connect(cluster.gateways[index % 2]) for index in range(4)]
+    for other in others:
+        await other.initialize("echo")
+    deadly = await connect(cluster.gateways[0])
+    await deadly.initialize("deadly")
+    async with asyncio.timeout(200):
+        while cluster.state(deadly.session_id) != "failed":
+            for worker in cluster.workers:
+                if worker.process is not None and worker.process.poll() is not None:
+                    await asyncio.to_thread(worker.start)
+            await asyncio.sleep(0.05)
+    for other in others:
+        acknowledged = await other.act("message", {"content": "still here"})
+        await other.wait_for(observation="echo", cause=acknowledged["id"])
+        assert cluster.state(other.session_id) == "running"
+
+
 async def test_new_sessions_spread_over_the_workers(make_cluster: Make, connect: Connect) -> None:
     cluster = make_cluster()
     for _ in range(20):
