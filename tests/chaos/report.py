@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.chaos import checker, crashes, interrupts, owners, timing
+from tests.chaos import checker, crashes, interrupts, owners, takeovers, timing
 from tests.chaos.checker import Verdict, Violation
 from tests.chaos.history import History
 
@@ -19,7 +19,7 @@ CHECKS = (
     owners.check_state,
     owners.check_stale_writes,
     owners.check_owners,
-    timing.check_takeover,
+    takeovers.check_takeover,
     timing.check_passivation,
     timing.check_answers,
     timing.check_delivery,

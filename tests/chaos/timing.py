@@ -1,4 +1,4 @@
-"""How late things were: takeovers, passivations, deliveries. Pure functions, as in tests.chaos.checker.
+"""How late things were: passivations, deliveries, answers. Pure functions, as in tests.chaos.checker.
 
 A limit holds for what no other fault disturbed; for the rest it is longer by what the others lasted, and by
 what it takes to recover from each.
@@ -28,56 +28,15 @@ RECOVERY = 3.0
 """Seconds after a fault during which what it hit may be behind: a process starts, a client reconnects."""
 
 
-def check_takeover(history: History) -> Verdict:
-    """A session whose worker died or stopped runs elsewhere, or sleeps, LEASE_TTL + 2 s later."""
-    lease = history.options["lease_ttl"]
-    slack = SLACK * history.options["patience"]
-    calm: list[float] = []
-    violations = []
-    samples, moves = _by_session(history.samples), _moves(history.moves)
-    faults = [one for one in history.faults if one.kind in ("worker_kill", "worker_pause")]
-    count = 0
-    for fault in faults:
-        for session, seen in samples.items():
-            owned = _last_before(seen, fault.at)
-            if owned is None or owned.worker != fault.pid or fault.at - owned.at > SAMPLE_GAP:
-                continue
-            if any(owned.at - 0.3 < move.at <= fault.at for move in moves[session]):
-                continue  # it may have been let go of in between
-            count += 1
-            ended = _taken_over(fault, seen, moves[session])
-            limit = lease + slack
-            others = disturbing(history, fault.at - lease, min(ended, fault.at + limit), fault)
-            if not others:
-                calm.append(ended - fault.at)
-            limit += sum(lease + slack + one.until - one.at for one in others)
-            if ended - fault.at > limit:
-                took = "never" if ended == FOREVER else f"{ended - fault.at:.1f} s after"
-                text = f"taken over {took} {fault.kind} of {fault.target} (limit {limit:.1f} s)"
-                violations.append(Violation(text, session, fault.at))
-    measured = Measured([value for value in calm if value != FOREVER], count - len(calm))
-    return Verdict("takeover p50/p99/max", str(measured), violations, measured)
-
-
-def _taken_over(fault: Injected, seen: list[Sample], moves: list[Move]) -> float:
-    """When a session of the worker that was hit was served again, or asleep; infinite if never."""
-    moved = [one.at for one in moves if one.at > fault.at and one.target in ("running", "passivated")]
-    if fault.kind == "worker_pause":
-        # Nobody took it: it goes on where it was.
-        kept = [one.at for one in seen if one.at > fault.until + 0.1 and one.worker == fault.pid]
-        moved += [fault.until] if kept and not [at for at in moved if at < kept[0]] else []
-    return min(moved, default=FOREVER)
-
-
 def check_passivation(history: History) -> Verdict:
     """An idle session begins to passivate CLOSE_DELAY + 2 s after its last connection went."""
     options = history.options
     slack = SLACK * options["patience"]
     calm: list[float] = []
     violations = []
-    moves = _moves(history.moves)
+    moves = moves_by_session(history.moves)
     count = 0
-    for session, seen in _by_session(history.samples).items():
+    for session, seen in by_session(history.samples).items():
         for since, until in _idle_times(seen):
             moved = [
                 one.at
@@ -205,18 +164,14 @@ def disturbing(history: History, begin: float, end: float, but: Injected | None 
     ]
 
 
-def _last_before(seen: list[Sample], at: float) -> Sample | None:
-    return next((one for one in reversed(seen) if one.at <= at), None)
-
-
-def _by_session(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+def by_session(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
     found: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         found[sample.session].append(sample)
     return found
 
 
-def _moves(moves: Iterable[Move]) -> dict[str, list[Move]]:
+def moves_by_session(moves: Iterable[Move]) -> dict[str, list[Move]]:
     found: dict[str, list[Move]] = defaultdict(list)
     for move in moves:
         found[move.session].append(move)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos import checker, owners, timing
+from tests.chaos import checker, owners, takeovers, timing
 from tests.chaos.history import Departure, Event, History, Injected, Leftover, Move, Sample, Sent
 from tests.chaos.report import describe, judge, violated
 from tests.unit.chaos_histories import answer, good, line, texts, told, user
@@ -193,14 +193,38 @@ def kill_at(at: float, again_at: float | None) -> History:
 def test_a_takeover_that_came_late_or_never_is_found(again_at: float | None, found: int) -> None:
     history = kill_at(3.0, again_at)
     history.moves = [move for move in history.moves if move.target != "passivated"]
-    assert len(timing.check_takeover(history).violations) == found
+    assert len(takeovers.check_takeover(history).violations) == found
 
 
-def test_a_takeover_has_longer_when_another_fault_came_between() -> None:
+@pytest.mark.parametrize(
+    ("others", "is_longer"),
+    [
+        ([("postgres_restart", "postgres")], True),
+        ([("worker_pause", "worker1")], True),
+        ([("worker_kill", "worker1")], False),
+        ([("worker_kill", "worker1"), ("worker_drain", "worker2")], True),
+        ([("gateway_kill", "gateway0"), ("redis_pause", "redis")], False),
+    ],
+)
+def test_a_takeover_has_longer_when_nobody_could_do_it(
+    others: list[tuple[str, str]], is_longer: bool
+) -> None:
     history = kill_at(3.0, 8.1)
     history.moves = [move for move in history.moves if move.target != "passivated"]
-    history.faults.append(Injected("postgres_restart", "postgres", 4.0, 6.0))
-    assert texts(timing.check_takeover(history)) == []
+    history.faults += [Injected(kind, target, 4.0, 6.0) for kind, target in others]
+    assert texts(takeovers.check_takeover(history)) == (
+        [] if is_longer else ["taken over 5.1 s after worker_kill of worker0 (limit 5.0 s)"]
+    )
+
+
+def test_a_takeover_has_longer_when_who_took_it_over_died_too() -> None:
+    history = kill_at(3.0, 8.1)
+    history.moves = [move for move in history.moves if move.target != "passivated"]
+    history.moves += [
+        Move("s", at, "running", "starting", "its worker is gone", "worker", 3) for at in (4.0, 7.0)
+    ]
+    history.faults.append(Injected("worker_kill", "worker1", 5.0, 5.5))
+    assert texts(takeovers.check_takeover(history)) == []
 
 
 @pytest.mark.parametrize(("moved_at", "found"), [(7.9, 0), (8.3, 1)])
