@@ -6,6 +6,7 @@ are busy, hence the patience.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,6 +46,15 @@ def chaos(tmp_path: Path) -> Chaos:
 def test_a_short_run_has_no_violation(chaos: Chaos) -> None:
     code, report = chaos(seconds=20, seed=2)
     assert code == 0, report
+
+
+def test_a_rolling_restart_under_load_cuts_nothing_off_and_is_no_error_to_anybody(chaos: Chaos) -> None:
+    names = ("worker0", "gateway0", "worker1", "gateway1", "worker2")
+    stops = ", ".join(f"{name[:-1]}_drain {name} {3 + 3 * at} 0.5" for at, name in enumerate(names))
+    code, report = chaos(seconds=18, seed=1, script=stops)
+    assert code == 0, report
+    assert "told: interrupted" not in report
+    assert not re.search(r"clients were told:.* [45]\d\d ", report), report
 
 
 def test_it_catches_that_stale_writes_are_not_refused(chaos: Chaos) -> None:

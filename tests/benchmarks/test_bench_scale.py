@@ -102,6 +102,11 @@ async def test_memory_after_many_sessions_came_and_went(cluster: Cluster) -> Non
         await echo(client, f"hello {index}")
         await client.close()
 
+    def sizes() -> str:
+        of_gateway, of_worker = (resident_megabytes(process.pid) for process in (gateway, worker))
+        return f"gateway {of_gateway:.1f} MB, worker {of_worker:.1f} MB"
+
+    print(f"\nbefore the first session: {sizes()}")
     for count in [PASSING // 10] * 10:
         start = time.monotonic()
         await in_batches(count, come_and_go)
@@ -112,8 +117,7 @@ async def test_memory_after_many_sessions_came_and_went(cluster: Cluster) -> Non
             "passivation",
         )
         speed = count / (time.monotonic() - start)
-        sizes = [f"{resident_megabytes(process.pid):.1f} MB" for process in (gateway, worker)]
-        print(f"\n{count} more sessions, {speed:.0f} a second: gateway {sizes[0]}, worker {sizes[1]}")
+        print(f"{count} more sessions, {speed:.0f} a second: {sizes()}")
 
 
 LATENESS = """
