@@ -24,7 +24,10 @@ from ohsessions.gateway.gateway import Gateway
 from ohsessions.services import Services
 from ohsessions.socketio import SocketIOConsumer, SocketIOServer
 from ohsessions.wakeups import is_embedded
-from ohsessions.worker.worker import SessionWorker
+from ohsessions.worker.worker import SessionWorker, stop_limit
+
+START_PATIENCE = 2.0
+"""Seconds that a start which is under way gets when the process is told to stop."""
 
 logger = logging.getLogger(__name__)
 
@@ -103,13 +106,28 @@ class Mount:
     async def _stop(self) -> None:
         if self._starting is None:
             return
-        await self._starting
+        await asyncio.wait([self._starting], timeout=START_PATIENCE)
+        if not self._starting.done():
+            self._starting.cancel()  # it waits for a database that is away, and serves nobody yet
+            await asyncio.wait([self._starting])
+            await self._services.close()
+            return
+        self._starting.result()
         await self._gateway.stop("draining")
         await self._server.close("draining")
         if self._worker is not None:
             await self._worker.stop("the server stopped")
         await self._services.close()
         logger.info("ohsessions has stopped", extra={"verb": "stopped"})
+
+    async def _stop_in_time(self) -> None:
+        """The reactor waits for it, whatever happens."""
+        limit = stop_limit()
+        try:
+            async with asyncio.timeout(limit):
+                await self.stop()
+        except TimeoutError:
+            logger.exception("ohsessions did not stop within %s s", limit, extra={"verb": "stop_failed"})
 
     def _start_with_twisted(self) -> None:
         """daphne imports the application when its reactor is installed and does not run yet."""
@@ -124,7 +142,7 @@ class Mount:
             self._starting.add_done_callback(_report)
 
         def stop() -> Any:
-            return Deferred.fromFuture(asyncio.ensure_future(self.stop()))
+            return Deferred.fromFuture(asyncio.ensure_future(self._stop_in_time()))
 
         running: Any = reactor
         running.callWhenRunning(start)

@@ -22,7 +22,18 @@ from ohsessions.lifecycle.operators import (
     request_wake,
     wake,
 )
-from ohsessions.lifecycle.owners import Claimed, claim, claim_passivation, crash, due, release, run, wanted
+from ohsessions.lifecycle.owners import (
+    Claimed,
+    claim,
+    claim_passivation,
+    crash,
+    due,
+    end_start,
+    is_unwanted_start,
+    release,
+    run,
+    wanted,
+)
 from ohsessions.lifecycle.sweeps import (
     end_reasons,
     hand_over,
@@ -48,8 +59,10 @@ __all__ = [
     "detach",
     "due",
     "end_reasons",
+    "end_start",
     "force_passivation",
     "hand_over",
+    "is_unwanted_start",
     "left_behind",
     "open_connections",
     "open_session",

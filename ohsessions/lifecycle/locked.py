@@ -195,7 +195,11 @@ def lock(session_id: UUID) -> Locked:
 
 def lock_owned(session_id: UUID, epoch: int) -> Locked:
     """Locks a session for its owner. Raises StaleEpoch if that is no longer the caller."""
-    locked = try_lock(session_id)
+    return check_owned(try_lock(session_id), session_id, epoch)
+
+
+def check_owned(locked: Locked | None, session_id: UUID, epoch: int) -> Locked:
+    """Raises StaleEpoch if a session is gone, or has another owner than under this epoch."""
     if locked is None or (locked.session.epoch != epoch and switches.is_on("epoch")):
         logger.info("Session %s has another owner", session_id, extra={"verb": "stale"})
         raise StaleEpoch

@@ -65,7 +65,7 @@ def force_passivation(session_id: UUID, *, by: str) -> tuple[Change, str]:
         return locked.change(), f"Nothing to do: the session is {session.state}."
     locked.end_connections("operator")
     session.passivate_at = locked.now
-    if session.state == State.STARTING:
+    if session.state == State.STARTING and session.worker_id is None:
         locked.move(State.PASSIVATED, "by an operator", by)
         locked.disown()
         locked.set_due(0)

@@ -21,7 +21,7 @@ from ohsessions.core import policy
 from ohsessions.core.errors import ProcessGone
 from ohsessions.core.states import State
 from ohsessions.database import database_now
-from ohsessions.lifecycle.locked import HEAVY, Change, Locked, lock_owned, try_lock
+from ohsessions.lifecycle.locked import HEAVY, Change, Locked, check_owned, lock_owned, try_lock
 from ohsessions.models import Process, Session, SessionQuerySet
 from ohsessions.snapshots import Snapshot
 
@@ -157,9 +157,30 @@ def _owner(locked: Locked) -> str:
 
 
 def due(worker: UUID) -> list[UUID]:
-    """The running sessions of a worker that are due for passivation."""
-    rows = Session.objects.filter(worker=worker, state=State.RUNNING, passivate_at__lte=database_now())
+    """Of a worker: running sessions that are due for passivation, and starts that an operator wants ended."""
+    rows = Session.objects.filter(worker=worker, passivate_at__lte=database_now())
+    rows = rows.filter(Q(state=State.RUNNING) | UNWANTED_START)
     return list(rows.values_list("pk", flat=True))
+
+
+UNWANTED_START = Q(state=State.STARTING) & ~Q(forced_by="")
+
+
+def is_unwanted_start(session_id: UUID, epoch: int) -> bool:
+    """Whether an operator wants a session to sleep that its owner is only starting."""
+    return Session.objects.filter(UNWANTED_START, pk=session_id, epoch=epoch).exists()
+
+
+@transaction.atomic
+def end_start(session_id: UUID, epoch: int) -> Change | None:
+    """What an operator wants started no more, and whose runtime its owner has closed, sleeps; None if nobody
+    wants that. Raises StaleEpoch."""
+    locked = lock_owned(session_id, epoch)
+    session = locked.session
+    if session.state != State.STARTING or not session.forced_by:
+        return None
+    locked.write_agent_state("stopped")
+    return _let_go(locked, "by an operator", "by an operator", session.forced_by)
 
 
 @transaction.atomic
@@ -167,9 +188,13 @@ def claim_passivation(session_id: UUID, epoch: int, *, busy: bool, reason: str =
     """Moves a due session to `passivating` for its owner; None if it is not due, or may not be yet.
 
     With `reason` (a drain) neither counts: the caller has seen to it that no action is under way, and what is
-    pending waits for the next owner. Raises StaleEpoch.
+    pending waits for the next owner. Saying it again, after a COMMIT whose answer was lost, changes nothing.
+    Raises StaleEpoch.
     """
-    locked = lock_owned(session_id, epoch)
+    locked = try_lock(session_id)
+    if locked is not None and locked.session.state == State.PASSIVATING and locked.session.epoch == epoch + 1:
+        return locked.change()  # only who owns it under `epoch` can have done that
+    locked = check_owned(locked, session_id, epoch)
     session = locked.session
     if session.state != State.RUNNING:
         return None
@@ -196,11 +221,16 @@ def release(session_id: UUID, epoch: int, snapshot: Snapshot | None, reason: str
         snapshots.replace(session, snapshot)
     session.suspicion = 0
     locked.write_agent_state("stopped")
+    return _let_go(locked, why, f"{why}; {reason}" if reason else why, by)
+
+
+def _let_go(locked: Locked, why: str, reason: str, by: str) -> Change:
+    """To sleep, for `reason`; or to start again, if somebody attached or acted meanwhile."""
     connections = locked.attached()
-    if connections or session.has_pending_work:
+    if connections or locked.session.has_pending_work:
         locked.move(State.STARTING, f"{why}; but a client is attached or an action pending", by)
     else:
-        locked.move(State.PASSIVATED, f"{why}; {reason}" if reason else why, by)
+        locked.move(State.PASSIVATED, reason, by)
     locked.disown()
     locked.set_due(connections)
     return locked.save()

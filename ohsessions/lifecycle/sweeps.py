@@ -20,8 +20,11 @@ from ohsessions.models import Connection, Session, SessionQuerySet
 
 
 @transaction.atomic
-def hand_over(session_id: UUID, worker: UUID, reason: str, *, died: bool = False) -> Change | None:
-    """Takes a session from a worker that is gone, or does not serve it; None if it was not that worker's.
+def hand_over(
+    session_id: UUID, worker: UUID, reason: str, *, died: bool = False, epoch: int | None = None
+) -> Change | None:
+    """Takes a session from a worker that is gone, or does not serve it; None if it was not that worker's, or
+    not under this `epoch` any more.
 
     A worker that `died` may have died of this session: if that is so, it counts as a crash, so that one which
     kills its workers fails, and does not take the rest with it again and again.
@@ -31,6 +34,8 @@ def hand_over(session_id: UUID, worker: UUID, reason: str, *, died: bool = False
     if locked is None or locked.session.worker_id != worker:
         return None
     session, by = locked.session, f"worker {worker}"
+    if epoch is not None and session.epoch != epoch:
+        return None
     if died and suspects.is_blamed(locked, worker):
         when = (
             "while it started" if session.state == State.STARTING else "soon after it had started, as before"

@@ -42,6 +42,7 @@ class Actions:
         self._may_begin.set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._over = False
 
     def wake(self) -> None:
         """There may be new ones in the log."""
@@ -56,6 +57,10 @@ class Actions:
         """Begins none any more, and waits for the end of the one under way."""
         self._may_begin.clear()
         await self._idle.wait()
+
+    def end(self) -> None:
+        """Begins none any more, also if a handler that is cancelled ends as if it had not been."""
+        self._over = True
 
     async def read(self, runtime: Runtime) -> None:
         """Brings actions from the log into the queue, and interrupts to the runtime, as they come."""
@@ -87,9 +92,9 @@ class Actions:
 
     async def handle(self, runtime: Runtime, context: HostContext) -> None:
         """Has the runtime handle what is in the queue, as it comes."""
-        while True:
+        while not self._over:
             await self._queued.wait()
-            while self._queue:
+            while self._queue and not self._over:
                 await self._may_begin.wait()
                 self._idle.clear()
                 await self._handle(runtime, context, self._queue.popleft())

@@ -19,9 +19,9 @@ from django.utils.module_loading import import_string
 from ohsessions import access, lifecycle
 from ohsessions.conf import RuntimeEntry, conf
 from ohsessions.core import wire
-from ohsessions.core.errors import NotFed, RuntimeFailure, StaleEpoch, WireError
+from ohsessions.core.errors import NotFed, RuntimeFailure, StaleEpoch, Unavailable, WireError
 from ohsessions.core.runtime import Runtime
-from ohsessions.lifecycle import Claimed
+from ohsessions.lifecycle import Change, Claimed
 from ohsessions.membership import HOLD
 from ohsessions.services import Services
 from ohsessions.worker.actions import Actions
@@ -58,7 +58,7 @@ class SessionHost:
         self._context: HostContext | None = None
         self._actions = Actions(services, claimed, self._outbox, self._check_lease)
         self._passivating = asyncio.Event()
-        self._claiming_passivation = False
+        self._claiming_passivation = asyncio.Lock()
         self._writing: asyncio.Task[None]
         self.ready = False
 
@@ -79,7 +79,7 @@ class SessionHost:
     @property
     def is_passivating(self) -> bool:
         """Whether its epoch is changing, or has changed for the last time."""
-        return self._claiming_passivation or self._passivating.is_set()
+        return self._claiming_passivation.locked() or self._passivating.is_set()
 
     def wake(self) -> None:
         """There may be new actions in the log."""
@@ -166,6 +166,7 @@ class SessionHost:
             self._outbox.end()
             raise
         finally:
+            self._actions.end()
             await end(tasks)
 
     async def _wait_passivating(self) -> None:
@@ -184,40 +185,57 @@ class SessionHost:
     async def try_passivate(self, reason: str = "") -> bool:
         """Claims the passivation of this session if it is due, or for `reason`; then `run` does it.
 
-        Raises StaleEpoch.
+        Says whether it is being passivated, now or already. Raises StaleEpoch.
         """
-        if not self.ready or self.is_passivating:
+        if not self.ready:
             return False
-        self._claiming_passivation = True
-        try:
+        async with self._claiming_passivation:
+            if self._passivating.is_set():
+                return True
             async with self._outbox.paused():
-                change = await self._services.change(
-                    lifecycle.claim_passivation, self.session_id, self.epoch, busy=self.busy, reason=reason
-                )
+                change = await self._claim_passivation(reason)
                 if change is None:
                     return False
                 self._outbox.epoch = change.epoch
                 self._passivating.set()
-        finally:
-            self._claiming_passivation = False
         logger.info(
             "Session %s passivates: %s", self.session_id, change.reason, extra={"verb": "passivating"}
         )
         await self._services.announce(change)
         return True
 
+    async def _claim_passivation(self, reason: str) -> Change | None:
+        """Once more if the answer was lost: the claim may have been committed, and says so then."""
+        claim = lifecycle.claim_passivation
+        try:
+            return await self._services.change(
+                claim, self.session_id, self.epoch, busy=self.busy, reason=reason
+            )
+        except Unavailable:
+            return await self._services.change(
+                claim, self.session_id, self.epoch, busy=self.busy, reason=reason
+            )
+
     async def drain(self, reason: str, limit: float) -> bool:
         """Begins no further action, waits up to `limit` seconds for the one under way, and then claims the
-        passivation. False: it does not come to that, and the activation must be cut off. Raises StaleEpoch.
+        passivation, unless that has been done. False: it does not come to that, and the activation must be
+        cut off. Raises StaleEpoch.
         """
+        resting = asyncio.create_task(self._rest(), name=f"session {self.session_id} rests")
+        # Who is passivated meanwhile comes to rest no more.
+        passivating = asyncio.create_task(self._passivating.wait(), name="its passivation")
         try:
-            async with asyncio.timeout(limit):
-                await self._actions.rest()
-                while self.busy:  # noqa: ASYNC110 - a runtime says no more than that it is
-                    await asyncio.sleep(BUSY_PAUSE)
-        except TimeoutError:
-            return False
-        return await self.try_passivate(reason)
+            done, _ = await asyncio.wait(
+                [resting, passivating], timeout=limit, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            await end([resting, passivating])
+        return bool(done) and await self.try_passivate(reason)
+
+    async def _rest(self) -> None:
+        await self._actions.rest()
+        while self.busy:  # noqa: ASYNC110 - a runtime says no more than that it is
+            await asyncio.sleep(BUSY_PAUSE)
 
     async def _passivate(self) -> None:
         assert self._runtime is not None

@@ -49,9 +49,12 @@ def stop_limit() -> float:
 
 
 class SessionWorker:
-    """One worker process. `start` it in the event loop; `stop` hands everything back."""
+    """One worker process. `start` it in the event loop; `stop` hands everything back.
 
-    def __init__(self, services: Services) -> None:
+    `on_drain` is called when an operator wants this process to end.
+    """
+
+    def __init__(self, services: Services, on_drain: Callable[[], None] = end_this_process) -> None:
         self._services = services
         self._membership = Membership(services, Process.Kind.WORKER, self)
         self._reaper = Reaper(services, lambda: self._membership.process_id, on_drain=self._asked_to_drain)
@@ -62,6 +65,7 @@ class SessionWorker:
         self._claiming: set[UUID] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._on_drain = on_drain
 
     # What its membership asks
 
@@ -142,13 +146,15 @@ class SessionWorker:
     # Claiming
 
     async def _claim_wanted(self) -> None:
-        """Claims some of what waits for a worker, as far as there is room for starts."""
+        """Claims some of what waits for a worker, as far as there is room for starts.
+
+        Nothing while its lease is over: what it claimed then would only be given back.
+        """
         room = min(self._hosted.room(), CLAIMS_AT_ONCE)
-        if self._stopping or not room:
+        process_id = self._membership.process_id
+        if self._stopping or not room or not self._membership.holds(process_id):
             return
-        found = await self._services.database.read(
-            lifecycle.wanted, self._membership.process_id, CLAIMS_AT_ONCE
-        )
+        found = await self._services.database.read(lifecycle.wanted, process_id, CLAIMS_AT_ONCE)
         patience = self._patience(found.lightest)
         patience = self._patience(found.lightest)
         ripe = [session_id for session_id, waited in found.sessions if waited >= patience]
@@ -170,6 +176,8 @@ class SessionWorker:
         try:
             process_id = self._membership.process_id
             load = len(self._hosted) + len(self._claiming) - 1
+            if not self._membership.holds(process_id):
+                return
             won = await self._services.change(lifecycle.claim, session_id, process_id, load)
             if won is None or not self._membership.holds(process_id):
                 # The answer may come when the lease is over, and others may own the session by then.
@@ -189,10 +197,24 @@ class SessionWorker:
         hosts = [host for host in map(self._hosted.get, due) if host is not None]
         await asyncio.gather(*map(self._try_passivate, hosts))
 
-    @staticmethod
-    async def _try_passivate(host: SessionHost) -> None:
+    async def _try_passivate(self, host: SessionHost) -> None:
         with contextlib.suppress(StaleEpoch):
-            await host.try_passivate()
+            if host.ready:
+                await host.try_passivate()
+            else:
+                await self._end_start(host)
+
+    async def _end_start(self, host: SessionHost) -> None:
+        """An operator wants a session to sleep that is only being started: its runtime is closed first."""
+        task = self._hosted.task(host)
+        if task is None or not await self._services.database.read(
+            lifecycle.is_unwanted_start, host.session_id, host.epoch
+        ):
+            return
+        task.cancel()
+        await asyncio.wait([task])
+        change = await self._services.change(lifecycle.end_start, host.session_id, host.epoch)
+        await self._services.announce(change)
 
     # Reconciling
 
@@ -213,9 +235,9 @@ class SessionWorker:
                 task.cancel()
             else:
                 host.notice(row[1])
-        for session_id in rows:
+        for session_id, (epoch, _) in rows.items():
             if session_id not in self._hosted and session_id not in self._claiming:
-                await self._give_back(session_id, "its worker does not serve it")
+                await self._give_back(session_id, "its worker does not serve it", epoch)
         if self._stopping:
             return
         for session_id in await read(lifecycle.strays):
@@ -228,7 +250,7 @@ class SessionWorker:
         """An operator wants this process to end."""
         if not self._stopping:
             self._stopping = True
-            end_this_process()
+            self._on_drain()
 
     async def stop(self, reason: str) -> None:
         """Drains: takes nothing new, lets what is under way come to an end for a while, and gives everything
@@ -270,9 +292,9 @@ class SessionWorker:
             with contextlib.suppress(Unavailable):
                 await self._give_back(host.session_id, reason)
 
-    async def _give_back(self, session_id: UUID, reason: str) -> None:
+    async def _give_back(self, session_id: UUID, reason: str, epoch: int | None = None) -> None:
         process_id = self._membership.process_id
-        change = await self._services.change(lifecycle.hand_over, session_id, process_id, reason)
+        change = await self._services.change(lifecycle.hand_over, session_id, process_id, reason, epoch=epoch)
         await self._services.announce(change)
 
 

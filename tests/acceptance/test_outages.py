@@ -409,3 +409,24 @@ async def test_processes_that_start_while_the_database_is_away_wait_for_it(
         await client.wait_state("init")
     finally:
         await asyncio.to_thread(cluster.stop)
+
+
+async def test_processes_that_wait_for_their_first_database_end_when_they_are_told_to(
+    tmp_path: Path, database: Database, redis: FallingRedis
+) -> None:
+    cluster = Cluster(tmp_path, database.url, redis.url, 1, 1, **LEASE)
+    (gateway,), (worker,) = cluster.gateways, cluster.workers
+    await asyncio.to_thread(gateway.manage, "migrate", "--verbosity", "0")
+    await database.go_away("falls")
+    starts = [asyncio.create_task(asyncio.to_thread(process.start)) for process in (gateway, worker)]
+    serves = lambda: gateway.log.exists() and "Serving on" in gateway.log.read_text()  # noqa: E731
+    waits = lambda: worker.log.exists() and "waiting for it" in worker.log.read_text()  # noqa: E731
+    await asyncio.to_thread(wait_until, serves, "the gateway listening")
+    await asyncio.to_thread(wait_until, waits, "the worker saying that it waits")
+    processes = [process.process for process in (gateway, worker) if process.process is not None]
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    codes = [await asyncio.to_thread(process.wait, 20) for process in processes]
+    await asyncio.gather(*starts, return_exceptions=True)
+    # One that has not come so far that it listens to signals ends as any program.
+    assert set(codes) <= {0, -signal.SIGTERM}

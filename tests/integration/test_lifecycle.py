@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from itertools import product
 from uuid import UUID, uuid4
 
 import pytest
@@ -316,8 +317,11 @@ OWNERS = {
 }
 
 
-@pytest.mark.parametrize("name", OWNERS)
-@pytest.mark.parametrize("change", ["hand_over", "close", "crash", "claim_passivation", "force", "deleted"])
+CHANGES = ("hand_over", "close", "crash", "claim_passivation", "force", "deleted")
+BY_ITSELF = ("claim_passivation", "claim_passivation")
+
+
+@pytest.mark.parametrize(("name", "change"), [pair for pair in product(OWNERS, CHANGES) if pair != BY_ITSELF])
 def test_whoever_owned_it_before_is_refused(world: World, name, change):
     session_id, epoch = world.run("a")
     if change == "hand_over":
@@ -337,6 +341,18 @@ def test_whoever_owned_it_before_is_refused(world: World, name, change):
     with pytest.raises(StaleEpoch):
         OWNERS[name](session_id, epoch)
     assert Session.objects.values().first() == before
+
+
+def test_a_passivation_that_is_claimed_twice_is_one_transition(world: World):
+    """Its owner does that when the answer to a COMMIT was lost."""
+    session_id, epoch = world.run()
+    first = lifecycle.claim_passivation(session_id, epoch, busy=False, reason="drain")
+    before = Session.objects.values().get(pk=session_id)
+    again = lifecycle.claim_passivation(session_id, epoch, busy=False, reason="drain")
+    assert first is not None
+    assert again is not None
+    assert (again.epoch, again.state, again.moved) == (first.epoch, "passivating", False)
+    assert Session.objects.values().get(pk=session_id) == before
 
 
 def test_a_run_that_is_stored_twice_is_one_transition(world: World):
@@ -654,18 +670,30 @@ def test_an_operator_passivates_what_runs_and_who_reconnects_does_not_prevent_it
     assert Transition.objects.filter(session=session_id, target="passivating", by="op").exists()
 
 
-@pytest.mark.parametrize("owned", [True, False])
-def test_an_operator_passivates_what_is_starting_at_once(world: World, owned):
+def test_an_operator_passivates_what_nobody_has_begun_to_start(world: World):
     session_id = world.open("a").change.session_id
-    if owned:
-        world.claim(session_id)
     change, _ = lifecycle.force_passivation(session_id, by="op")
-    assert (change.state, change.former, change.ended) == (
-        "passivated",
-        world.worker if owned else None,
-        True,
-    )
+    assert (change.state, change.former, change.ended) == ("passivated", None, True)
     assert lifecycle.strays() == []
+
+
+def test_what_is_being_started_sleeps_when_its_owner_has_ended_that_for_an_operator(world: World):
+    """Not before: another owner must not start it beside that."""
+    session_id = world.open("a").change.session_id
+    epoch = world.claim(session_id)
+    assert lifecycle.end_start(session_id, epoch) is None
+    assert not lifecycle.is_unwanted_start(session_id, epoch)
+    change, _ = lifecycle.force_passivation(session_id, by="op")
+    assert (change.state, change.worker, change.ended) == ("starting", world.worker, True)
+    assert lifecycle.due(world.worker) == [session_id]
+    assert lifecycle.is_unwanted_start(session_id, epoch)
+    ended = lifecycle.end_start(session_id, epoch)
+    assert ended is not None
+    assert (ended.state, ended.reason, ended.former) == ("passivated", "by an operator", world.worker)
+    assert log(session_id)[-1][1] == "agent_state_changed"
+    assert lifecycle.strays() == []
+    with pytest.raises(StaleEpoch):
+        lifecycle.end_start(session_id, epoch)
 
 
 def test_an_operator_may_end_the_connections_of_what_is_passivating(world: World):

@@ -115,23 +115,30 @@ class Command(BaseCommand):
 
 
 async def work_until_told(announce: Callable[[], None]) -> None:
-    """Runs a worker until SIGTERM or SIGINT; the second one ends it at once."""
+    """Runs a worker until SIGTERM, SIGINT or an operator's drain; a second signal ends it at once."""
     loop = asyncio.get_running_loop()
-    told = asyncio.Event()
+    signalled, told = asyncio.Event(), asyncio.Event()
 
     def tell() -> None:
-        if told.is_set():
+        if signalled.is_set():
             os._exit(1)
+        signalled.set()
         told.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, tell)
     services = Services()
-    worker = SessionWorker(services)
-    await worker.start()
-    announce()
-    await told.wait()
-    await worker.stop("its worker stopped")
+    worker = SessionWorker(services, on_drain=told.set)
+    starting = asyncio.create_task(worker.start(), name="worker start")
+    waiting = asyncio.create_task(told.wait(), name="worker waits for its end")
+    await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        starting.result()
+        announce()
+        await waiting
+        await worker.stop("its worker stopped")
+    else:
+        starting.cancel()  # it waits for a database that is away, and holds nothing yet
     await services.close()
 
 

@@ -1,0 +1,305 @@
+"""A worker that stops, loses its lease, or puts sessions to sleep at the worst moment.
+
+The database is the real one; the world's clock stands still, so what is due at once is due, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from ohsessions import leases, lifecycle
+from ohsessions.core.errors import Unavailable
+from ohsessions.core.runtime import JSON, Action, Runtime
+from ohsessions.journal import Append
+from ohsessions.management.commands import ohsessions as command
+from ohsessions.models import Event, Process, Session, Transition
+from ohsessions.services import Services
+from ohsessions.worker.worker import SessionWorker
+from tests.integration.world import World, action
+
+LIMIT = 15.0
+TOLD = "worker waits for its end"
+"""A task of the command, until the worker is told to end."""
+
+
+class Slow(Runtime):
+    """Does each thing when a test says so. What happens to the one and only instance is in `seen`."""
+
+    seen: list[str]
+    news: asyncio.Event
+    may_start: asyncio.Event
+    may_handle: asyncio.Event
+    may_passivate: asyncio.Event
+    may_close: asyncio.Event
+
+    @classmethod
+    def reset(cls) -> None:
+        cls.seen, cls.news = [], asyncio.Event()
+        for what in ("start", "handle", "passivate", "close"):
+            gate = asyncio.Event()
+            gate.set()
+            setattr(cls, f"may_{what}", gate)
+
+    async def _pass(self, what: str) -> None:
+        self._note(f"{what} begins")
+        await getattr(self, f"may_{what}").wait()
+        self._note(f"{what} ends")
+
+    def _note(self, what: str) -> None:
+        self.seen.append(what)
+        self.news.set()
+
+    @classmethod
+    async def wait(cls, what: str, times: int = 1) -> None:
+        async with asyncio.timeout(LIMIT):
+            while cls.seen.count(what) < times:
+                cls.news.clear()
+                await cls.news.wait()
+
+    async def start(self, snapshot: JSON) -> None:
+        await self._pass("start")
+
+    async def handle(self, action: Action) -> None:
+        try:
+            await self._pass("handle")
+        except asyncio.CancelledError:
+            self._note("handle is cancelled")  # and takes that for an end like any other
+
+    async def passivate(self) -> JSON:
+        await self._pass("passivate")
+        return "what it knew"
+
+    async def close(self) -> None:
+        await self._pass("close")
+
+
+class Site:
+    """A worker in this event loop, and a client's side of it."""
+
+    def __init__(self, world: World, services: Services, worker: SessionWorker) -> None:
+        self.world = world
+        self.services = services
+        self.worker = worker
+
+    async def open(self) -> UUID:
+        attached = await self.services.change(self.world.open, "a")
+        await self.services.announce(attached.change)
+        return attached.change.session_id
+
+    async def open_running(self) -> UUID:
+        session_id = await self.open()
+        await self.wait_state(session_id, "running")
+        return session_id
+
+    async def act(self, session_id: UUID) -> None:
+        await self.services.append(Append(session_id, [action()]))
+
+    async def row(self, session_id: UUID) -> Session:
+        return await self.services.database.read(Session.objects.get, pk=session_id)
+
+    async def wait_state(self, session_id: UUID, state: str) -> Session:
+        async with asyncio.timeout(LIMIT):
+            while (row := await self.row(session_id)).state != state:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        return row
+
+    async def passivate(self, session_id: UUID) -> None:
+        """As an operator does."""
+        change, _ = await self.services.change(lifecycle.force_passivation, session_id, by="ann")
+        await self.services.announce(change)
+
+    async def reasons(self, session_id: UUID) -> list[tuple[str, str]]:
+        def read() -> list[tuple[str, str]]:
+            rows = Transition.objects.filter(session=session_id).order_by("id")
+            return list(rows.values_list("target", "reason"))
+
+        return await self.services.database.read(read)
+
+
+@pytest.fixture
+def make_site(world: World, settings: Any) -> Callable[..., Any]:
+    @asynccontextmanager
+    async def make(**changed: Any) -> AsyncIterator[Site]:
+        runtimes = {"echo": {"BACKEND": f"{__name__}.Slow", "OPTIONS": {}}}
+        settings.OHSESSIONS = {"RUNTIMES": runtimes, "CLOSE_DELAY": 0} | changed
+        Slow.reset()
+        services = Services()
+        await services.change(leases.mark_gone, world.worker)
+        worker = SessionWorker(services, on_drain=lambda: None)
+        await worker.start()
+        try:
+            yield Site(world, services, worker)
+        finally:
+            for gate in (Slow.may_start, Slow.may_handle, Slow.may_passivate, Slow.may_close):
+                gate.set()
+            await worker.stop("the test is over")
+            await services.close()
+
+    return make
+
+
+Make = Callable[..., Any]
+
+
+async def test_a_stop_lets_a_passivation_that_has_begun_come_to_its_end(make_site: Make) -> None:
+    async with make_site() as site:
+        session_id = await site.open_running()
+        Slow.may_passivate.clear()
+        await site.services.change(lifecycle.detach, "a", "gone")
+        await Slow.wait("passivate begins")
+        stopping = asyncio.create_task(site.worker.stop("its worker stopped"))
+        await asyncio.wait([stopping], timeout=0.2)
+        Slow.may_passivate.set()
+        async with asyncio.timeout(LIMIT):
+            await stopping
+        row = await site.row(session_id)
+        assert (row.state, row.snapshot) == ("passivated", "what it knew")
+
+
+async def test_a_stop_goes_on_when_an_operator_passivates_what_it_waits_for(make_site: Make) -> None:
+    async with make_site() as site:
+        session_id = await site.open_running()
+        Slow.may_handle.clear()
+        await site.act(session_id)
+        await Slow.wait("handle begins")
+        stopping = asyncio.create_task(site.worker.stop("its worker stopped"))
+        host = site.worker._hosted.get(session_id)
+        assert host is not None
+        await site.passivate(session_id)
+        await host.try_passivate()
+        async with asyncio.timeout(LIMIT):
+            await stopping
+        row = await site.row(session_id)
+        assert (row.state, row.snapshot) == ("passivated", "what it knew")
+
+
+async def test_a_handler_that_ends_as_if_it_had_not_been_cancelled_costs_no_snapshot(make_site: Make) -> None:
+    """Another action waits, which must not be begun then."""
+    async with make_site() as site:
+        session_id = await site.open_running()
+        Slow.may_handle.clear()
+        for _ in range(2):
+            await site.act(session_id)
+        await Slow.wait("handle begins")
+        await site.passivate(session_id)
+        await Slow.wait("passivate ends")
+        assert Slow.seen.count("handle begins") == 1
+        await Slow.wait("start begins", 2)  # for the action that waits
+        assert (await site.row(session_id)).snapshot == "what it knew"
+
+
+async def test_a_session_put_to_sleep_while_it_starts_is_closed_before_it_starts_again(
+    make_site: Make,
+) -> None:
+    async with make_site() as site:
+        Slow.may_start.clear()
+        Slow.may_close.clear()
+        session_id = await site.open()
+        await Slow.wait("start begins")
+        await site.passivate(session_id)
+        await site.services.announce((await site.services.change(site.world.attach, session_id, "b")).change)
+        await Slow.wait("close begins")
+        Slow.may_start.set()
+        Slow.may_close.set()
+        await site.wait_state(session_id, "running")
+        assert Slow.seen == ["start begins", "close begins", "close ends", "start begins", "start ends"]
+        assert ("starting", "by an operator; but a client is attached or an action pending") in (
+            await site.reasons(session_id)
+        )
+
+
+async def test_a_start_that_hangs_is_ended_when_an_operator_wants_it(make_site: Make) -> None:
+    async with make_site() as site:
+        Slow.may_start.clear()
+        session_id = await site.open()
+        await Slow.wait("start begins")
+        await site.passivate(session_id)
+        await site.wait_state(session_id, "passivated")
+        assert (await site.reasons(session_id))[-1] == ("passivated", "by an operator")
+        assert Slow.seen == ["start begins", "close begins", "close ends"]
+
+
+async def test_a_worker_whose_lease_is_over_claims_nothing(make_site: Make) -> None:
+    """What it let go of may take a while to close; until then it goes by its old id, which others take for
+    active."""
+    async with make_site() as site:
+        await site.open_running()
+        Slow.may_close.clear()
+        letting_go = asyncio.create_task(site.worker._membership._let_go("a test"))
+        await Slow.wait("close begins")
+        other = (await site.services.change(site.world.open, "b")).change.session_id
+        site.worker._something_wanted.set()
+        await site.worker._claim_wanted()
+        assert not await site.services.database.read(Event.objects.filter(session=other).exists)
+        Slow.may_close.set()
+        await letting_go
+        await site.wait_state(other, "running")
+
+
+async def test_a_claim_of_a_passivation_whose_answer_is_lost_costs_no_snapshot(
+    make_site: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = lifecycle.claim_passivation
+    answers: list[Any] = []
+
+    def claim(*args: Any, **kwargs: Any) -> Any:
+        answers.append(real(*args, **kwargs))
+        if answers[-1] is not None and len(answers) == 1:
+            raise Unavailable
+        return answers[-1]
+
+    async with make_site() as site:
+        session_id = await site.open_running()
+        monkeypatch.setattr(lifecycle, "claim_passivation", claim)
+        await site.services.change(lifecycle.detach, "a", "gone")
+        row = await site.wait_state(session_id, "passivated")
+        assert row.snapshot == "what it knew"
+        assert len(answers) == 2
+
+
+async def test_the_first_signal_during_an_operators_drain_is_not_the_second(
+    world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An init system says SIGTERM too, after the drain that its hook asked for."""
+    settings.OHSESSIONS = {"RUNTIMES": {"echo": {"BACKEND": f"{__name__}.Slow", "OPTIONS": {}}}}
+    Slow.reset()
+    exits: list[int] = []
+    monkeypatch.setattr(command.os, "_exit", exits.append)
+    services = Services()
+    working = asyncio.Event()
+    running = asyncio.create_task(command.work_until_told(working.set))
+    try:
+        await services.change(leases.mark_gone, world.worker)
+        async with asyncio.timeout(LIMIT):
+            await working.wait()
+        site = Site(world, services, SessionWorker(services))
+        session_id = await site.open_running()
+        Slow.may_handle.clear()
+        await site.act(session_id)
+        await Slow.wait("handle begins")
+        ((worker,),) = await services.database.read(
+            lambda: list(Process.objects.filter(kind="worker").exclude(state="gone").values_list("pk"))
+        )
+        await services.change(leases.begin_drain, worker)
+        async with asyncio.timeout(LIMIT):
+            while any(task.get_name() == TOLD for task in asyncio.all_tasks()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0)
+        Slow.may_handle.set()
+        async with asyncio.timeout(LIMIT):
+            await running
+        assert exits == []
+        assert (await site.row(session_id)).snapshot == "what it knew"
+    finally:
+        Slow.may_handle.set()
+        running.cancel()
+        await services.close()
