@@ -85,8 +85,9 @@ class OperatedAdmin(ReadOnlyAdmin):
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         """Offers what applies to the row."""
+        row = context["original"]
+        context["history_url"] = reverse(f"admin:ohsessions_{self.opts.model_name}_history", args=[row.pk])
         if self.has_operate_permission(request):
-            row = context["original"]
             context["offers"] = [
                 (operation, f"{self.url_of(operation)}?{self.opts.model_name}={row.pk}")
                 for operation in self.operations
@@ -136,11 +137,16 @@ class OperatedAdmin(ReadOnlyAdmin):
         """Does it to each row in turn, and tells the operator what came of it: each outcome once."""
         by = f"operator {request.user.get_username()}"
         outcomes: Counter[tuple[int, str]] = Counter()
+        rows = self.get_queryset(request).in_bulk(keys[:MOST])
         for key in keys[:MOST]:
             try:
-                outcomes[messages.SUCCESS, operation.do(key, by)] += 1
+                outcome = operation.do(key, by)
             except OhSessionsError as error:
                 outcomes[messages.ERROR, str(error)] += 1
+            else:
+                outcomes[messages.SUCCESS, outcome] += 1
+                if key in rows:
+                    self.log_change(request, rows[key], f"{operation.verb} now: {outcome}")
         for (level, outcome), count in outcomes.items():
             text = f"{count} {self.opts.verbose_name_plural}: {outcome}" if count > 1 else outcome
             messages.add_message(request, level, text)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ohsessions.admin.display import relative
+from ohsessions.core.policy import is_suspect
 from ohsessions.core.states import State
 from ohsessions.models import Session
 
@@ -87,6 +88,9 @@ def facts(session: Session, attached: int, now: datetime) -> list[Fact]:
         tried = f"; it may be tried again {relative(retry, now)}" if retry and retry > now else ""
         times = _plural(session.crashes, "time", "times")
         found.append(Fact("Crashes", f"It crashed {times} in a row{tried}.", is_warning=True))
+    if session.suspicion:
+        died = "Its last workers died while it was being started, or soon after; it may be the cause."
+        found.append(Fact("Dead workers", died, is_warning=is_suspect(session.suspicion)))
     return found
 
 

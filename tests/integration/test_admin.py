@@ -283,6 +283,14 @@ def test_session_page_reads_little_of_large_events(operator: Client, demo: Demo)
 # The overview's sentences, as pure functions
 
 
+@pytest.mark.parametrize(("suspicion", "found"), [(0, []), (2, [False]), (8, [True])])
+def test_overview_tells_of_workers_that_died_and_warns_when_it_may_be_the_cause(
+    suspicion: int, found: list[bool]
+) -> None:
+    facts = overview.facts(make_awake(suspicion=suspicion), 1, timezone.now())
+    assert [fact.is_warning for fact in facts if fact.name == "Dead workers"] == found
+
+
 def make_awake(**values: Any) -> Session:
     worker = Process(host="h", pid=1, state="active")
     return Session(**{"state": "running", "worker": worker, **values})
@@ -426,6 +434,22 @@ def test_wake_starts_what_failed_and_what_sleeps_and_nothing_else(operator: Clie
     demo.failed.refresh_from_db()
     assert (demo.failed.state, demo.failed.crashes, demo.failed.retry_at) == ("starting", 0, None)
     assert demo.failed.transitions.first().by == "operator op"
+
+
+@pytest.mark.parametrize("what", ["session", "process"])
+def test_what_an_operator_did_is_in_the_rows_history(operator: Client, demo: Demo, what: str) -> None:
+    if what == "session":
+        row, url, said = demo.asleep, wake_url(), "Wake now: The session starts"
+    else:
+        row = Process.objects.filter(state="active").first()
+        assert row is not None
+        url, said = drain_url(), "Drain now: The process drains"
+    operator.post(url, {what: str(row.pk)})
+    page = operator.get(page_url(row)).content.decode()
+    (history,) = re.findall(r'href="([^"]+/history/)"', page)
+    text = text_of(operator.get(history))
+    assert said in text
+    assert "op" in text
 
 
 def test_session_page_offers_what_can_be_done_to_it(operator: Client, demo: Demo) -> None:
