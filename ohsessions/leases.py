@@ -10,7 +10,8 @@ begins when it *sends* a renewal, and ends HOLD × LEASE_TTL later (see membersh
 it has *read* the counter which that renewal wrote, so later, and lasts LEASE_TTL. So the holder has stopped
 first, unless its clock runs slower than the observer's by a fifth. Even then nothing is written twice: who
 takes over raises the session's epoch, and each write of the former owner is refused by its epoch in its own
-transaction. `seen_at` and `passivate_at` are of the database's clock, and are for people and for being due.
+transaction. (The clock of a host that was suspended as a whole is such a one: it stood still meanwhile.)
+`seen_at` and `passivate_at` are of the database's clock, and are for people and for being due.
 
 One case needs no waiting. On the same boot and in the same pid namespace, a pid whose start time is no longer
 to be found is a process that has ended (`is_known_dead`).
