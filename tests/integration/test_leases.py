@@ -42,6 +42,7 @@ def test_a_renewal_in_the_meantime_wins_over_being_declared_gone(world: World):
 def test_a_draining_process_lives_and_a_gone_one_does_not_drain(world: World):
     leases.begin_drain(world.worker)
     assert Process.objects.get(pk=world.worker).state == "draining"
+    assert world.worker in [process.pk for process in leases.living()], "so it is missed when it dies"
     leases.renew(world.worker, 0)
     leases.mark_gone(world.gateway)
     leases.begin_drain(world.gateway)
@@ -63,6 +64,20 @@ def test_what_gone_processes_left_is_found_until_it_is_taken_over(world: World):
     leases.end_detached(world.gateway)
     assert leases.gone_with_leftovers() == []
     assert Connection.objects.get(sid="b").end_reason == "gateway_lost"
+
+
+def test_of_a_lost_gateways_connections_only_the_detached_end_without_their_session(world: World):
+    lost = world.gateway
+    for sid in ("attached", "left", "ended"):
+        world.open(sid)
+    world.gateway = leases.register(Process.Kind.GATEWAY)
+    world.open("elsewhere")
+    for sid in ("left", "ended", "elsewhere"):
+        lifecycle.detach(sid, "left", leave=True)
+    lifecycle.detach("ended", "closed by its client")
+    leases.end_detached(lost)
+    rows = Connection.objects.exclude(ended_at=None).values_list("sid", "end_reason")
+    assert dict(rows) == {"left": "gateway_lost", "ended": "closed by its client"}
 
 
 def registered(pid: int) -> Process:
