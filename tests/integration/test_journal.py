@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from uuid import uuid4
 
 import pytest
@@ -15,7 +16,7 @@ from ohsessions.database import LATER
 from ohsessions.journal import Append, NewEvent, batch, commit_appends
 from ohsessions.models import Event
 from ohsessions.snapshots import Snapshot
-from tests.integration.world import World, action, append, log, observation, row_locked, session
+from tests.integration.world import World, action, append, in_thread, log, observation, row_locked, session
 
 
 def reasons(results: list[object]) -> list[object]:
@@ -84,6 +85,18 @@ def test_a_client_id_with_other_content_is_refused_alone(world: World, same_batc
     results = commit_appends(appends) if same_batch else [append(one) for one in appends]
     assert reasons(results) == [[0], "client_id_reused", [1]]
     assert len(log(session_id)) == 2
+
+
+def test_an_append_of_which_one_event_is_refused_stores_nothing_and_moves_no_mark(world: World):
+    session_id, epoch = world.run()
+    append(emit(session_id, epoch, "known"))
+    before, stored = session(session_id), log(session_id)
+    other = observation("says something else", "known")
+    refused = Append(session_id, [observation("new", "new"), other], epoch=epoch, handled=7)
+    assert reasons([append(refused)]) == ["client_id_reused"]
+    after = session(session_id)
+    assert log(session_id) == stored
+    assert (after.next_number, after.handled_number) == (before.next_number, before.handled_number)
 
 
 def test_a_client_id_with_other_hidden_content_is_refused(world: World):
@@ -179,7 +192,8 @@ def test_a_closed_session_takes_no_actions_but_knows_those_it_has(world: World):
     assert world.act(session_id, "a", write_key="c:1").numbers == [0]
     lifecycle.close(session_id, by="me")
     results = [world.act(session_id, "a", write_key=key) for key in ("c:1", "c:2")]
-    assert reasons(results) == [[0], "session_closed"]
+    both = Append(session_id, [action(write_key=key) for key in ("c:1", "c:2")], sid="a")
+    assert reasons([*results, append(both)]) == [[0], "session_closed", "session_closed"]
 
 
 def test_a_failed_session_takes_no_actions(world: World):
@@ -301,3 +315,39 @@ def test_a_session_locked_by_somebody_else_is_left_and_the_others_are_not(world:
         assert second.numbers == [0]
         assert commit_appends([appends[0]]) == [LATER]
     assert reasons(commit_appends([appends[0], appends[2]])) == [[0], [1]]
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_nothing_overtakes_an_append_whose_session_is_unlocked_while_the_batch_is_halved(
+    world: World, database: str, monkeypatch
+):
+    locked, bad = world.open().change.session_id, world.open().change.session_id
+    lock, locks = batch._Batch._lock, []
+
+    def lock_beside_somebody(self: batch._Batch) -> None:
+        """Who holds the row until the first half is done."""
+        locks.append(self)
+        with row_locked(locked) if len(locks) < 3 else nullcontext():
+            lock(self)
+
+    monkeypatch.setattr(batch._Batch, "_lock", lock_beside_somebody)
+    first, third = (Append(locked, [action(write_key=key)]) for key in ("1", "3"))
+    results = commit_appends([first, Append(bad, [action(body=bad_body(database))]), third])
+    assert len(locks) > 2
+    assert [*map(type, results)] == [type(LATER), WireError, type(LATER)]
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_what_was_stored_before_the_session_was_locked_is_not_stored_again(world: World, monkeypatch):
+    session_id = world.open().change.session_id
+    lock, before = batch._Batch._lock, []
+    repeated = Append(session_id, [action(write_key="c:1")])
+
+    def lock_late(self: batch._Batch) -> None:
+        monkeypatch.setattr(batch._Batch, "_lock", lock)
+        before.append(in_thread(append, repeated)())
+        lock(self)
+
+    monkeypatch.setattr(batch._Batch, "_lock", lock_late)
+    assert append(repeated).numbers == before[0].numbers == [0]
+    assert log(session_id) == [(0, "message")]
