@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
+from django.db import transaction
+
 from ohsessions import journal
 from ohsessions.journal import Append
-from tests.integration.world import World, append, log, observation, session
+from tests.integration.world import (
+    World,
+    append,
+    in_thread,
+    log,
+    observation,
+    session,
+    wait_for_lock_waiters,
+)
 
 
 def test_trimming_deletes_the_beginning_and_numbers_go_on(world: World):
@@ -34,3 +45,15 @@ def test_trimming_again_or_what_is_no_more_changes_nothing(world: World):
     before = session(session_id).first_number, log(session_id)
     assert journal.trim(session_id, 1) == 0
     assert (session(session_id).first_number, log(session_id)) == before
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_of_two_trims_at_once_the_further_one_counts(world: World):
+    session_id, epoch = world.run("a")
+    append(Append(session_id, [observation("more", f"1.{key}") for key in range(5)], epoch=epoch))
+    with transaction.atomic():
+        assert journal.trim(session_id, 5) == 5
+        other = in_thread(journal.trim, session_id, 2)
+        wait_for_lock_waiters()
+    assert other() == 0
+    assert session(session_id).first_number == 5
