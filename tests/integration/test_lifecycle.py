@@ -96,6 +96,18 @@ def test_the_same_init_within_ten_minutes_gives_the_same_session(world: World):
     assert world.open("c", client_id="x" * 16).change.session_id != first.change.session_id
 
 
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_the_same_init_twice_at_once_gives_the_same_session(world: World):
+    with transaction.atomic():
+        first = world.open("a", client_id="x" * 16)
+        other = in_thread(world.open, "b", client_id="x" * 16)
+        wait_for_lock_waiters()
+    session_id = first.change.session_id
+    assert other().change.session_id == session_id
+    assert sorted(sids(session_id)) == ["a", "b"]
+    assert Session.objects.count() == 1
+
+
 def test_the_same_client_id_of_somebody_else_gives_another_session(world: World):
     first = world.open(client_id="x" * 16)
     stranger = get_user_model().objects.create_user("stranger")
@@ -193,6 +205,8 @@ def test_two_connections_that_swap_sessions_at_once_do_not_wait_for_each_other(w
     first, _ = world.run("a")
     second, _ = world.run("b")
     low, high = sorted([(first, "a"), (second, "b")])
+    later = world.clock.now() + timedelta(seconds=1)
+    Session.objects.filter(pk=high[0]).update(active_at=later)  # the table's own order is another one
     with transaction.atomic():
         Session.objects.select_for_update().get(pk=low[0])
         others = [in_thread(world.attach, high[0], low[1]), in_thread(world.attach, low[0], high[1])]
