@@ -12,12 +12,15 @@ import pytest
 from django.db import OperationalError
 
 from ohsessions import leases, lifecycle
+from ohsessions import membership as membership_module
 from ohsessions.conf import conf
 from ohsessions.core.clock import FakeClock
+from ohsessions.database import LIFECYCLE_THREADS
+from ohsessions.lifecycle import Change
 from ohsessions.membership import GATEWAY_PATIENCE, HOLD, Membership, Reaper
 from ohsessions.models import Process
 from ohsessions.services import Services
-from tests.integration.world import World, session, sids
+from tests.integration.world import World, row_locked, session, sids, wait_for_lock_waiters
 
 LIMIT = 20.0
 
@@ -112,6 +115,18 @@ async def test_who_was_declared_gone_lets_go_and_joins_under_a_new_id(services, 
     assert (await row(services, before)).state == "gone"
 
 
+async def test_nothing_relies_on_a_lease_while_it_is_let_go_of(services, membership, holder, monkeypatch):
+    before, relied_on = membership.process_id, []
+
+    async def lost(reason: str) -> None:
+        relied_on.append(membership.holds(before))
+
+    monkeypatch.setattr(holder, "lost", lost)
+    await services.change(leases.mark_gone, before)
+    await membership.renew()
+    assert relied_on == [False]
+
+
 async def test_nothing_relies_on_a_lease_that_has_run_out(membership, clock):
     clock.advance(HOLD * conf.LEASE_TTL - 0.01)
     assert membership.holds(membership.process_id)
@@ -183,6 +198,22 @@ async def test_a_renewal_that_comes_late_counts_from_when_it_was_sent(
     assert holder.told == ["renewed", "lost"]
 
 
+async def test_a_registration_that_comes_late_counts_from_when_it_was_sent(
+    services, holder, clock, monkeypatch
+):
+    register = leases.register
+
+    def late(kind: Process.Kind) -> UUID:
+        clock.advance(7)
+        return register(kind)
+
+    monkeypatch.setattr(leases, "register", late)
+    membership = Membership(services, Process.Kind.WORKER, holder, clock)
+    before = clock.monotonic()
+    await membership.join()
+    assert membership.confirmed_at == before
+
+
 def fail(*args: Any) -> None:
     raise ZeroDivisionError
 
@@ -208,6 +239,37 @@ async def test_a_renewal_without_an_answer_is_waited_for_until_the_lease_ends(
         await membership.renew()
     answer.set()
     assert holder.told == ["lost"]
+
+
+async def test_a_lease_that_ends_between_two_heartbeats_is_given_up_then(
+    services, holder, clock, monkeypatch, settings
+):
+    settings.OHSESSIONS = {**settings.OHSESSIONS, "HEARTBEAT": 1000, "LEASE_TTL": 3000}
+    membership = Membership(services, Process.Kind.WORKER, holder, clock)
+    await membership.join()
+    lost = asyncio.Event()
+    monkeypatch.setattr(holder, "lost", lambda reason: asyncio.sleep(0, lost.set()))
+    clock.advance(HOLD * 3000)
+    keeping = asyncio.create_task(membership.keep())
+    async with asyncio.timeout(LIMIT):
+        await lost.wait()
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+async def test_heartbeats_wait_for_nobody_who_waits_for_a_lock(world, services, membership, holder):
+    session_id = (await services.change(world.open)).change.session_id
+    with row_locked(session_id):
+        closing = [
+            asyncio.create_task(services.change(lifecycle.close, session_id, by="me"))
+            for _ in range(LIFECYCLE_THREADS)
+        ]
+        await services.database.read(wait_for_lock_waiters, LIFECYCLE_THREADS)
+        async with asyncio.timeout(LIMIT):
+            await membership.renew()
+    await asyncio.gather(*closing)
+    assert holder.told == ["renewed"]
 
 
 async def test_leaving_marks_it_gone_and_an_outage_does_not_matter(services, outage, membership):
@@ -245,6 +307,117 @@ async def test_what_a_silent_worker_and_a_silent_gateway_held_is_taken_over(
     assert (taken.state, taken.worker_id) == ("passivated", None)
     assert await services.database.read(lifecycle.end_reasons, ["a"]) == {"a": "gateway_lost"}
     assert (await row(services, own)).state == "active", "nobody declares itself gone"
+
+
+async def test_a_counter_stands_still_from_when_it_was_read_and_not_from_when_it_was_asked_for(
+    world_row: World, services: Services, clock: FakeClock, monkeypatch
+):
+    """In between it may have been raised, and its holder counts from then."""
+    own = await services.change(leases.register, Process.Kind.WORKER)
+    reaper = Reaper(services, lambda: own, clock)
+    living = leases.living
+
+    def read_late() -> list[Process]:
+        clock.advance(0.9)
+        return living()
+
+    with monkeypatch.context() as slow:
+        slow.setattr(leases, "living", read_late)
+        await reaper.look()
+    for _ in range(19):
+        clock.advance(0.5)
+        await reaper.look()
+    clock.advance(0.4)
+    await reaper.look()
+    assert (await row(services, world_row.worker)).state == "active"
+    clock.advance(0.1)
+    await reaper.look()
+    assert (await row(services, world_row.worker)).state == "gone"
+
+
+async def test_a_renewal_between_the_look_and_the_verdict_wins(
+    world_row: World, services: Services, clock: FakeClock, monkeypatch
+):
+    own = await services.change(leases.register, Process.Kind.WORKER)
+    reaper = Reaper(services, lambda: own, clock)
+    for _ in range(20):
+        await reaper.look()
+        clock.advance(0.5)
+    living = leases.living
+
+    def read_before_a_renewal() -> list[Process]:
+        processes = living()
+        leases.renew(world_row.worker, 0)
+        return processes
+
+    monkeypatch.setattr(leases, "living", read_before_a_renewal)
+    await reaper.look()
+    assert (await row(services, world_row.worker)).state == "active"
+    assert (await row(services, world_row.gateway)).state == "gone"
+
+
+async def test_taking_over_does_not_keep_the_reaper_from_looking(services, membership, monkeypatch):
+    monkeypatch.setattr(membership_module, "LOOK_EVERY", 0.0)
+    looks, looked, taken = [], asyncio.Event(), threading.Event()
+
+    def living() -> list[Process]:
+        looks.append(None)
+        if len(looks) > 3:
+            loop.call_soon_threadsafe(looked.set)
+        return []
+
+    def take_long() -> list[Process]:
+        taken.wait(LIMIT)
+        return []
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(leases, "living", living)
+    monkeypatch.setattr(leases, "gone_with_leftovers", take_long)
+    watching = asyncio.create_task(Reaper(services, lambda: membership.process_id).watch())
+    try:
+        async with asyncio.timeout(LIMIT / 2):
+            await looked.wait()
+    finally:
+        taken.set()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_who_is_concerned_by_a_takeover_hears_of_it_and_nothing_is_left(
+    world: World, services: Services, monkeypatch
+):
+    session_id, _ = await services.change(world.run, "a")
+    await services.change(world.attach, session_id, "detached")
+    await services.change(lifecycle.detach, "detached", "left", leave=True)
+    for process_id in (world.worker, world.gateway):
+        await services.change(leases.mark_gone, process_id)
+    told: list[tuple[str, UUID]] = []
+
+    async def change(change: Change) -> None:
+        told.append((change.state, change.session_id))
+
+    async def presence(session_id: UUID) -> None:
+        told.append(("presence", session_id))
+
+    monkeypatch.setattr(services.wakeups, "change", change)
+    monkeypatch.setattr(services.wakeups, "presence", presence)
+    reaper = Reaper(services, lambda: UUID(int=0))
+    await reaper.take_over()
+    assert told == [("running", session_id), ("presence", session_id), ("passivated", session_id)]
+    assert await services.database.read(leases.gone_with_leftovers) == []
+    await reaper.take_over()
+    assert len(told) == 3
+
+
+async def test_a_process_drains_when_it_is_told_to_and_not_when_another_is(world: World, services: Services):
+    drains: list[None] = []
+    reaper = Reaper(services, lambda: world.worker, on_drain=lambda: drains.append(None))
+    await services.change(leases.begin_drain, world.gateway)
+    await reaper.look()
+    assert drains == []
+    await services.change(leases.begin_drain, world.worker)
+    await reaper.look()
+    assert drains == [None]
 
 
 async def test_an_outage_of_the_database_is_nobodys_fault(
