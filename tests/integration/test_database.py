@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
-from django.db import IntegrityError, OperationalError, connection
+from django.db import IntegrityError, OperationalError, connection, transaction
 
 from ohsessions import database as threads
 from ohsessions import lifecycle
@@ -67,6 +69,18 @@ async def test_what_gathers_while_the_writer_is_busy_is_one_batch_in_order(made:
     assert batches == [[*range(10)]]
 
 
+async def test_a_batch_has_so_many_values_at_most(made: Database, monkeypatch):
+    monkeypatch.setattr(threads, "MAX_BATCH", 2)
+    batches = []
+
+    def commit(values: list[int]) -> list[int]:
+        batches.append(values)
+        return values
+
+    await gathered(made, commit, [*range(5)])
+    assert batches == [[0, 1], [2, 3], [4]]
+
+
 async def test_each_value_gets_its_own_result_or_error(made: Database):
     def commit(values: list[int]) -> list[Any]:
         return [ValueError(value) if value % 2 else value for value in values]
@@ -91,6 +105,19 @@ async def test_a_lost_connection_is_repeated_once_with_the_same_values(made: Dat
         assert tries == [[1, 2], [1, 2]]
     else:
         assert [type(result) for result in results] == [Unavailable] * 2, "a lock that was waited for in vain"
+
+
+async def test_a_transaction_that_may_have_been_committed_is_not_repeated(made: Database):
+    tries = []
+
+    def lose() -> None:
+        tries.append(None)
+        raise OperationalError("server closed the connection unexpectedly")
+
+    for method in (made.write, made.write_urgently):
+        with pytest.raises(Unavailable):
+            await method(lose)
+    assert len(tries) == 2
 
 
 async def test_each_who_waits_gets_an_unavailable_of_its_own(made: Database):
@@ -164,6 +191,39 @@ async def test_what_stays_locked_is_given_up_and_does_not_stop_others(made: Data
             await waiting
 
 
+async def test_what_stays_locked_is_not_tried_again_without_a_pause(made: Database, monkeypatch):
+    monkeypatch.setattr(threads, "LOCK_PATIENCE", 0.3)
+    monkeypatch.setattr(threads, "LOCK_POLL", 0.1)
+    tries = []
+
+    def commit(values: list[str]) -> list[Any]:
+        tries.append(values)
+        return [LATER]
+
+    with pytest.raises(Unavailable):
+        await made.write_gathered(commit, "locked")
+    assert 2 <= len(tries) <= 4
+
+
+async def test_values_of_different_commits_are_not_mixed(made: Database):
+    batches: list[list[str]] = []
+
+    def one(values: list[str]) -> list[str]:
+        batches.append(["one", *values])
+        return values
+
+    def other(values: list[str]) -> list[str]:
+        batches.append(["other", *values])
+        return values
+
+    async with busy(made):
+        writes = [(one, "a"), (one, "b"), (other, "c"), (one, "d")]
+        tasks = [asyncio.create_task(made.write_gathered(commit, value)) for commit, value in writes]
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*tasks) == ["a", "b", "c", "d"]
+    assert batches == [["one", "a", "b"], ["other", "c"], ["one", "d"]]
+
+
 async def test_heartbeats_overtake_everything_that_waits(made: Database):
     order = []
 
@@ -178,6 +238,26 @@ async def test_heartbeats_overtake_everything_that_waits(made: Database):
         await asyncio.sleep(0)
     await asyncio.gather(batch, urgent)
     assert order == ["urgent", "batch"]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_with_one_writer_heartbeats_come_first_and_neither_kind_of_write_starves_the_other(
+    made: Database,
+):
+    order: list[str] = []
+
+    def commit(values: list[str]) -> list[None]:
+        order.extend(values)
+        return [None for _ in values]
+
+    async with busy(made):
+        tasks = [asyncio.create_task(made.write(order.append, name)) for name in ("first", "second")]
+        tasks.append(asyncio.create_task(made.write_gathered(commit, "batch")))
+        await asyncio.sleep(0)
+        tasks.append(asyncio.create_task(made.write_urgently(order.append, "urgent")))
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+    assert order == ["urgent", "first", "batch", "second"]
 
 
 async def test_a_transaction_that_has_begun_ends_although_its_task_was_cancelled(
@@ -296,6 +376,22 @@ def test_the_clock_of_the_database_has_a_zone(database: str):
     assert threads.database_now().utcoffset() is not None
 
 
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_the_time_is_the_databases_and_goes_on_within_a_transaction(database: str, monkeypatch):
+    """Else who has waited for a lock would decide by the time at which it began to."""
+    monkeypatch.setattr(threads.timezone, "now", lambda: datetime(1970, 1, 1, tzinfo=UTC))
+    with transaction.atomic():
+        first, second = threads.database_now(), threads.database_now()
+    assert datetime(1970, 1, 1, tzinfo=UTC) < first < second
+
+
+async def test_threads_remember_no_queries(made: Database, settings):
+    """With DEBUG, Django does, until a request ends; in these threads none ever does."""
+    settings.DEBUG = True
+    await made.write_urgently(lambda: log(UUID(int=0)))
+    assert await made.write_urgently(lambda: connection.queries) == []
+
+
 async def test_a_write_whose_transaction_idled_too_long_is_repeated_and_no_error(
     made: Database, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +441,27 @@ async def test_who_waits_for_an_answer_gets_one_while_the_database_hangs(made: D
     release.set()
     await made.close()
     assert done == ["written", "late"]
+
+
+async def test_a_transaction_whose_answer_nobody_waits_for_any_more_is_not_begun(
+    made: Database, database: str
+):
+    begun, release, done = threading.Semaphore(0), threading.Event(), []
+
+    def block() -> None:
+        begun.release()
+        release.wait(LIMIT)
+
+    blocked = [asyncio.create_task(made.write(block)) for _ in range(threads.LIFECYCLE_THREADS)]
+    for _ in range(1 if database == "sqlite" else threads.LIFECYCLE_THREADS):
+        assert await asyncio.to_thread(begun.acquire, timeout=LIMIT)
+    with pytest.raises(Unavailable):
+        await made.write_within(0.05, done.append, "given up")
+    release.set()
+    await asyncio.gather(*blocked)
+    for _ in range(threads.LIFECYCLE_THREADS):
+        await made.write_within(LIMIT, done.append, "written")
+    assert done == ["written"] * threads.LIFECYCLE_THREADS
 
 
 async def test_the_end_does_not_wait_for_a_database_that_hangs(database: str, monkeypatch):
