@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from uuid import uuid4
 
 import pytest
 from django.core.files.base import ContentFile
@@ -66,6 +67,23 @@ def test_no_file_is_ever_overwritten(world: World):
     assert len(files) == 5
 
 
+def test_the_name_of_a_file_that_is_gone_is_not_used_again(world: World):
+    """Whoever still wants to delete the old one must not find a new one."""
+    session_id, _ = world.run()
+    files = set()
+    for _ in range(3):
+        files.add(file := snapshots.store(session_id, "x" * 70_000).file)
+        default_storage.delete(file)
+    assert len(files) == 3
+
+
+def test_a_file_and_its_name_are_on_the_disk_before_a_row_names_it(monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    path = default_storage.path(snapshots.store(uuid4(), "x" * 70_000).file)
+    assert synced == [os.stat(path).st_ino, os.stat(os.path.dirname(path)).st_ino]
+
+
 def test_a_file_that_cannot_be_deleted_does_not_fail_what_was_committed(world: World, monkeypatch, caplog):
     row = stored(world, "x" * 70_000)
 
@@ -79,13 +97,34 @@ def test_a_file_that_cannot_be_deleted_does_not_fail_what_was_committed(world: W
     assert "Still there" in caplog.text
 
 
+def make_old(file: str, minutes: float = 61) -> None:
+    then = time.time() - minutes * 60
+    os.utime(default_storage.path(file), (then, then))
+
+
 def test_a_sweep_deletes_old_files_that_no_session_names(world: World):
     assert snapshots.sweep() == 0, "there is no folder yet"
     named = stored(world, "x" * 70_000).snapshot_file
     fresh = default_storage.save(f"{FOLDER}/fresh.json", ContentFile(b"1"))
     orphan = default_storage.save(f"{FOLDER}/orphan.json", ContentFile(b"1"))
     for file in (named, orphan):
-        then = time.time() - snapshots.SPARED.total_seconds() - 60
-        os.utime(default_storage.path(file), (then, then))
+        make_old(file)
+    make_old(fresh, minutes=30)
     assert snapshots.sweep() == 1
     assert [default_storage.exists(file) for file in (named, fresh, orphan)] == [True, True, False]
+
+
+def test_a_file_that_is_named_while_a_sweep_looks_stays(world: World, monkeypatch):
+    row = stored(world, "small")
+    file = default_storage.save(f"{FOLDER}/late.json", ContentFile(b"1"))
+    make_old(file)
+    listdir = FileSystemStorage.listdir
+
+    def list_before_it_is_named(storage: FileSystemStorage, path: str) -> object:
+        listed = listdir(storage, path)
+        Session.objects.filter(pk=row.pk).update(snapshot_file=file)
+        return listed
+
+    monkeypatch.setattr(FileSystemStorage, "listdir", list_before_it_is_named)
+    assert snapshots.sweep() == 0
+    assert default_storage.exists(file)
