@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import UUID
@@ -10,8 +11,11 @@ from uuid import UUID
 import pytest
 from channels.exceptions import ChannelFull
 from channels.layers import InMemoryChannelLayer, channel_layers
+from django.db import OperationalError
 
 from ohsessions import lifecycle, wakeups
+from ohsessions import services as services_module
+from ohsessions.core.errors import Unavailable
 from ohsessions.journal import Append
 from ohsessions.services import Services
 from ohsessions.wakeups import PROBE_GROUP, WORK_CHANNEL, Wakeups, session_group, worker_channel
@@ -89,13 +93,22 @@ async def test_an_action_wakes_its_owner_and_the_gateways(world: World, services
     assert layer.take() == []
 
 
+async def test_an_action_of_a_session_that_nobody_owns_wakes_the_workers(
+    world: World, services: Services, layer: Layer
+):
+    session_id = (await services.change(world.open)).change.session_id
+    await services.append(Append(session_id, [action()]))
+    assert layer.take() == [(session_group(session_id), "session.events"), (WORK_CHANNEL, "session.wanted")]
+
+
 async def test_large_events_travel_as_numbers_only(world: World, services: Services, layer: Layer):
     session_id, epoch = await services.change(world.run)
     large = "x" * wakeups.MAX_INLINE
-    await services.append(Append(session_id, [observation(large, "k")], epoch=epoch))
+    events = [observation(large, "k"), observation("small", "l")]
+    await services.append(Append(session_id, events, epoch=epoch))
     ((_, message),) = layer.sent
     assert "events" not in message
-    assert message["head"] == 2
+    assert message["head"] == 3
 
 
 async def test_who_lost_a_session_hears_of_it(world: World, services: Services, layer: Layer):
@@ -156,6 +169,7 @@ async def test_a_layer_that_hangs_costs_one_timeout_and_then_nothing_until_a_pro
     async with asyncio.timeout(LIMIT):
         for _ in range(1000):
             await sender.wanted(UUID(int=1))
+            await sender.presence(UUID(int=1))
         assert layer.tries == 1
         await sender.probe()
     assert layer.tries == 2
@@ -204,3 +218,44 @@ async def test_who_listens_no_longer_leaves_no_task() -> None:
     listening.cancel()
     await asyncio.wait([listening], timeout=LIMIT)
     assert asyncio.all_tasks() == before
+
+
+async def test_a_client_is_answered_soon_and_a_runtime_waits_as_long_as_it_takes(
+    world: World, services: Services, monkeypatch
+):
+    """What a runtime wrote is not to be lost because the database hangs."""
+    session_id, epoch = await services.change(world.run)
+    monkeypatch.setattr(services_module, "ANSWER_LIMIT", 0.05)
+    begun, release = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        release.wait(LIMIT)
+
+    hanging = asyncio.create_task(services.database.write_urgently(hang))
+    assert await asyncio.to_thread(begun.wait, LIMIT)
+    runtimes = asyncio.create_task(services.append(Append(session_id, [observation("x", "k")], epoch=epoch)))
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        await services.append(Append(session_id, [action()]))
+    with pytest.raises(Unavailable):
+        await services.change_soon(hang)
+    release.set()
+    assert (await runtimes).numbers == [2]
+    await hanging
+
+
+@pytest.mark.parametrize("method", ["change_patiently", "read_patiently"])
+async def test_what_is_done_patiently_is_tried_until_the_database_is_back(
+    services: Services, monkeypatch, method
+):
+    monkeypatch.setattr(services_module, "RETRY_PAUSE", 0.0)
+    outage = [OperationalError("away") for _ in range(5)]
+
+    def work() -> str:
+        if outage:
+            raise outage.pop()
+        return "done"
+
+    async with asyncio.timeout(LIMIT):
+        assert await getattr(services, method)(work) == "done"
