@@ -469,6 +469,16 @@ def test_a_drain_passivates_whatever_is_attached_and_leaves_pending_actions_to_t
     assert session(session_id).has_pending_work
 
 
+def test_a_session_is_taken_over_only_from_the_worker_that_its_row_names(world: World):
+    """Who found it to be another's may be late: it has a new owner since."""
+    session_id, _ = world.run("a")
+    former = leases.register("worker")
+    before = Session.objects.values().get(pk=session_id)
+    assert lifecycle.hand_over(session_id, former, "its worker is gone") is None
+    assert lifecycle.hand_over(session_id, former, "its worker is gone", died=True) is None
+    assert Session.objects.values().get(pk=session_id) == before
+
+
 def test_a_takeover_does_not_put_the_passivation_off(world: World):
     session_id, _ = world.run("a")
     lifecycle.detach("a", "gone")
