@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from ohsessions.core import watchdog
@@ -52,6 +53,7 @@ class WatchedProcess:
     def __init__(
         self,
         guard: subprocess.Popen[bytes],
+        pidfd: int,
         control: socket.socket,
         stdin: int,
         stdout: int,
@@ -62,7 +64,7 @@ class WatchedProcess:
         self._loop = asyncio.get_running_loop()
         self._guard = guard
         self._control = control
-        self._pidfd = os.pidfd_open(guard.pid)
+        self._pidfd = pidfd
         self._received = b""
         self._ordered = False
         """Whether the watchdog has its order: nothing else may come before that, or in the middle of it."""
@@ -234,13 +236,22 @@ class ProcessSupervisor:
 
 
 def start_watchdog(forget: Callable[[WatchedProcess], None]) -> WatchedProcess:
-    """Gives the process to be. Blocks for the time of a vfork and exec, 1 to 2 ms."""
-    ours, theirs = socket.socketpair()
-    stdin, writing = os.pipe()
-    reading, stdout = os.pipe()
+    """Gives the process to be. Blocks for the time of a vfork and exec, 1 to 2 ms.
+
+    Raises OSError, and leaves nothing open then: where descriptors are short, any of these may fail.
+    """
     # Python may be built against libraries that only this variable finds; nothing else of ours is needed.
     env = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    try:
+    with ExitStack() as given, ExitStack() as kept:
+        ours, theirs = socket.socketpair()
+        kept.callback(ours.close)
+        given.callback(theirs.close)
+        stdin, writing = os.pipe()
+        given.callback(os.close, stdin)
+        kept.callback(os.close, writing)
+        reading, stdout = os.pipe()
+        kept.callback(os.close, reading)
+        given.callback(os.close, stdout)
         guard = subprocess.Popen(
             [sys.executable, "-I", "-S", watchdog.__file__, str(theirs.fileno())],
             stdin=stdin,
@@ -251,13 +262,8 @@ def start_watchdog(forget: Callable[[WatchedProcess], None]) -> WatchedProcess:
             cwd="/",
             start_new_session=True,
         )
-    except OSError:
-        ours.close()
-        os.close(writing)
-        os.close(reading)
-        raise
-    finally:
-        theirs.close()
-        os.close(stdin)
-        os.close(stdout)
-    return WatchedProcess(guard, ours, writing, reading, forget)
+        kept.callback(guard.wait)
+        kept.callback(guard.kill)  # it has no order yet, so nothing is below it
+        pidfd = os.pidfd_open(guard.pid)
+        kept.pop_all()
+    return WatchedProcess(guard, pidfd, ours, writing, reading, forget)

@@ -6,13 +6,15 @@ import asyncio
 import gc
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -414,6 +416,39 @@ async def test_a_start_that_is_cancelled_leaves_nothing(world):
     await supervisor.kill_all()
     assert world.alive() == set()
     assert set(os.listdir("/proc/self/fd")) == files
+
+
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """This process can open so many files more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    filling = [os.open("/dev/null", os.O_RDONLY)]
+    while filling[-1] < highest:
+        filling.append(os.open("/dev/null", os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (filling[-1] + 1 + count, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in filling:
+            os.close(descriptor)
+
+
+async def test_a_start_that_lacks_descriptors_fails_and_leaves_none_open(world):
+    files = set(os.listdir("/proc/self/fd"))
+    supervisor = ProcessSupervisor(lease_seconds=3600)
+    refused = 0
+    for count in range(14):  # each step of a start lacks one once: at its height it opens 9
+        with descriptors_left(count):
+            try:
+                await supervisor.spawn(["true"], env=world.env)
+            except RuntimeFailure:
+                refused += 1
+        await supervisor.kill_all()
+        assert set(os.listdir("/proc/self/fd")) == files, f"with {count} left"
+    assert 0 < refused < 14
+    assert [pid for pid in watchdog.children(os.getpid()) if status_field(pid, "State")[0] == "Z"] == []
 
 
 async def test_kill_may_be_called_again_and_by_several(supervisor, world):
