@@ -39,6 +39,7 @@ from django.utils import timezone
 from ohsessions.core.clock import Clock
 from ohsessions.core.errors import OhSessionsError, Unavailable
 from ohsessions.core.outages import Outage
+from ohsessions.core.threads import Threads
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -347,7 +348,8 @@ class Database:
 
     async def close(self) -> None:
         """Ends all threads, after what is in line, and their connections; within about CLOSE_LIMIT."""
-        await asyncio.to_thread(self._end)
+        # Not in asyncio's threads: all of those may be taken, by name look-ups or a site's own code.
+        await Threads("ohsessions-database-end").last_call(self._end)
 
     def _end(self) -> None:
         lanes = {self._writer, self._lifecycle, self._readers}

@@ -22,6 +22,7 @@ from django.core.files.storage import FileSystemStorage, default_storage
 from django.db import transaction
 from django.utils import timezone
 
+from ohsessions.core.threads import Threads
 from ohsessions.core.wire import encode
 from ohsessions.models import Session
 
@@ -30,8 +31,14 @@ logger = logging.getLogger(__name__)
 MAX_INLINE = 64 * 1024
 """Characters of JSON that are kept in the row."""
 FOLDER = "ohsessions/snapshots"
+MOST_AT_ONCE = 16
+"""Files that a process reads and writes at a time."""
 SPARED = timedelta(hours=1)
 """The age up to which a file without a row may be one whose row is still to be written."""
+
+# Neither what runtimes do in threads may delay these, nor a storage that hangs what needs no file.
+_encoding = Threads("ohsessions-snapshots")
+_storage = Threads("ohsessions-storage", MOST_AT_ONCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +50,28 @@ class Snapshot:
 
 
 def store(session_id: UUID, value: Any) -> Snapshot:
-    """Makes a snapshot ready to be named by its row. Raises ValueError or TypeError if it is not JSON.
+    """Makes a snapshot ready to be named by its row. Raises ValueError or TypeError if it is not JSON."""
+    return _inline(value) or _save(session_id, value)
 
-    What PostgreSQL's jsonb refuses (NUL, lone surrogates) goes into a file however small it is.
-    """
+
+async def astore(session_id: UUID, value: Any) -> Snapshot:
+    """See store()."""
+    small = await _encoding.call(_inline, value)
+    if small is not None:
+        return small
+    return await _storage.call(_save, session_id, value)
+
+
+def _inline(value: Any) -> Snapshot | None:
+    """The snapshot for a value that fits into the row; what PostgreSQL's jsonb refuses (NUL, lone surrogates)
+    goes into a file however small it is."""
     text = encode(value)
     if len(text) <= MAX_INLINE and "\\u0000" not in text and _is_unicode(text):
         return Snapshot(value)
+    return None
+
+
+def _save(session_id: UUID, value: Any) -> Snapshot:
     name = f"{FOLDER}/{session_id.hex}.{uuid.uuid4().hex}.json"
     content = json.dumps(value, allow_nan=False, separators=(",", ":"))
     name = default_storage.save(name, ContentFile(content.encode()))

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
+from ohsessions.core.threads import Threads
+
 JSON = Any
 """None, bool, int, float, str, list of JSON, or dict of str to JSON."""
 
@@ -148,9 +150,14 @@ class Runtime:
 class BlockingRuntime(Runtime):
     """A runtime whose code blocks: write `do_start`, `do_handle`, `do_passivate` and `do_close`.
 
-    Each runs in a thread, one at a time. From there `self.emit(...)` stores an event and returns when it has
-    its place in line. `interrupt` still runs on the event loop: set a flag there, which `do_handle` reads.
+    All run in one thread of this runtime's, one at a time: each waits for the end of the one before, also if
+    that was given up. From there `self.emit(...)` stores an event and returns when it has its place in line.
+    `interrupt` still runs on the event loop: set a flag there, which `do_handle` reads.
     """
+
+    def __init__(self, context: RuntimeContext, **options: Any) -> None:
+        super().__init__(context, **options)
+        self._thread = Threads(f"ohsessions-runtime-{context.session_id}")
 
     def do_start(self, snapshot: JSON) -> None:
         """See Runtime.start()."""
@@ -164,21 +171,21 @@ class BlockingRuntime(Runtime):
         return None
 
     def do_close(self) -> None:
-        """See Runtime.close()."""
+        """See Runtime.close(). Called when the thread is free, which may be late."""
 
     def emit(self, **event: Any) -> None:
-        """See RuntimeContext.emit(); for the threads of the `do_` methods."""
+        """See RuntimeContext.emit(); for the thread of the `do_` methods."""
         asyncio.run_coroutine_threadsafe(self.context.emit(**event), self._loop).result()
 
     async def start(self, snapshot: JSON) -> None:
         self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self.do_start, snapshot)
+        await self._thread.call(self.do_start, snapshot)
 
     async def handle(self, action: Action) -> None:
-        await asyncio.to_thread(self.do_handle, action)
+        await self._thread.call(self.do_handle, action)
 
     async def passivate(self) -> JSON:
-        return await asyncio.to_thread(self.do_passivate)
+        return await self._thread.call(self.do_passivate)
 
     async def close(self) -> None:
-        await asyncio.to_thread(self.do_close)
+        await self._thread.last_call(self.do_close)

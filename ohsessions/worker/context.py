@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ class HostContext:
     async def store(self, snapshot: JSON) -> snapshots.Snapshot:
         """Makes a snapshot ready for the row. Raises InvalidEvent if it is not JSON."""
         _check_snapshot(snapshot)
-        return await asyncio.to_thread(snapshots.store, self.session_id, snapshot)
+        return await snapshots.astore(self.session_id, snapshot)
 
     async def spawn(
         self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None

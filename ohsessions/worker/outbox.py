@@ -104,11 +104,11 @@ class Outbox:
                 return True
 
     async def _store_checkpoint(self, handled: int | None) -> Snapshot | None:
-        """In a thread, since a large one is a file; before events are taken, which must not get lost here."""
+        """In a thread, as large ones take time; before events are taken, which must not get lost here."""
         checkpoint = self.checkpoint
         if checkpoint is None or (self.in_action and handled is None):
             return None
-        stored = await asyncio.to_thread(snapshots.store, self._session_id, checkpoint[0])
+        stored = await snapshots.astore(self._session_id, checkpoint[0])
         if self.checkpoint is checkpoint:
             self.checkpoint = None
         return stored

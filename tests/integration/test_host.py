@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from ohsessions import journal, lifecycle, snapshots
-from ohsessions.core.runtime import Action, Runtime
+from ohsessions import journal, leases, lifecycle, snapshots
+from ohsessions.core.runtime import JSON, Action, BlockingRuntime, Runtime
 from ohsessions.journal import Append
 from ohsessions.models import Event, Session
 from ohsessions.services import Services
+from ohsessions.worker import host as host_module
 from ohsessions.worker.host import SessionHost
 from ohsessions.worker.worker import SessionWorker
 from tests.integration.world import World, action, in_thread
@@ -114,12 +118,12 @@ async def test_a_cancelled_activation_stores_no_end_of_an_answer_without_the_mar
     settings.OHSESSIONS = {"RUNTIMES": {"echo": {"BACKEND": f"{__name__}.Answering", "OPTIONS": {}}}}
     storing, may_store = threading.Event(), threading.Event()
 
-    def store(session_id: UUID, value: Any) -> Any:
+    def inline(value: Any) -> Any:
         storing.set()
         assert may_store.wait(LIMIT)
         return snapshots.Snapshot(value)
 
-    monkeypatch.setattr("ohsessions.worker.outbox.snapshots.store", store)
+    monkeypatch.setattr(snapshots, "_inline", inline)
     services = Services()
     try:
         session_id = (await services.change(world.open)).change.session_id
@@ -138,3 +142,79 @@ async def test_a_cancelled_activation_stores_no_end_of_an_answer_without_the_mar
         may_store.set()
         await services.close()  # after what was in line
     assert await asyncio.to_thread(in_thread(stored, session_id)) == before
+
+
+class Stuck(BlockingRuntime):
+    """Handles its action until the test is over."""
+
+    may_end = threading.Event()
+
+    def do_handle(self, action: Action) -> None:
+        self.emit(observation="handling")
+        assert self.may_end.wait(2 * LIMIT)
+
+
+class Keeping(Runtime):
+    """Has a snapshot that is a file."""
+
+    async def passivate(self) -> JSON:
+        return "x" * 70_000
+
+
+@asynccontextmanager
+async def working(world: World) -> AsyncIterator[Services]:
+    """A worker is at work; its end, and that of the services, must not take long."""
+    services = Services()
+    await services.change(leases.mark_gone, world.worker)
+    worker = SessionWorker(services)
+    await worker.start()
+    try:
+        yield services
+    finally:
+        async with asyncio.timeout(LIMIT):
+            await worker.stop("the test is over")
+            await services.close()
+
+
+async def until(services: Services, true: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + LIMIT
+    while not await services.database.read(true):
+        assert time.monotonic() < end, f"waited {LIMIT} s for {what}"
+        await asyncio.sleep(0.02)
+
+
+async def asleep(services: Services, session_id: UUID) -> Session:
+    """An operator puts a session to sleep; gives its row then."""
+    sleeping = Session.objects.filter(pk=session_id, state="passivated")
+    change, _ = await services.change(lifecycle.force_passivation, session_id, by="ann")
+    await services.announce(change)
+    await until(services, sleeping.all().exists, "the session sleeping")
+    return await services.database.read(sleeping.get)
+
+
+async def test_blocking_code_that_never_returns_is_given_up_and_holds_up_nobody(
+    world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtimes = {name: {"BACKEND": f"{__name__}.{name}", "OPTIONS": {}} for name in ("Stuck", "Keeping")}
+    settings.OHSESSIONS = {"RUNTIMES": runtimes, "PASSIVATE_TIMEOUT": 0.5}
+    monkeypatch.setattr(host_module, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(Stuck, "may_end", threading.Event())
+    # asyncio's own threads are few in any process; here all of them hang as well.
+    executor = ThreadPoolExecutor(1)
+    executor.submit(Stuck.may_end.wait, 2 * LIMIT)
+    asyncio.get_running_loop().set_default_executor(executor)
+    try:
+        async with working(world) as services:
+            stuck, keeping = [
+                (await services.change(world.open, args={"runtime": name})).change.session_id
+                for name in runtimes
+            ]
+            await services.append(Append(stuck, [action()]))
+            await until(services, lambda: stored(stuck)[0] == ["handling"], "the action being handled")
+            running = Session.objects.filter(pk=keeping, state="running")
+            await until(services, running.all().exists, "the other session running")
+            assert (await asleep(services, keeping)).snapshot_file
+            problem = "TimeoutError: saving its state took longer than 0.5 s; its last checkpoint counts"
+            assert (await asleep(services, stuck)).reason == f"by an operator; {problem}"
+    finally:
+        Stuck.may_end.set()

@@ -1,0 +1,105 @@
+"""Threads for calls that block, apart from asyncio's.
+
+Those (`asyncio.to_thread`, name look-ups) are few, shared by all in the process, and joined at its end: a
+call that never returns takes one from everybody, and keeps the process from ending. Threads here serve one
+purpose each and are daemons, so what hangs in one is the trouble of that purpose, and is left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextvars import copy_context
+from functools import partial
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from ohsessions.core.errors import OhSessionsError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Threads:
+    """A queue of calls, and the threads that make them in order: at most `most`, started as needed."""
+
+    def __init__(self, name: str, most: int = 1) -> None:
+        self._name = name
+        self._most = most
+        self._ready = threading.Condition()
+        self._calls: deque[_Call[Any]] = deque()
+        self._started = 0
+        self._idle = 0
+        self._ending = False
+
+    @property
+    def waiting(self) -> int:
+        """How many calls are in line, and have not begun."""
+        return len(self._calls)
+
+    def put(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Puts a call in line. Raises OhSessionsError after the end."""
+        return self._put(_Call(partial(copy_context().run, function, *args, **kwargs)))
+
+    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Makes a call in its turn; gives what it returns, or raises what it raises.
+
+        Whoever is cancelled while it waits in line takes it out; one that has begun goes on.
+        """
+        return await asyncio.wrap_future(self.put(function, *args, **kwargs))
+
+    async def last_call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `call`; then the threads end. It is made whatever becomes of who waits for it, perhaps late."""
+        call: _Call[T] = _Call(partial(copy_context().run, function, *args, **kwargs))
+        call.future.set_running_or_notify_cancel()  # from now on it cannot be cancelled
+        self._put(call)
+        self.end()
+        return await asyncio.wrap_future(call.future)
+
+    def end(self) -> None:
+        """Takes no further calls; the threads end after those in line."""
+        with self._ready:
+            self._ending = True
+            self._ready.notify_all()
+
+    def _put(self, call: _Call[T]) -> Future[T]:
+        with self._ready:
+            if self._ending:
+                raise OhSessionsError(f"The threads {self._name} have ended, and make no further calls.")
+            self._calls.append(call)
+            if self._idle < len(self._calls) and self._started < self._most:
+                self._started += 1
+                threading.Thread(target=self._run, name=self._name, daemon=True).start()
+            self._ready.notify()
+        return call.future
+
+    def _run(self) -> None:
+        while (call := self._take()) is not None:
+            call.make()
+            del call  # while it waits, a thread keeps nothing of the last call alive
+
+    def _take(self) -> _Call[Any] | None:
+        with self._ready:
+            while not self._calls:
+                if self._ending:
+                    return None
+                self._idle += 1
+                self._ready.wait()
+                self._idle -= 1
+            return self._calls.popleft()
+
+
+class _Call(Generic[T]):
+    def __init__(self, function: Callable[[], T]) -> None:
+        self.function = function
+        self.future: Future[T] = Future()
+
+    def make(self) -> None:
+        if not (self.future.running() or self.future.set_running_or_notify_cancel()):
+            return
+        try:
+            self.future.set_result(self.function())
+        except BaseException as error:  # handed to who waits for it
+            self.future.set_exception(error)
