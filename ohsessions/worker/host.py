@@ -24,6 +24,7 @@ from ohsessions.core.runtime import Runtime
 from ohsessions.lifecycle import Change, Claimed
 from ohsessions.membership import HOLD
 from ohsessions.services import Services
+from ohsessions.snapshots import Snapshot
 from ohsessions.worker.actions import Actions
 from ohsessions.worker.context import HostContext
 from ohsessions.worker.guard import end, guarded, to_the_end, within
@@ -243,8 +244,8 @@ class SessionHost:
         snapshot, problem = None, ""
         try:
             await self._end_cut_off_action()
-            taken = within(conf.PASSIVATE_TIMEOUT, "saving its state", self._runtime.passivate())
-            snapshot = await self._context.store(await taken)
+            saving = self._save(self._runtime, self._context)
+            snapshot = await within(conf.PASSIVATE_TIMEOUT, "saving its state", saving)
         except Exception as error:
             problem = f"{self._describe(error)}; its last checkpoint counts"
             logger.warning("Session %s: %s", self.session_id, problem, extra={"verb": "passivate_failed"})
@@ -256,6 +257,10 @@ class SessionHost:
         )
         logger.info("Session %s is %s", self.session_id, change.state, extra={"verb": change.state})
         await self._services.announce(change)
+
+    @staticmethod
+    async def _save(runtime: Runtime, context: HostContext) -> Snapshot:
+        return await context.store(await runtime.passivate())
 
     async def _end_cut_off_action(self) -> None:
         """An operator's passivation may come in the middle of an action: its sender is told."""

@@ -12,6 +12,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from django.core.files.base import File
+from django.core.files.storage import InMemoryStorage
 
 from ohsessions import journal, leases, lifecycle, snapshots
 from ohsessions.core.runtime import JSON, Action, BlockingRuntime, Runtime
@@ -218,3 +220,32 @@ async def test_blocking_code_that_never_returns_is_given_up_and_holds_up_nobody(
             assert (await asleep(services, stuck)).reason == f"by an operator; {problem}"
     finally:
         Stuck.may_end.set()
+
+
+class HangingStorage(InMemoryStorage):
+    """Saves nothing until a test says so."""
+
+    may_save = threading.Event()
+
+    def _save(self, name: str, content: File[bytes]) -> str:
+        assert self.may_save.wait(2 * LIMIT)
+        return super()._save(name, content)
+
+
+async def test_a_storage_that_hangs_keeps_no_session_from_sleeping(
+    world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = {"BACKEND": f"{__name__}.Keeping", "OPTIONS": {}}
+    settings.OHSESSIONS = {"RUNTIMES": {"echo": entry}, "PASSIVATE_TIMEOUT": 0.2}
+    settings.STORAGES = {**settings.STORAGES, "default": {"BACKEND": f"{__name__}.HangingStorage"}}
+    monkeypatch.setattr(HangingStorage, "may_save", threading.Event())
+    try:
+        async with working(world) as services:
+            session_id = (await services.change(world.open)).change.session_id
+            running = Session.objects.filter(pk=session_id, state="running")
+            await until(services, running.all().exists, "the session running")
+            row = await asleep(services, session_id)
+            problem = "TimeoutError: saving its state took longer than 0.2 s; its last checkpoint counts"
+            assert (row.reason, row.snapshot_file) == (f"by an operator; {problem}", "")
+    finally:
+        HangingStorage.may_save.set()
