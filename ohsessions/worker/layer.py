@@ -40,7 +40,8 @@ class WakeupConsumer(AsyncConsumer):  # type: ignore[misc]
                 self._wanted(session_id)
             elif message["type"] == "session.work":
                 self._work(session_id, message["epoch"])
-        except (KeyError, ValueError):
+        except Exception:
+            # Anybody may send to a channel, anything. Whoever raises here listens no more.
             logger.warning("A message of the layer that is none of ours: %s", message.get("type"))
 
 

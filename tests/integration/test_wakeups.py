@@ -203,6 +203,27 @@ async def test_without_a_layer_nothing_is_sent_and_nothing_raises(settings):
     await Wakeups().presence(UUID(int=1))
 
 
+STRANGE: list[dict[str, Any]] = [
+    {"type": "session.work"},
+    {"type": "session.work", "session": 5, "epoch": 1},
+    {"type": "session.work", "session": None, "epoch": 1},
+    {"type": "session.work", "session": UUID(int=1).hex, "epoch": "last"},
+    {"type": "session.wanted", "session": "nonsense"},
+]
+
+
+@pytest.mark.parametrize("message", STRANGE, ids=repr)
+async def test_a_message_that_is_none_of_ours_leaves_nobody_deaf(message: dict[str, Any], caplog) -> None:
+    heard: list[UUID] = []
+    consumer = WakeupConsumer(
+        heard.append, lambda session_id, epoch: heard.extend([session_id] * (epoch > 1))
+    )
+    await consumer.dispatch(message)
+    assert "none of ours" in caplog.text
+    await consumer.dispatch({"type": "session.wanted", "session": UUID(int=2).hex})
+    assert heard == [UUID(int=2)]
+
+
 async def test_who_listens_no_longer_leaves_no_task() -> None:
     """A worker that is registered anew listens anew, under another id."""
     before = asyncio.all_tasks()
