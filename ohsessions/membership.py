@@ -20,6 +20,7 @@ from ohsessions import leases, lifecycle
 from ohsessions.conf import conf
 from ohsessions.core.clock import Clock
 from ohsessions.core.errors import ProcessGone, Unavailable
+from ohsessions.core.outages import Outage
 from ohsessions.leases import Observer
 from ohsessions.models import Process
 from ohsessions.services import Services
@@ -70,12 +71,21 @@ class Membership:
         self.process_id: UUID
 
     async def join(self) -> UUID:
-        """Registers; gives the id. Waits for a database that is away."""
+        """Registers; gives the id. Waits for a database that is away, or whose tables are not there yet."""
+        outage = Outage(logger, f"Registering this {self._kind}", "registration")
         while True:
             try:
-                return await self._register()
+                process_id = await self._register()
             except Unavailable:
-                await asyncio.sleep(conf.HEARTBEAT)
+                pass  # told by who noticed
+            except Exception as error:
+                outage.failed(
+                    f"{type(error).__name__}: {error}. Is the database migrated? It is tried again."
+                )
+            else:
+                outage.worked()
+                return process_id
+            await asyncio.sleep(conf.HEARTBEAT)
 
     async def _register(self) -> UUID:
         sent = self._clock.monotonic()

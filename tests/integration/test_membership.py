@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, ProgrammingError, connection
 
 from ohsessions import leases, lifecycle
 from ohsessions import membership as membership_module
@@ -97,6 +97,30 @@ async def test_it_renews_and_says_so(services, membership, holder):
     process = await row(services, membership.process_id)
     assert (process.heartbeat, process.load, process.state) == (1, 3, "active")
     assert holder.told == ["renewed"]
+
+
+async def test_who_starts_before_the_tables_are_there_waits_for_them_and_says_so_once(
+    services, holder, settings, monkeypatch, caplog
+):
+    caplog.set_level("INFO", "ohsessions.membership")
+    settings.OHSESSIONS = settings.OHSESSIONS | {"HEARTBEAT": 0.01}
+    register, tries = leases.register, []
+
+    def register_when_migrated(kind: Process.Kind) -> UUID:
+        tries.append(kind)
+        if len(tries) <= 3:
+            connection.ensure_connection()  # else its error is taken for the connection's
+            raise ProgrammingError('relation "ohsessions_process" does not exist')
+        return register(kind)
+
+    monkeypatch.setattr(leases, "register", register_when_migrated)
+    membership = Membership(services, Process.Kind.GATEWAY, holder)
+    async with asyncio.timeout(LIMIT):
+        process_id = await membership.join()
+    assert membership.holds(process_id)
+    told = [record.verb for record in caplog.records if record.name == "ohsessions.membership"]
+    assert told == ["registration_lost", "registration_back"]
+    assert "does not exist" in caplog.text
 
 
 async def test_who_was_declared_gone_lets_go_and_joins_under_a_new_id(services, membership, holder):
