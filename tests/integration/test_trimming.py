@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 from django.db import transaction
 
-from ohsessions import journal
+from ohsessions import journal, lifecycle
 from ohsessions.journal import Append
 from tests.integration.world import (
     World,
+    action,
     append,
     in_thread,
     log,
@@ -37,6 +40,30 @@ def test_trimming_never_passes_an_action_that_is_not_handled(world: World):
     journal.trim(session_id, pending + 100)
     assert session(session_id).first_number == handled + 1
     assert pending in [number for number, _ in log(session_id)]
+
+
+def interrupt(session_id: UUID) -> int:
+    """Its number, of one that comes from the session's client."""
+    return append(Append(session_id, [action(kind="change_agent_state", waits=False)], sid="a")).numbers[0]
+
+
+def test_trimming_never_passes_an_interrupt_that_is_not_delivered(world: World):
+    session_id, epoch = world.run("a")
+    delivered, waiting, later = [interrupt(session_id) for _ in range(3)]
+    append(Append(session_id, [], epoch=epoch, interrupted=delivered))
+    journal.trim(session_id, later + 100)
+    assert [number for number, _ in log(session_id)] == [waiting, later]
+    append(Append(session_id, [], epoch=epoch, interrupted=later))
+    journal.trim(session_id, later + 100)
+    assert log(session_id) == []
+
+
+def test_nobody_waits_for_the_interrupts_of_a_closed_session(world: World):
+    session_id, _ = world.run("a")
+    interrupt(session_id)
+    lifecycle.close(session_id, by="me")
+    journal.trim(session_id, 100)
+    assert log(session_id) == []
 
 
 def test_trimming_again_or_what_is_no_more_changes_nothing(world: World):
