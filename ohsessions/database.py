@@ -59,6 +59,9 @@ CLOSE_LIMIT = 5.0
 """Seconds that the threads get at the end for what is in line."""
 MAX_IDLE = 5.0
 """Seconds without use after which a connection is tried before it is relied on."""
+LEFT_SERVER = frozenset({"25006", "57P01", "57P02", "57P03"})
+"""What a server says that is no longer the one to talk to: it was demoted and only reads, was shut down by an
+operator, crashed, or takes nobody yet. Source: Appendix A of PostgreSQL's manual."""
 
 
 class Later(Enum):
@@ -213,9 +216,19 @@ def means_lost_connection(error: Exception) -> bool:
     if is_of_data or not isinstance(error, (DatabaseError, driver_error)):
         return False
     diagnosis = getattr(error.__cause__ or error, "diag", None)
-    if getattr(diagnosis, "severity_nonlocalized", None) in ("FATAL", "PANIC"):
+    if getattr(diagnosis, "sqlstate", None) in LEFT_SERVER:
+        _leave_server()
+    elif getattr(diagnosis, "severity_nonlocalized", None) in ("FATAL", "PANIC"):
         connection.close()  # the server has ended it, which the driver notices only later
     return connection.connection is None or _drop_broken_connection()
+
+
+def _leave_server() -> None:
+    """Ends a connection that may work, but to the wrong server. A pool would hand it out again: it passes any
+    check."""
+    if connection.connection is not None:
+        connection.connection.close()
+    connection.close()
 
 
 def _guarded(function: Callable[[], T], tries: int = 1) -> T:

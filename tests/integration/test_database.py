@@ -15,7 +15,7 @@ import pytest
 from django.db import IntegrityError, OperationalError, connection, transaction
 
 from ohsessions import database as threads
-from ohsessions import lifecycle
+from ohsessions import leases, lifecycle
 from ohsessions.core.errors import OhSessionsError, Unavailable
 from ohsessions.database import LATER, Database
 from ohsessions.journal import Append, batch, commit_appends
@@ -297,6 +297,12 @@ def terminate(pid: int) -> None:
         cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
 
 
+def demote() -> None:
+    """What a connection sees whose server became a reader by a failover."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+
+
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 class TestPostgres:
     async def test_an_append_survives_the_end_of_its_connection(self, world: World, made: Database):
@@ -327,6 +333,25 @@ class TestPostgres:
         for pid in {await made.read(backend_pid) for _ in range(20)}:
             await asyncio.to_thread(in_own_connection, terminate, pid)
         assert await asyncio.gather(*(made.read(lambda: backend_pid() > 0) for _ in range(8))) == [True] * 8
+
+    async def test_a_connection_to_a_server_that_was_demoted_is_given_up(
+        self, world: World, made: Database, caplog: pytest.LogCaptureFixture
+    ):
+        """It works, but it only reads: a heartbeat sent over it would fail for ever."""
+        caplog.set_level("INFO", threads.logger.name)
+        await made.write_urgently(demote)
+        caplog.clear()
+        with pytest.raises(Unavailable):
+            await made.write_urgently(leases.renew, world.worker, 1)
+        await made.write_urgently(leases.renew, world.worker, 1)
+        assert [record.verb for record in caplog.records] == ["db_lost", "db_back"]
+
+    async def test_an_append_survives_the_demotion_of_its_server(self, world: World, made: Database):
+        """That is no error of what was to be written, for which it would be refused."""
+        session_id = (await made.write(world.open)).change.session_id
+        await made.write_urgently(demote)
+        result = await made.write_gathered(commit_appends, Append(session_id, [action()]))
+        assert result.numbers == [0]
 
     async def test_a_connection_that_idled_is_tried_before_it_is_relied_on(self, made: Database, monkeypatch):
         monkeypatch.setattr(threads, "MAX_IDLE", 0.0)
