@@ -3,7 +3,8 @@
 asgiref's `sync_to_async` sends all calls of a process through one thread, where one slow query delays every
 other (measured: 1 s of one is 1 s of all), so nothing here uses it. Each thread keeps a connection of its
 own. On SQLite every write goes through one of them, the writer (a second one would only wait for the lock);
-PostgreSQL gets a few for life-cycle transactions, which may wait for row locks. The writer never does.
+PostgreSQL gets a few for life-cycle transactions, which may wait for row locks. The writer never does, and of
+the others only some, for a short time each: a row that somebody holds must not keep the rest waiting.
 
 Writes of one kind are gathered: what has come in while the last transaction ran makes up the next one (group
 commit: 10 to 20 times the throughput of one transaction each, measured; nothing waits when the writer idles).
@@ -37,9 +38,10 @@ from django.db import (
 from django.utils import timezone
 
 from ohsessions.core.clock import Clock
-from ohsessions.core.errors import OhSessionsError, Unavailable
+from ohsessions.core.errors import OhSessionsError, RowLocked, Unavailable
 from ohsessions.core.outages import Outage
 from ohsessions.core.threads import Threads
+from ohsessions.rowlocks import lock_wait
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -54,7 +56,13 @@ LIFECYCLE_THREADS = 4
 LOCK_POLL = 0.005
 """Seconds until items whose rows are locked are tried again, if nothing else is to be written."""
 LOCK_PATIENCE = 5.0
-"""Seconds after which an item whose row stays locked is given up."""
+"""Seconds after which an item or a call whose row stays locked is given up. Well below LEASE_TTL."""
+LOCK_WAITERS = 2
+"""So many of the life-cycle threads wait for locked rows at most; the others are for whose row is free."""
+LOCK_WAIT, LEAST_LOCK_WAIT = 0.2, 0.005
+"""Seconds that such a thread waits for a row, before it is the next one's turn; at most and at least."""
+LOCK_ROUND = 1.0
+"""Seconds in which each of those that wait for a row gets its turn, unless they are very many."""
 CLOSE_LIMIT = 5.0
 """Seconds that the threads get at the end for what is in line."""
 MAX_IDLE = 5.0
@@ -101,7 +109,10 @@ def database_clock(clock: Clock) -> Iterator[None]:
 @dataclass(slots=True)
 class _Call:
     function: Callable[[], Any]
+    impatient: bool = False
+    """Whether it is given up, rather than tried again, when its row was waited for in vain."""
     future: Future[Any] = field(default_factory=Future)
+    begun: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -112,16 +123,34 @@ class _Item:
     locked_since: float | None = None
 
 
-class _Lane:
-    """A queue of work and the threads that do it. `tries`: how often a call may be made."""
+@dataclass(slots=True)
+class _Work:
+    """What a thread does next."""
 
-    def __init__(self, name: str, threads: int, tries: int = 1) -> None:
+    calls: list[_Call]
+    batch: list[_Item] = field(default_factory=list)
+    lock_wait: float | None = None
+    """See rowlocks. 0: a first try, for which no row is waited."""
+
+
+class _Lane:
+    """A queue of work and the threads that do it. `tries`: how often a call may be made.
+
+    With `waiters` no call waits for a row at its first try. Those that find it locked stand in a line of
+    their own, and so many threads at most work that off, waiting a little for each in turn. Waiting, since
+    who only tries again and again may come too late each time to a row that many want.
+    """
+
+    def __init__(self, name: str, threads: int, tries: int = 1, waiters: int = 0) -> None:
         self._ready = threading.Condition()
         self._urgent: deque[_Call] = deque()
         self._calls: deque[_Call] = deque()
         self._items: deque[_Item] = deque()
+        self._locked: deque[_Call] = deque()
+        self._waiting = 0
         self._stopping = False
         self._tries = tries
+        self._waiters = waiters
         self._threads = [
             threading.Thread(target=self._run, name=f"ohsessions-{name}-{index}", daemon=True)
             for index in range(threads)
@@ -157,35 +186,49 @@ class _Lane:
             while work := self._take():
                 if time.monotonic() - used > MAX_IDLE:
                     _drop_broken_connection()
-                calls, batch = work
-                for call in calls:
-                    _run_call(call, self._tries)
-                if batch:
-                    self._put_back(_run_items(batch), len(batch))
+                locked = [call for call in work.calls if not _run_call(call, self._tries, work.lock_wait)]
+                if locked or work.lock_wait:
+                    self._line_up(locked, bool(work.lock_wait))
+                if work.batch:
+                    self._put_back(_run_items(work.batch), len(work.batch))
                 # With DEBUG a connection remembers 9,000 queries, until a request ends: here none does.
                 reset_queries()
                 used = time.monotonic()
         finally:
             connections.close_all()
 
-    def _take(self) -> tuple[list[_Call], list[_Item]] | None:
-        """Everything urgent; else one call and one batch, so that neither kind starves the other."""
+    def _take(self) -> _Work | None:
+        """Everything urgent; else, up to the number of waiters, who waits for a row; else one call and one
+        batch, so that neither kind starves the other."""
         with self._ready:
-            while not (self._urgent or self._calls or self._items):
+            while not (self._urgent or self._calls or self._items or self._may_wait()):
                 if self._stopping:
                     return None
                 self._ready.wait()
             if self._urgent:
                 calls = list(self._urgent)
                 self._urgent.clear()
-                return calls, []
+                return _Work(calls)
+            if self._may_wait():
+                share = LOCK_ROUND * self._waiters / len(self._locked)
+                self._waiting += 1
+                return _Work([self._locked.popleft()], lock_wait=max(LEAST_LOCK_WAIT, min(LOCK_WAIT, share)))
             calls = [self._calls.popleft()] if self._calls else []
             batch: list[_Item] = []
             while self._items and len(batch) < MAX_BATCH:
                 if batch and self._items[0].commit != batch[0].commit:
                     break
                 batch.append(self._items.popleft())
-            return calls, batch
+            return _Work(calls, batch, 0.0 if self._waiters else None)
+
+    def _may_wait(self) -> bool:
+        return bool(self._locked) and self._waiting < self._waiters
+
+    def _line_up(self, locked: list[_Call], waited: bool) -> None:
+        """Behind all others whose row is locked. `waited`: whether this thread was one of the waiters."""
+        with self._ready:
+            self._locked.extend(locked)
+            self._waiting -= waited
 
     def _put_back(self, later: list[_Item], tried: int) -> None:
         """Before all others: a session's items keep their order."""
@@ -266,13 +309,23 @@ def _tell(error: Exception, lost: bool) -> None:
         logger.warning("A transaction failed: %s", type(error).__name__, extra={"verb": "db_failed"})
 
 
-def _run_call(call: _Call, tries: int) -> None:
-    if not call.future.set_running_or_notify_cancel():
-        return
+def _run_call(call: _Call, tries: int, wait: float | None) -> bool:
+    """Makes a call; False if its row is locked and it is to be tried again. `wait`: see _Work."""
+    if not (call.future.running() or call.future.set_running_or_notify_cancel()):
+        return True
+    call.begun = call.begun or time.monotonic()
     try:
-        call.future.set_result(_guarded(call.function, tries))
+        with lock_wait(wait):
+            call.future.set_result(_guarded(call.function, tries))
+    except RowLocked as error:
+        if not wait or not (call.impatient or time.monotonic() - call.begun >= LOCK_PATIENCE):
+            return False
+        if not call.impatient:
+            _tell(error, False)
+        call.future.set_exception(error)
     except BaseException as error:  # handed to who waits for it
         call.future.set_exception(error)
+    return True
 
 
 def _run_items(batch: list[_Item]) -> list[_Item]:
@@ -324,7 +377,9 @@ class Database:
     def __init__(self) -> None:
         self._writer = _Lane("writer", 1)
         one_writer = connection.vendor == "sqlite"
-        self._lifecycle = self._writer if one_writer else _Lane("lifecycle", LIFECYCLE_THREADS)
+        self._lifecycle = (
+            self._writer if one_writer else _Lane("lifecycle", LIFECYCLE_THREADS, waiters=LOCK_WAITERS)
+        )
         self._readers = _Lane("reader", READERS, tries=2)
 
     async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -333,8 +388,17 @@ class Database:
 
     async def write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a function that writes, in transactions of its own. Raises Unavailable, as `read`; then it
-        is not known whether a transaction was committed."""
+        is not known whether a transaction was committed. RowLocked: none was."""
         return await self._call(self._lifecycle, False, lambda: function(*args, **kwargs))
+
+    async def try_write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """As `write`, for who comes again anyway: None, soon, if somebody else has locked a row of it."""
+        call = _Call(lambda: function(*args, **kwargs), impatient=True)
+        try:
+            outcome: T = await _outcome(self._lifecycle.put(call))
+        except RowLocked:
+            return None
+        return outcome
 
     async def write_within(
         self, limit: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs

@@ -38,6 +38,11 @@ class Services:
         """Runs one transaction of lifecycle. Announcing its Change is the caller's (see `announce`)."""
         return await self.database.write(function, *args, **kwargs)
 
+    async def try_change(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """As `change`, for a sweep, which has others to look after and comes again: None, soon, if somebody
+        else has locked the session."""
+        return await self.database.try_write(function, *args, **kwargs)
+
     async def change_soon(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `change`, for a client, who is to be answered within ANSWER_LIMIT."""
         return await self.database.write_within(ANSWER_LIMIT, function, *args, **kwargs)

@@ -3,6 +3,7 @@
     OhSessionsError
     ├── WireError               answered to the client that caused it, with the protocol's code and reason
     │   └── Unavailable         the database is away; trying again later may help
+    │       └── RowLocked       it is not, but somebody else has locked the row for too long
     ├── IllegalTransition       a move that the table of states does not have; nothing was changed
     ├── StaleEpoch              the writer no longer owns the session; nothing was written
     ├── InvalidEvent            a runtime emitted what the wire cannot carry; nothing was written
@@ -46,6 +47,10 @@ class Unavailable(WireError):
     def __init__(self, retry_after: float = 1.0) -> None:
         message = "The database cannot be reached at the moment. Try again."
         super().__init__(503, "unavailable", message, retry_after=retry_after)
+
+
+class RowLocked(Unavailable):
+    """Somebody else has locked a row and does not let go of it; nothing was written."""
 
 
 class IllegalTransition(OhSessionsError):

@@ -22,6 +22,7 @@ from ohsessions.core.states import State
 from ohsessions.database import database_now
 from ohsessions.journal import NewEvent
 from ohsessions.models import Connection, Session, Transition
+from ohsessions.rowlocks import lock_rows
 
 logger = logging.getLogger(__name__)
 
@@ -171,9 +172,9 @@ HEAVY = ("settings", "secrets", "snapshot")
 
 
 def lock_all(session_ids: Iterable[UUID]) -> dict[UUID, Locked]:
-    """Locks the rows of sessions, in order of id; those that are no more are left out."""
-    rows = Session.objects.select_for_update().filter(pk__in=set(session_ids)).order_by("pk")
-    sessions = list(rows.defer(*HEAVY))
+    """Locks the rows of sessions, in order of id; those that are no more are left out. Raises RowLocked."""
+    rows = Session.objects.filter(pk__in=set(session_ids)).order_by("pk")
+    sessions = lock_rows(rows.defer(*HEAVY))
     if not sessions:
         return {}
     now = database_now()

@@ -96,6 +96,9 @@ class GatedDatabase(Database):
     async def write(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         return await self._pass(function, lambda: Database.write(self, function, *args, **kwargs))
 
+    async def try_write(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        return await self._pass(function, lambda: Database.try_write(self, function, *args, **kwargs))
+
     async def write_within(self, limit: float, function: Any, *args: Any, **kwargs: Any) -> Any:
         return await self._pass(
             function, lambda: Database.write_within(self, limit, function, *args, **kwargs)

@@ -16,10 +16,18 @@ from django.db import IntegrityError, OperationalError, connection, transaction
 
 from ohsessions import database as threads
 from ohsessions import leases, lifecycle
-from ohsessions.core.errors import OhSessionsError, Unavailable
+from ohsessions.core.errors import OhSessionsError, RowLocked, Unavailable
 from ohsessions.database import LATER, Database
 from ohsessions.journal import Append, batch, commit_appends
-from tests.integration.world import World, action, in_thread, log, row_locked
+from tests.integration.world import (
+    World,
+    action,
+    in_thread,
+    log,
+    row_locked,
+    sids,
+    wait_for_lock_waiters,
+)
 
 LIMIT = 20.0
 
@@ -373,17 +381,59 @@ class TestPostgres:
         async with asyncio.timeout(LIMIT):
             assert [(await waiting[index]).numbers for index in (0, 2)] == [[0], [1]]
 
-    async def test_a_lock_that_nobody_lets_go_of_makes_unavailable(self, world: World, made: Database):
+    async def test_a_lock_that_nobody_lets_go_of_makes_unavailable(
+        self, world: World, made: Database, monkeypatch
+    ):
+        monkeypatch.setattr(threads, "LOCK_PATIENCE", 0.3)
         session_id = (await made.write(world.open)).change.session_id
-
-        def close_impatiently() -> None:
-            with connection.cursor() as cursor:
-                cursor.execute("SET lock_timeout = 100")
-            lifecycle.close(session_id, by="me")
-
-        with row_locked(session_id), pytest.raises(Unavailable):
-            await made.write(close_impatiently)
+        with row_locked(session_id), pytest.raises(RowLocked):
+            await made.write(lifecycle.close, session_id, by="me")
         assert (await made.write(lifecycle.close, session_id, by="me")).state == "closed"
+
+    async def test_many_who_want_a_locked_session_keep_nobody_else_waiting(
+        self, world: World, made: Database, monkeypatch
+    ):
+        monkeypatch.setattr(threads, "LOCK_PATIENCE", 10 * LIMIT)
+        locked, free = [(await made.write(world.open)).change.session_id for _ in range(2)]
+        with row_locked(locked):
+            waiting = [asyncio.create_task(made.write(world.attach, locked)) for _ in range(12)]
+            await asyncio.to_thread(in_thread(wait_for_lock_waiters, threads.LOCK_WAITERS))
+            async with asyncio.timeout(LIMIT / 2):
+                for _ in range(12):
+                    await made.write(world.attach, free)
+            assert not any(task.done() for task in waiting)
+        async with asyncio.timeout(LIMIT):
+            await asyncio.gather(*waiting)
+        assert len(await made.read(sids, locked)) == 1 + 12
+
+    async def test_who_comes_again_anyway_is_told_soon_that_a_session_is_locked(
+        self, world: World, made: Database, monkeypatch
+    ):
+        monkeypatch.setattr(threads, "LOCK_PATIENCE", 10 * LIMIT)
+        session_id = (await made.write(world.open)).change.session_id
+        with row_locked(session_id):
+            async with asyncio.timeout(LIMIT / 2):
+                assert await made.try_write(lifecycle.close, session_id, by="me") is None
+        closed = await made.try_write(lifecycle.close, session_id, by="me")
+        assert closed is not None
+        assert closed.state == "closed"
+
+    async def test_what_was_committed_before_a_lock_is_not_done_again(self, world: World, made: Database):
+        """A claim whose snapshot is lost is two transactions, and the second may find the row locked."""
+        first, second = [(await made.write(world.open)).change.session_id for _ in range(2)]
+        begun, done = threading.Event(), []
+
+        def close_both() -> None:
+            done.append(lifecycle.close(first, by="me").state)
+            begun.set()
+            done.append(lifecycle.close(second, by="me").state)
+
+        with row_locked(second):
+            task = asyncio.create_task(made.write(close_both))
+            assert await asyncio.to_thread(begun.wait, LIMIT)
+            await asyncio.to_thread(in_thread(wait_for_lock_waiters))
+        await task
+        assert done == ["closed", "closed"]
 
 
 def terminate_own_connection() -> None:

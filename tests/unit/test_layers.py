@@ -17,7 +17,7 @@ PACKAGE = ROOT / "ohsessions"
 ROWS = [
     ["core"],
     ["socketio"],
-    ["conf", "database", "models", "migrations"],
+    ["conf", "database", "models", "migrations", "rowlocks"],
     ["journal", "leases", "lifecycle", "wakeups", "access", "snapshots"],
     ["services", "membership"],
     ["runtimes"],

@@ -1,0 +1,64 @@
+"""Locking rows, and how long a thread waits for one that somebody else has locked.
+
+That may be long: a process was stopped in the middle of a transaction, or a person thinks, in psql. Threads
+are few, and others wait for a thread that waits. So a unit of work may be given a limit for its first lock.
+If that is not to be had nothing has been done yet, and all of it can be done again later. For later locks it
+waits as long as the database's `lock_timeout` lets it, since something may have been committed by then.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from django.db import OperationalError, connection
+from django.db.models import Model, QuerySet
+
+from ohsessions.core.errors import RowLocked
+
+M = TypeVar("M", bound=Model)
+
+LOCK_NOT_AVAILABLE = "55P03"
+
+_this_thread = threading.local()
+
+
+@contextmanager
+def lock_wait(seconds: float | None) -> Iterator[None]:
+    """Has the first `lock_rows` inside, in this thread, wait for a row so long at most; None: no limit."""
+    _this_thread.limit = seconds
+    try:
+        yield
+    finally:
+        _this_thread.limit = None
+
+
+def lock_rows(rows: QuerySet[M]) -> list[M]:
+    """Locks the rows of a query, in its order, inside a transaction; gives them.
+
+    Raises RowLocked if one was not to be had within the limit (see lock_wait). SQLite locks no rows.
+    """
+    limit: float | None = getattr(_this_thread, "limit", None)
+    if limit is None or connection.vendor != "postgresql":
+        return list(rows.select_for_update())
+    try:
+        # Most rows are free, and NOWAIT costs no statement more.
+        locked = list(rows.select_for_update(nowait=True)) if not limit else _lock_within(limit, rows)
+    except OperationalError as error:
+        if getattr(error.__cause__, "sqlstate", None) == LOCK_NOT_AVAILABLE:
+            raise RowLocked from error
+        raise
+    if locked:
+        _this_thread.limit = None
+    return locked
+
+
+def _lock_within(seconds: float, rows: QuerySet[M]) -> list[M]:
+    with connection.cursor() as cursor:
+        # A statement of its own that looks at no row: what is read after the lock is read after it still.
+        cursor.execute(f"SET LOCAL lock_timeout = {max(1, round(seconds * 1000))}")
+        locked = list(rows.select_for_update())
+        cursor.execute("SET LOCAL lock_timeout TO DEFAULT")
+    return locked
