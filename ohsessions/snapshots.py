@@ -12,7 +12,7 @@ import logging
 import os
 import uuid
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -33,12 +33,15 @@ MAX_INLINE = 64 * 1024
 FOLDER = "ohsessions/snapshots"
 MOST_AT_ONCE = 16
 """Files that a process reads and writes at a time."""
+MOST_DISCARDS = 1000
+"""Files that may wait for being deleted; should the storage be slow, the sweep does the rest."""
 SPARED = timedelta(hours=1)
 """The age up to which a file without a row may be one whose row is still to be written."""
 
 # Neither what runtimes do in threads may delay these, nor a storage that hangs what needs no file.
 _encoding = Threads("ohsessions-snapshots")
 _storage = Threads("ohsessions-storage", MOST_AT_ONCE)
+_discarding = Threads("ohsessions-discards")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +119,22 @@ def replace(session: Session, snapshot: Snapshot) -> None:
     before = session.snapshot_file
     session.snapshot, session.snapshot_file = snapshot.value, snapshot.file
     if before and before != snapshot.file:
-        transaction.on_commit(lambda: _discard(before))
+        transaction.on_commit(lambda: _discard_soon(before))
+
+
+def _discard_soon(file: str) -> None:
+    """On a thread of its own: who committed is the one that writes for all sessions, and heartbeats first."""
+    if _discarding.waiting < MOST_DISCARDS:
+        _discarding.put(_discard, file)
+    else:
+        logger.warning("Left to the sweep: %s", file, extra={"verb": "snapshot_left"})
 
 
 def _discard(file: str) -> None:
     try:
         default_storage.delete(file)
     except Exception as error:
-        # The commit stands; the sweep deletes it.
+        # The sweep deletes it.
         logger.warning("Still there: %s (%s)", file, error, extra={"verb": "snapshot_left"})
 
 
@@ -134,9 +145,16 @@ def sweep() -> int:
     except FileNotFoundError:
         return 0
     newest = timezone.now() - SPARED
-    files = {file for file in files if default_storage.get_modified_time(file) < newest}
+    files = {file for file in files if _is_older(file, newest)}
     # Read after the listing: whoever named a file meanwhile is seen.
     named = set(Session.objects.exclude(snapshot_file="").values_list("snapshot_file", flat=True))
     for file in files - named:
         _discard(file)
     return len(files - named)
+
+
+def _is_older(file: str, newest: datetime) -> bool:
+    try:
+        return default_storage.get_modified_time(file) < newest
+    except FileNotFoundError:  # it was replaced meanwhile
+        return False

@@ -17,6 +17,7 @@ from ohsessions.journal import Append, NewEvent, batch, commit_appends
 from ohsessions.models import Event
 from ohsessions.snapshots import Snapshot
 from tests.integration.world import World, action, append, in_thread, log, observation, row_locked, session
+from tests.requirements import wait_until
 
 
 def reasons(results: list[object]) -> list[object]:
@@ -244,10 +245,10 @@ def test_a_checkpoint_written_twice_keeps_its_file_and_a_newer_one_replaces_it(w
     assert snapshots.load(session(session_id)) == "a" * 100_000
     append(Append(session_id, epoch=epoch, checkpoint=second))
     assert snapshots.load(session(session_id)) == "b" * 100_000
-    assert not default_storage.exists(first.file)
+    wait_until(lambda: not default_storage.exists(first.file), "the end of the first file")
     append(Append(session_id, epoch=epoch, checkpoint=Snapshot({"small": 1})))
     assert snapshots.load(session(session_id)) == {"small": 1}
-    assert not default_storage.exists(second.file)
+    wait_until(lambda: not default_storage.exists(second.file), "the end of the second file")
 
 
 def test_a_checkpoint_that_was_rolled_back_deletes_nothing(world: World):

@@ -31,6 +31,7 @@ from tests.integration.world import (
     sids,
     wait_for_lock_waiters,
 )
+from tests.requirements import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -455,7 +456,7 @@ def test_the_file_of_a_replaced_snapshot_goes_with_the_commit(world: World):
     assert snapshots.load(session(session_id)) == "a" * 100_000
     lifecycle.release(session_id, change.epoch, second)
     assert snapshots.load(session(session_id)) == "b" * 100_000
-    assert not default_storage.exists(first.file)
+    wait_until(lambda: not default_storage.exists(first.file), "the end of the first file")
 
 
 def test_a_drain_passivates_whatever_is_attached_and_leaves_pending_actions_to_the_next_owner(world: World):

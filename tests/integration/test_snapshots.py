@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections.abc import Iterator
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -13,8 +16,11 @@ from django.core.files.storage import FileSystemStorage, default_storage
 from ohsessions import snapshots
 from ohsessions.journal import Append
 from ohsessions.models import Session
-from ohsessions.snapshots import FOLDER
+from ohsessions.snapshots import FOLDER, Snapshot
 from tests.integration.world import World, append, session
+from tests.requirements import wait_until
+
+LIMIT = 10.0
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +100,50 @@ def test_a_file_that_cannot_be_deleted_does_not_fail_what_was_committed(world: W
     with monkeypatch.context() as broken:
         broken.setattr(FileSystemStorage, "delete", fail)
         assert append(smaller).epoch == row.epoch
-    assert "Still there" in caplog.text
+        wait_until(lambda: "Still there" in caplog.text, "the failure being told")
+
+
+class SlowlyDeleting(FileSystemStorage):
+    """Deletes when a test says so."""
+
+    may_delete = threading.Event()
+
+    def delete(self, name: str) -> None:
+        assert self.may_delete.wait(LIMIT)
+        super().delete(name)
+
+
+@pytest.fixture
+def slow(settings, monkeypatch) -> Iterator[threading.Event]:
+    """A storage that is slow to delete, until this is set."""
+    settings.STORAGES = {**settings.STORAGES, "default": {"BACKEND": f"{__name__}.SlowlyDeleting"}}
+    monkeypatch.setattr(SlowlyDeleting, "may_delete", threading.Event())
+    yield SlowlyDeleting.may_delete
+    SlowlyDeleting.may_delete.set()
+
+
+def test_no_transaction_waits_for_the_end_of_a_file_that_it_replaced(world: World, slow):
+    row = stored(world, "x" * 70_000)
+    append(Append(row.pk, epoch=row.epoch, checkpoint=snapshots.store(row.pk, "small")))
+    assert default_storage.exists(row.snapshot_file)
+    slow.set()
+    wait_until(lambda: not default_storage.exists(row.snapshot_file), "the end of the file")
+
+
+def test_what_a_slow_storage_has_not_deleted_is_left_to_the_sweep(world: World, slow, monkeypatch, caplog):
+    monkeypatch.setattr(snapshots, "MOST_DISCARDS", 1)
+    row = stored(world, "x" * 70_000)
+    files = [row.snapshot_file, *(snapshots.store(row.pk, text * 70_000).file for text in "abc")]
+    append(Append(row.pk, epoch=row.epoch, checkpoint=Snapshot(None, files[1])))
+    wait_until(lambda: snapshots._discarding.waiting == 0, "the first file being deleted")
+    for file in files[2:]:
+        append(Append(row.pk, epoch=row.epoch, checkpoint=Snapshot(None, file)))
+    assert caplog.messages == [f"Left to the sweep: {files[2]}"]
+    slow.set()
+    wait_until(lambda: not any(map(default_storage.exists, files[:2])), "the end of the first two files")
+    monkeypatch.setattr(snapshots, "SPARED", timedelta(0))
+    assert snapshots.sweep() == 1
+    assert [default_storage.exists(file) for file in files] == [False, False, False, True]
 
 
 def make_old(file: str, minutes: float = 61) -> None:
