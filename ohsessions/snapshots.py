@@ -103,12 +103,22 @@ def _reach_the_disk(name: str) -> None:
             os.close(descriptor)
 
 
-def load(session: Session) -> Any:
-    """The value of a session's snapshot, None if it has none. Raises OSError or ValueError if it is lost."""
-    if not session.snapshot_file:
-        return session.snapshot
-    with default_storage.open(session.snapshot_file) as file:
+def named_by(session: Session) -> Snapshot:
+    """The one that a session's row names."""
+    return Snapshot(session.snapshot, session.snapshot_file)
+
+
+def load(snapshot: Snapshot) -> Any:
+    """The value of a snapshot, None if there was none. Raises OSError or ValueError if its file is lost."""
+    if not snapshot.file:
+        return snapshot.value
+    with default_storage.open(snapshot.file) as file:
         return json.loads(file.read())
+
+
+async def aload(snapshot: Snapshot) -> Any:
+    """See load()."""
+    return await _storage.call(load, snapshot) if snapshot.file else snapshot.value
 
 
 def replace(session: Session, snapshot: Snapshot) -> None:

@@ -6,7 +6,6 @@ having written nothing, if the session changed hands since.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -25,8 +24,6 @@ from ohsessions.lifecycle.locked import HEAVY, Change, Locked, check_owned, lock
 from ohsessions.models import Process, Session, SessionQuerySet
 from ohsessions.snapshots import Snapshot
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
@@ -38,7 +35,8 @@ class Claimed:
     settings: dict[str, Any]
     secrets: str
     """Encrypted."""
-    snapshot: Any
+    snapshot: Snapshot
+    """Still to be loaded: its file may be in any storage, and slow, which no transaction may wait for."""
     started_number: int
     handled_number: int
     interrupted_number: int
@@ -80,28 +78,12 @@ def active_workers() -> QuerySet[Process]:
     return Process.objects.filter(kind=Process.Kind.WORKER, state=Process.State.ACTIVE)
 
 
+@transaction.atomic
 def claim(session_id: UUID, worker: UUID, load: int = 0) -> tuple[Claimed, Change] | None:
     """Makes a worker the owner of a `starting` session; None if somebody else was faster, or nobody wants it.
 
     `load`: the sessions it owns already. Its row says at once that it is one more, for the others to see.
-    A snapshot that cannot be read is a failed start: it counts as a crash.
     """
-    won = _claim(session_id, worker, load)
-    if won is None:
-        return None
-    claimed, change = won
-    try:
-        # A file of any storage: not while the row is locked.
-        snapshot = snapshots.load(claimed)
-    except Exception as error:
-        logger.exception("Session %s: its snapshot is lost", session_id, extra={"verb": "snapshot_lost"})
-        crash(session_id, change.epoch, f"its snapshot cannot be read: {type(error).__name__}")
-        return None
-    return _as_claimed(claimed, snapshot), change
-
-
-@transaction.atomic
-def _claim(session_id: UUID, worker: UUID, load: int) -> tuple[Session, Change] | None:
     locked = try_lock(session_id)
     if locked is None or not _is_wanted(locked.session, locked.now):
         return None
@@ -114,7 +96,7 @@ def _claim(session_id: UUID, worker: UUID, load: int) -> tuple[Session, Change] 
     locked.write_agent_state("loading")
     change = locked.save()
     session.refresh_from_db(fields=HEAVY)
-    return session, change
+    return _as_claimed(session), change
 
 
 def _is_wanted(session: Session, now: datetime) -> bool:
@@ -126,14 +108,14 @@ def _is_wanted(session: Session, now: datetime) -> bool:
     return session.has_pending_work or not left
 
 
-def _as_claimed(session: Session, snapshot: Any) -> Claimed:
+def _as_claimed(session: Session) -> Claimed:
     return Claimed(
         session.pk,
         session.epoch,
         session.runtime,
         session.settings,
         session.secrets,
-        snapshot,
+        snapshots.named_by(session),
         session.started_number,
         session.handled_number,
         session.interrupted_number,

@@ -9,7 +9,7 @@ from typing import Any
 from ohsessions import snapshots
 from ohsessions.conf import conf
 from ohsessions.core import wire
-from ohsessions.core.errors import InvalidEvent, WireError
+from ohsessions.core.errors import InvalidEvent, RuntimeFailure, WireError
 from ohsessions.core.redaction import Redactor
 from ohsessions.core.runtime import JSON, SupervisedProcess
 from ohsessions.lifecycle import Claimed
@@ -86,6 +86,14 @@ class HostContext:
         """Makes a snapshot ready for the row. Raises InvalidEvent if it is not JSON."""
         _check_snapshot(snapshot)
         return await snapshots.astore(self.session_id, snapshot)
+
+    async def load(self, snapshot: snapshots.Snapshot) -> JSON:
+        """The value of the snapshot to start from. Raises RuntimeFailure if it is lost."""
+        try:
+            return await snapshots.aload(snapshot)
+        except Exception as error:
+            reason = f"its snapshot cannot be read: {type(error).__name__}"
+            raise RuntimeFailure("snapshot_lost", reason) from error
 
     async def spawn(
         self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None

@@ -27,7 +27,7 @@ from ohsessions.services import Services
 from ohsessions.snapshots import Snapshot
 from ohsessions.worker.actions import Actions
 from ohsessions.worker.context import HostContext
-from ohsessions.worker.guard import end, guarded, to_the_end, within
+from ohsessions.worker.guard import end, to_the_end, within
 from ohsessions.worker.outbox import Outbox
 
 logger = logging.getLogger(__name__)
@@ -130,8 +130,7 @@ class SessionHost:
         if entry is None:
             reason = f"its runtime {self._claimed.runtime!r} is not in the setting RUNTIMES any more"
             raise RuntimeFailure("start_failed", reason)
-        self._runtime = await guarded(self._make(entry))
-        await within(conf.START_TIMEOUT, "its start", self._runtime.start(self._claimed.snapshot))
+        await within(conf.START_TIMEOUT, "its start", self._rehydrate(entry, self._context))
         await self._outbox.flush()
         change = await self._services.change_patiently(lifecycle.run, self.session_id, self.epoch)
         self.ready = True
@@ -139,9 +138,11 @@ class SessionHost:
         logger.info("Session %s runs", self.session_id, extra={"verb": "running"})
         await self._services.announce(change)
 
-    async def _make(self, entry: RuntimeEntry) -> Runtime:
-        runtime: Runtime = import_string(entry["BACKEND"])(self._context, **entry.get("OPTIONS", {}))
-        return runtime
+    async def _rehydrate(self, entry: RuntimeEntry, context: HostContext) -> None:
+        snapshot = await context.load(self._claimed.snapshot)
+        runtime: Runtime = import_string(entry["BACKEND"])(context, **entry.get("OPTIONS", {}))
+        self._runtime = runtime
+        await runtime.start(snapshot)
 
     # Serving
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import pytest
 from django.core.files.base import File
-from django.core.files.storage import InMemoryStorage
+from django.core.files.storage import InMemoryStorage, default_storage
 
 from ohsessions import journal, leases, lifecycle, snapshots
 from ohsessions.core.runtime import JSON, Action, BlockingRuntime, Runtime
@@ -249,3 +249,26 @@ async def test_a_storage_that_hangs_keeps_no_session_from_sleeping(
             assert (row.reason, row.snapshot_file) == (f"by an operator; {problem}", "")
     finally:
         HangingStorage.may_save.set()
+
+
+async def test_a_snapshot_that_cannot_be_read_fails_its_session(world: World, settings: Any) -> None:
+    settings.OHSESSIONS = {"RUNTIMES": {"echo": {"BACKEND": f"{__name__}.Answering", "OPTIONS": {}}}}
+    services = Services()
+    try:
+        session_id, epoch = await services.change(world.run)
+        large = await snapshots.astore(session_id, "x" * 70_000)
+        await services.append(Append(session_id, epoch=epoch, checkpoint=large))
+        await services.change(default_storage.delete, large.file)
+        await services.change(lifecycle.hand_over, session_id, world.worker, "gone")
+        rows = []
+        for _ in range(3):
+            world.clock.advance(60)
+            won = await services.change(lifecycle.claim, session_id, world.worker)
+            assert won is not None
+            await SessionHost(services, won[0], time.monotonic()).run()
+            rows.append(await services.database.read(Session.objects.get, pk=session_id))
+    finally:
+        await services.close()
+    assert [row.state for row in rows] == ["starting", "starting", "failed"]
+    reason = "it could not start: RuntimeFailure: its snapshot cannot be read: FileNotFoundError"
+    assert {row.reason for row in rows} == {reason}

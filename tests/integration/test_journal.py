@@ -16,7 +16,17 @@ from ohsessions.database import LATER
 from ohsessions.journal import Append, NewEvent, batch, commit_appends
 from ohsessions.models import Event
 from ohsessions.snapshots import Snapshot
-from tests.integration.world import World, action, append, in_thread, log, observation, row_locked, session
+from tests.integration.world import (
+    World,
+    action,
+    append,
+    in_thread,
+    log,
+    observation,
+    row_locked,
+    session,
+    snapshot,
+)
 from tests.requirements import wait_until
 
 
@@ -242,12 +252,12 @@ def test_a_checkpoint_written_twice_keeps_its_file_and_a_newer_one_replaces_it(w
     first, second = (snapshots.store(session_id, text * 100_000) for text in "ab")
     for _ in range(2):  # the second time since the answer to the first was lost
         append(Append(session_id, epoch=epoch, checkpoint=first))
-    assert snapshots.load(session(session_id)) == "a" * 100_000
+    assert snapshot(session_id) == "a" * 100_000
     append(Append(session_id, epoch=epoch, checkpoint=second))
-    assert snapshots.load(session(session_id)) == "b" * 100_000
+    assert snapshot(session_id) == "b" * 100_000
     wait_until(lambda: not default_storage.exists(first.file), "the end of the first file")
     append(Append(session_id, epoch=epoch, checkpoint=Snapshot({"small": 1})))
-    assert snapshots.load(session(session_id)) == {"small": 1}
+    assert snapshot(session_id) == {"small": 1}
     wait_until(lambda: not default_storage.exists(second.file), "the end of the second file")
 
 
@@ -258,7 +268,7 @@ def test_a_checkpoint_that_was_rolled_back_deletes_nothing(world: World):
     with transaction.atomic():
         append(Append(session_id, epoch=epoch, checkpoint=second))
         transaction.set_rollback(True)
-    assert snapshots.load(session(session_id)) == "a" * 100_000
+    assert snapshot(session_id) == "a" * 100_000
 
 
 def test_a_batch_takes_so_much_and_leaves_the_rest_in_order(world: World, monkeypatch):

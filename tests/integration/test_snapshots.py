@@ -43,7 +43,7 @@ def stored(world: World, value: object) -> Session:
 def test_a_small_snapshot_is_in_the_row(world: World, value):
     row = stored(world, value)
     assert row.snapshot_file == ""
-    assert snapshots.load(row) == value
+    assert snapshots.load(snapshots.named_by(row)) == value
 
 
 @pytest.mark.parametrize("value", ["x" * 70_000, {"key": "ä" * 70_000}, [1] * 70_000])
@@ -51,12 +51,12 @@ def test_a_large_snapshot_is_in_a_file(world: World, value):
     row = stored(world, value)
     assert row.snapshot is None
     assert default_storage.exists(row.snapshot_file)
-    assert snapshots.load(row) == value
+    assert snapshots.load(snapshots.named_by(row)) == value
 
 
 @pytest.mark.parametrize("value", ["nul \0", "surrogate \ud800", {"\0": 1}, "a backslash \\u0000"])
 def test_what_postgresql_refuses_is_in_a_file_however_small(world: World, value):
-    assert snapshots.load(stored(world, value)) == value
+    assert snapshots.load(snapshots.named_by(stored(world, value))) == value
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), b"bytes", object()])

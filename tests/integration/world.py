@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from django.contrib.auth import get_user_model
 from django.db import connection, connections, transaction
 
-from ohsessions import leases, lifecycle
+from ohsessions import leases, lifecycle, snapshots
 from ohsessions.core import wire
 from ohsessions.core.clock import FakeClock
 from ohsessions.database import database_clock
@@ -99,6 +99,11 @@ def append(one: Append) -> Any:
 
 def session(session_id: UUID) -> Session:
     return Session.objects.get(pk=session_id)
+
+
+def snapshot(session_id: UUID) -> Any:
+    """The value of the one that its row names."""
+    return snapshots.load(snapshots.named_by(session(session_id)))
 
 
 def sids(session_id: UUID) -> list[str]:
