@@ -13,11 +13,13 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from ohsessions import snapshots
+from ohsessions.conf import conf
 from ohsessions.core.errors import StaleEpoch, Unavailable
 from ohsessions.core.runtime import JSON
 from ohsessions.journal import Append, NewEvent
 from ohsessions.services import Services
 from ohsessions.snapshots import Snapshot
+from ohsessions.worker.guard import within
 
 MAX_EVENTS = 1000
 MAX_CHARACTERS = 4 * 1024 * 1024
@@ -108,10 +110,20 @@ class Outbox:
         checkpoint = self.checkpoint
         if checkpoint is None or (self.in_action and handled is None):
             return None
-        stored = await snapshots.astore(self._session_id, checkpoint[0])
+        storing = snapshots.astore(self._session_id, checkpoint[0])
+        try:
+            stored = await within(conf.PASSIVATE_TIMEOUT, "storing its checkpoint", storing)
+        except Exception:
+            # It is given up, and the one before counts: else the crash that this is could not be stored.
+            self._forget(checkpoint)
+            raise
+        self._forget(checkpoint)
+        return stored
+
+    def _forget(self, checkpoint: tuple[JSON]) -> None:
+        """Unless there is a newer one."""
         if self.checkpoint is checkpoint:
             self.checkpoint = None
-        return stored
 
     def _take(self) -> list[NewEvent]:
         taken: list[NewEvent] = []

@@ -272,3 +272,47 @@ async def test_a_snapshot_that_cannot_be_read_fails_its_session(world: World, se
     assert [row.state for row in rows] == ["starting", "starting", "failed"]
     reason = "it could not start: RuntimeFailure: its snapshot cannot be read: FileNotFoundError"
     assert {row.reason for row in rows} == {reason}
+
+
+class Growing(Runtime):
+    """Has a checkpoint that is a file."""
+
+    async def handle(self, action: Action) -> None:
+        self.context.checkpoint("x" * 70_000)
+
+
+class FailingStorage(InMemoryStorage):
+    """Saves nothing."""
+
+    def _save(self, name: str, content: File[bytes]) -> str:
+        raise OSError("no space left")
+
+
+PROBLEMS = {
+    "HangingStorage": "TimeoutError: storing its checkpoint took longer than 0.2 s",
+    "FailingStorage": "OSError: no space left",
+}
+
+
+@pytest.mark.parametrize("storage", PROBLEMS)
+async def test_a_checkpoint_that_cannot_be_stored_is_a_crash_that_is_told_and_stored(
+    world: World, settings: Any, monkeypatch: pytest.MonkeyPatch, storage: str
+) -> None:
+    entry = {"BACKEND": f"{__name__}.Growing", "OPTIONS": {}}
+    settings.OHSESSIONS = {"RUNTIMES": {"echo": entry}, "PASSIVATE_TIMEOUT": 0.2}
+    settings.STORAGES = {**settings.STORAGES, "default": {"BACKEND": f"{__name__}.{storage}"}}
+    monkeypatch.setattr(HangingStorage, "may_save", threading.Event())
+    try:
+        async with working(world) as services:
+            session_id = (await services.change(world.open)).change.session_id
+            (number,) = (await services.append(Append(session_id, [action()]))).numbers
+            crashed = Session.objects.filter(pk=session_id, crashes=1)
+            await until(services, crashed.all().exists, "the crash being stored")
+            row = await services.database.read(crashed.get)
+            told = Event.objects.filter(session=session_id, kind="error")
+            (error,) = await services.database.read(lambda: list(told))
+    finally:
+        HangingStorage.may_save.set()
+    reason = f"its runtime broke: {PROBLEMS[storage]}"
+    assert (row.state, row.reason, row.handled_number) == ("starting", reason, number)
+    assert f"Sorry, {reason}." in error.data
