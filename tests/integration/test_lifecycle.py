@@ -270,6 +270,15 @@ def test_a_token_of_before_a_revocation_is_refused_and_its_connections_end(world
     assert lifecycle.strays() == []
 
 
+def test_a_running_session_whose_last_connection_is_revoked_falls_due_and_keeps_its_owner(world: World):
+    session_id, epoch = world.run("a")
+    Session.objects.filter(pk=session_id).update(token_version=2)
+    change = lifecycle.settle(session_id, "worker")
+    assert change is not None
+    assert (change.state, change.worker, change.epoch, change.ended) == ("running", world.worker, epoch, True)
+    assert due_in(session_id, world) == 15
+
+
 def test_a_gateways_connections_are_written_off_session_by_session(world: World):
     session_id, _ = world.run("a")
     world.attach(session_id, "b")
@@ -542,8 +551,9 @@ def test_a_sleeping_session_that_is_wanted_is_found_and_woken(world: World, wake
     assert lifecycle.settle(session_id, "worker") is None
 
 
-def test_a_session_whose_workers_row_was_deleted_is_started_again(world: World):
-    session_id, _ = world.run("a")
+@pytest.mark.parametrize("state", ["running", "passivating"])
+def test_a_session_whose_workers_row_was_deleted_is_started_again(world: World, state):
+    session_id = in_state(world, state)
     Process.objects.filter(pk=world.worker).delete()
     assert lifecycle.strays() == [session_id]
     change = lifecycle.settle(session_id, "worker")
@@ -869,7 +879,10 @@ def test_of_a_dead_workers_sessions_only_as_many_are_handed_over_as_the_line_lea
     world: World, monkeypatch
 ):
     monkeypatch.setattr(sweeps, "LINE", 2)
-    left = {world.run()[0] for _ in range(4)}
+    left = {world.run()[0] for _ in range(3)}
+    left.add(pending := world.run("acted")[0])
+    world.act(pending)
+    lifecycle.detach("acted", "gone")
     idle, _ = world.run("gone")
     lifecycle.detach("gone", "gone")
     dead, other = world.worker, leases.register("worker")
