@@ -294,9 +294,20 @@ def test_a_gateways_connections_are_written_off_session_by_session(world: World)
     assert due_in(session_id, world) == 15
 
 
+def test_a_gateway_is_told_of_its_own_revoked_connections_only(world: World):
+    session_id, _ = world.run("a")
+    gateway, world.gateway = world.gateway, leases.register("gateway")
+    world.attach(session_id, "elsewhere")
+    Session.objects.update(token_version=2)
+    world.attach(session_id, "new")
+    assert (lifecycle.revoked(gateway), lifecycle.revoked(world.gateway)) == ({"a"}, {"elsewhere"})
+
+
 def test_presence_counts_connections_and_names_users(world: World):
     session_id, _ = world.run("a")
     world.attach(session_id, "b")
+    world.attach(session_id, "c")
+    lifecycle.detach("c", "gone")
     assert lifecycle.presence(session_id) == (2, [world.user.username])
 
 
@@ -559,6 +570,29 @@ def test_a_session_whose_workers_row_was_deleted_is_started_again(world: World, 
     change = lifecycle.settle(session_id, "worker")
     assert change is not None
     assert (change.state, change.reason) == ("starting", "its worker is gone")
+
+
+@pytest.mark.parametrize("state", ["starting", "running", "passivating", "passivated", "failed", "closed"])
+def test_a_sweep_that_comes_late_changes_nothing(world: World, state):
+    """Between the look of a sweep and its turn, whatever it had found may have been put right."""
+    session_id = in_state(world, state)
+    lifecycle.detach("a", "gone")
+    if state == "failed":
+        world.clock.advance(policy.RETRY_MOST)
+    before = Session.objects.values().get(pk=session_id)
+    assert lifecycle.settle(session_id, "worker") is None
+    assert Session.objects.values().get(pk=session_id) == before
+
+
+def test_who_failed_is_tried_again_by_a_sweep_when_its_time_has_come_and_somebody_waits(world: World):
+    session_id = world.open("a").change.session_id
+    fail(world, session_id)
+    assert lifecycle.settle(session_id, "worker") is None
+    world.clock.advance(policy.RETRY_MOST)
+    assert lifecycle.strays() == [session_id]
+    change = lifecycle.settle(session_id, "worker")
+    assert change is not None
+    assert (change.state, change.reason) == ("starting", "tried again")
 
 
 def test_sweeps_and_takeovers_of_sessions_that_are_no_more_do_nothing(world: World):
