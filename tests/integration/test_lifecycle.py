@@ -16,6 +16,7 @@ from django.db import transaction
 from ohsessions import leases, lifecycle, snapshots
 from ohsessions.core import policy
 from ohsessions.core.errors import ProcessGone, StaleEpoch, Unavailable, WireError
+from ohsessions.core.states import AWAKE
 from ohsessions.database import database_now
 from ohsessions.journal import Append
 from ohsessions.lifecycle import sweeps
@@ -691,6 +692,7 @@ def test_a_session_is_closed_in_any_state(world: World, state):
     before = session(session_id).epoch
     change = lifecycle.close(session_id, by="me")
     assert (change.state, change.epoch, change.worker) == ("closed", before + 1, None)
+    assert bool(change.stored) is (state in AWAKE), "its agent stops, if there is one"
     assert due_in(session_id, world) is None
     again = lifecycle.close(session_id, by="me")
     assert (again.moved, again.stored, again.epoch) == (False, [], change.epoch)
@@ -701,12 +703,14 @@ def test_a_session_is_closed_in_any_state(world: World, state):
 
 def test_closing_tells_the_senders_of_what_was_not_handled(world: World):
     session_id, epoch = world.run("a")
-    numbers = [world.act(session_id, "a", hidden='{"a":1}').numbers[0] for _ in range(3)]
-    append(Append(session_id, epoch=epoch, handled=numbers[0]))
+    handled = world.act(session_id, "a", hidden='{"a":1}').numbers[0]
+    world.act(session_id, "a", kind="change_agent_state", waits=False)
+    pending, _ = (world.act(session_id, "a", hidden='{"a":1}').numbers[0] for _ in range(2))
+    append(Append(session_id, epoch=epoch, handled=handled))
     change = lifecycle.close(session_id, by="me")
     told = [json.loads(data) for _, data in change.stored]
     assert [(event["observation"], event.get("cause")) for event in told] == [
-        ("error", numbers[1]),
+        ("error", pending),
         ("agent_state_changed", None),
     ]
     assert told[0]["extras"] == {"reason": "session_closed"}
