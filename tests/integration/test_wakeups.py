@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from channels.exceptions import ChannelFull
 from channels.layers import InMemoryChannelLayer, channel_layers
-from django.db import OperationalError
+from django.db import OperationalError, transaction
 
 from ohsessions import lifecycle, wakeups
 from ohsessions import services as services_module
@@ -132,7 +132,9 @@ async def test_a_repeated_action_is_announced_again(world: World, services: Serv
 
 def test_a_new_title_is_told_after_the_commit(world: World, layer: Layer):
     session_id = world.open("a").change.session_id
-    lifecycle.rename(session_id, "title")
+    with transaction.atomic():
+        lifecycle.rename(session_id, "title")
+        assert layer.sent == []
     assert layer.sent[0][1]["title"] == session(session_id).title == "title"
 
 
