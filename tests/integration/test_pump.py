@@ -20,7 +20,7 @@ from ohsessions.core.states import State
 from ohsessions.gateway import pump as pump_module
 from ohsessions.gateway.pump import Pump
 from ohsessions.journal import Append, Head
-from ohsessions.models import Event, Session
+from ohsessions.models import Connection, Event, Session
 from ohsessions.services import Services
 from tests.integration.world import append, observation
 
@@ -133,6 +133,11 @@ class Log:
         stored: list[tuple[int, str]] = append(Append(self.pk, new, epoch=0)).stored
         self.events += stored
         return stored
+
+    def connect(self, sid: str) -> None:
+        """Somebody is attached."""
+        times = {"connected_at": timezone.now(), "attached_at": timezone.now()}
+        Connection.objects.create(sid=sid, session_id=self.pk, **times)
 
     def reconciled(self) -> Head:
         return journal.heads([self.pk])[self.pk]
@@ -387,6 +392,28 @@ def test_a_closed_connection_counts_nothing_as_sent(services: FlakyServices) -> 
     asyncio.run(live())
 
 
+def test_a_connection_that_closes_in_the_middle_of_a_page_counts_no_more_of_it_as_sent(
+    services: FlakyServices,
+) -> None:
+    log = Log()
+    log.append(0, 0, 0)
+
+    async def live() -> None:
+        pump = Pump(services, log.pk)
+        reader = Reader(room=1)
+        attach(pump, reader, 2)
+        await reader.wait_got([0])
+        task = pump.outlets[reader]
+        assert task is not None
+        reader.closed = True
+        reader.allow(0)
+        await task
+        assert (reader.cursor, reader.got) == (0, [0])
+        remove(pump, reader)
+
+    asyncio.run(live())
+
+
 def test_the_tail_is_bounded_whatever_comes(services: FlakyServices) -> None:
     log = Log()
 
@@ -403,6 +430,21 @@ def test_the_tail_is_bounded_whatever_comes(services: FlakyServices) -> None:
         for number in range(3001, 6000):
             pump.take([(number, f'{{"id":{number}}}')], number)
         assert len(pump._tail) == pump_module.TAIL_EVENTS
+        remove(pump, reader)
+
+    asyncio.run(live())
+
+
+def test_events_of_which_only_the_number_travels_are_read_at_once(services: FlakyServices) -> None:
+    log = Log()
+
+    async def live() -> None:
+        pump = Pump(services, log.pk)
+        reader = Reader()
+        attach(pump, reader, -1)
+        stored = await aside(log.append, 0, 0)
+        pump.take([], stored[-1][0])
+        await reader.wait_got([0, 1])
         remove(pump, reader)
 
     asyncio.run(live())
@@ -456,9 +498,35 @@ def test_a_connection_behind_a_trimmed_log_is_told_to_start_anew(services: Flaky
     async def live() -> None:
         pump = Pump(services, log.pk)
         reader = Reader(cursor=0)
-        attach(pump, reader, 4)
+        attach(pump, reader, 3)  # the last one was stored since, and nobody has heard of it
         await reader.wait_got([3, 4])
         assert reader.restarts == [(3, 4)]
+        remove(pump, reader)
+
+    asyncio.run(live())
+
+
+def test_who_comes_while_those_attached_are_counted_is_counted_as_well(
+    services: FlakyServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pump_module, "PRESENCE_PAUSE", 0.0)
+    log = Log()
+
+    async def live() -> None:
+        pump = Pump(services, log.pk)
+        reader = Reader()
+        attach(pump, reader, -1)
+        services.gate = asyncio.Event()
+        counting = asyncio.create_task(pump.tell_presence())
+        await services.read_begun.wait()
+        await services.database.read(log.reconciled)  # it was counted before
+        await aside(log.connect, "late")
+        await pump.tell_presence()  # leaves it to the one under way
+        services.gate.set()
+        await counting
+        await pump.tell_presence()
+        counts = [json.loads(packet)["connections"] for packet in reader.packets]
+        assert counts == [0, 1, 1]
         remove(pump, reader)
 
     asyncio.run(live())
