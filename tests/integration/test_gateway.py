@@ -10,9 +10,11 @@ from uuid import UUID, uuid4
 import pytest
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
-from ohsessions import lifecycle
+from ohsessions import leases, lifecycle
+from ohsessions.conf import conf
 from ohsessions.core.clock import FakeClock
 from ohsessions.core.errors import Unavailable, WireError
+from ohsessions.database import database_clock
 from ohsessions.gateway import client as client_module
 from ohsessions.gateway import gateway as gateway_module
 from ohsessions.gateway import subscriptions as subscriptions_module
@@ -20,7 +22,7 @@ from ohsessions.gateway.client import Client
 from ohsessions.gateway.gateway import Gateway
 from ohsessions.gateway.limits import BURST_SECONDS, HELD_ACTIONS, Held, RateLimit
 from ohsessions.gateway.subscriptions import Subscriptions
-from ohsessions.models import Connection, Session
+from ohsessions.models import Connection, Process, Session
 from ohsessions.services import Services
 from ohsessions.wakeups import session_group
 from tests.integration.boundaries import until
@@ -220,19 +222,115 @@ async def test_who_attaches_while_the_database_is_away_is_told_by_notice_and_sta
     assert sent[1]["notice"] == "not_attached"
 
 
-async def test_what_is_stored_between_attach_and_subscription_is_not_late(gateway: Gateway) -> None:
-    """Its wake-up went to nobody: the gateway looks once, right after it has subscribed."""
+def stop_reconciling(gateway: Gateway) -> None:
     next(task for task in gateway._background if task.get_name() == "gateway reconcile").cancel()
+
+
+@pytest.mark.parametrize("moment", ["before", "during"])
+async def test_what_is_stored_between_attach_and_subscription_is_not_late(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Its wake-up went to nobody: the gateway looks once, right after it has subscribed."""
+    stop_reconciling(gateway)
+    layer: Any = get_channel_layer()
+    join = layer.group_add
 
     async def close(session_id: UUID) -> None:
         await gateway.services.database.write(lifecycle.close, session_id, by="somebody else")
 
-    gateway.services.after_attach = close  # type: ignore[attr-defined]
+    async def join_late(group: str, channel: str) -> None:
+        await asyncio.gather(*gateway._tasks)  # were it looking already, it would have seen nothing
+        await close(UUID(group.rpartition(".")[2]))
+        await join(group, channel)
+
+    if moment == "before":
+        gateway.services.after_attach = close  # type: ignore[attr-defined]
+    else:
+        monkeypatch.setattr(layer, "group_add", join_late)
     client, socket = await connect(gateway)
     assert (await ask(client, action="initialize"))["status"] == "ok"
     assert socket.sent[0][1]["head"] == -1
     await socket.wait(lambda: any('"stopped"' in packet for packet in socket.packets), "the last event")
     await socket.wait(lambda: "closed" in str(socket.sent), "the notice of its state")
+
+
+async def test_who_attaches_while_the_rows_are_read_is_not_taken_for_lost(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_reconciling(gateway)
+    client, socket = await connect(gateway)
+    read = gateway.services.database.read
+
+    async def read_early(function: Any, *args: Any) -> Any:
+        found = await read(function, *args)
+        await ask(client, action="initialize")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway.services.database, "read", read_early)
+        await gateway._reconciliation.connections()
+    assert socket.ended is None
+    assert list(await attached(gateway)) == [socket.sid]
+
+
+async def test_who_is_about_to_hear_of_its_attach_is_not_taken_for_one_that_will_not(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_reconciling(gateway)
+    client, socket = await connect(gateway)
+    read = gateway.services.database.read
+    committed, may_answer = asyncio.Event(), asyncio.Event()
+    asking: list[asyncio.Task[dict[str, Any]]] = []
+
+    async def wait(session_id: UUID) -> None:
+        committed.set()
+        await may_answer.wait()
+
+    async def read_late(function: Any, *args: Any) -> Any:
+        asking.append(asyncio.create_task(ask(client, action="initialize")))
+        await committed.wait()
+        return await read(function, *args)
+
+    gateway.services.after_attach = wait  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway.services.database, "read", read_late)
+        await gateway._reconciliation.connections()
+    may_answer.set()
+    assert (await asking[0])["status"] == "ok"
+    assert list(await attached(gateway)) == [socket.sid]
+
+
+async def test_a_gateway_ends_connections_whose_token_was_revoked(gateway: Gateway) -> None:
+    """Without any worker."""
+    client, socket = await connect(gateway)
+    session_id = (await ask(client, action="initialize"))["session_id"]
+    await asyncio.to_thread(Session.objects.filter(pk=session_id).update, token_version=2)
+    await socket.wait(lambda: socket.ended, "the end")
+    assert socket.ended == ("revoked", False)
+    assert await is_alone(gateway)
+
+
+async def test_who_waits_too_long_for_a_worker_is_told_once_each_time(gateway: Gateway) -> None:
+    stop_reconciling(gateway)
+    clock = FakeClock()
+    with database_clock(clock):
+        client, socket = await connect(gateway)
+        session_id = UUID((await ask(client, action="initialize"))["session_id"])
+
+        async def look() -> int:
+            await gateway._reconciliation.logs([session_id])
+            return sum('"no_worker"' in packet for packet in socket.packets)
+
+        clock.advance(conf.START_TIMEOUT)
+        assert await look() == 0
+        clock.advance(0.1)
+        assert [await look(), await look()] == [1, 1]
+        worker = await gateway.services.change(leases.register, Process.Kind.WORKER)
+        assert await gateway.services.change(lifecycle.claim, session_id, worker)
+        assert await look() == 1
+        await gateway.services.change(lifecycle.hand_over, session_id, worker, "it stops")
+        clock.advance(conf.START_TIMEOUT + 0.1)
+        assert await look() == 2
 
 
 # The layer
@@ -336,6 +434,33 @@ async def test_groups_that_nobody_wants_are_left_and_joined_again_when_wanted(li
     wanted[one] = None
     assert await subscriptions.try_subscribe(one)
     assert await hears(layer, one, heard)
+
+
+async def test_a_group_that_is_wanted_again_while_it_is_left_is_joined_again(
+    listening: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, subscriptions, wanted, heard = listening
+    one = uuid4()
+    wanted[one] = None
+    await subscriptions.try_subscribe(one)
+    discard = layer.group_discard
+
+    async def discard_late(group: str, channel: str) -> None:
+        wanted[one] = None
+        assert await subscriptions.try_subscribe(one)
+        await discard(group, channel)
+
+    monkeypatch.setattr(layer, "group_discard", discard_late)
+    del wanted[one]
+    await subscriptions.renew()
+    assert await hears(layer, one, heard)
+
+
+async def test_who_has_left_its_groups_for_good_joins_none(listening: Any) -> None:
+    layer, subscriptions, *_ = listening
+    await subscriptions.end()
+    assert not await subscriptions.try_subscribe(uuid4())
+    assert not layer.groups
 
 
 async def test_a_gateway_that_stops_leaves_its_groups_for_good(gateway: Gateway) -> None:
