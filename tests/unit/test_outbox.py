@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
+from ohsessions.core.errors import StaleEpoch, Unavailable, WireError
 from ohsessions.journal import Append
+from ohsessions.snapshots import Snapshot
 from ohsessions.worker import outbox as outbox_module
 from ohsessions.worker.outbox import Outbox
 
@@ -31,6 +34,20 @@ class Journal:
         return [
             ("".join(event.body for event in one.events), one.handled, one.interrupted) for one in self.taken
         ]
+
+
+class Refusing(Journal):
+    """Raises these errors, one for each append, and takes what comes after them."""
+
+    def __init__(self, *errors: Exception) -> None:
+        super().__init__()
+        self.open.set()
+        self._errors = iter(errors)
+
+    async def append(self, append: Append) -> None:
+        await super().append(append)
+        for error in self._errors:
+            raise error
 
 
 async def turns(count: int = 10) -> None:
@@ -97,3 +114,114 @@ async def test_a_cancelled_end_of_an_action_stops_nobody_else() -> None:
     async with asyncio.timeout(LIMIT):
         await outbox.flush()
     assert journal.told() == [("a", None, None)]
+
+
+async def test_who_emits_when_the_activation_is_over_is_told_so() -> None:
+    outbox = Outbox(Journal(), uuid4(), 1)  # type: ignore[arg-type]
+    outbox.end()
+    with pytest.raises(StaleEpoch):
+        await outbox.put("agent", "answer", "a")
+
+
+async def test_nothing_overtakes_a_write_that_was_refused() -> None:
+    refused = WireError(400, "bad", "It cannot be stored.")
+    journal = Refusing(refused)
+    outbox = Outbox(journal, uuid4(), 1)  # type: ignore[arg-type]
+    await outbox.put("agent", "answer", "a")
+    for _ in range(2):
+        with pytest.raises(WireError) as error:
+            await outbox.flush(handled=7)
+        assert error.value is refused
+    with pytest.raises(WireError):
+        await outbox.put("agent", "answer", "b")
+    assert journal.told() == [("a", 7, None)]
+
+
+async def test_who_emits_faster_than_is_stored_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "MAX_EVENTS", 2)
+    journal = Journal()
+    journal.open.set()
+    outbox = Outbox(journal, uuid4(), 1)  # type: ignore[arg-type]
+    for word in "ab":
+        await outbox.put("agent", "answer", word)
+    third = asyncio.create_task(outbox.put("agent", "answer", "c"))
+    await turns()
+    assert not third.done()
+    await outbox.flush()
+    async with asyncio.timeout(LIMIT):
+        await third
+    await outbox.flush()
+    assert journal.told() == [("ab", None, None), ("c", None, None)]
+
+
+async def test_a_write_without_an_answer_is_repeated_under_the_same_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outbox_module, "RETRY_PAUSE", 0.0)
+    journal = Refusing(Unavailable(), Unavailable())
+    outbox = Outbox(journal, uuid4(), 1)  # type: ignore[arg-type]
+    await outbox.put("agent", "answer", "a")
+    await outbox.flush(handled=7)
+    assert journal.taken == journal.taken[:1] * 3
+
+
+async def test_keys_are_unique_over_activations_and_over_a_change_of_the_epoch() -> None:
+    journal = Journal()
+    journal.open.set()
+    first, second = (Outbox(journal, uuid4(), epoch) for epoch in (1, 3))  # type: ignore[arg-type]
+    for outbox in (first, first, second):
+        await outbox.put("agent", "answer", "a")
+    await first.flush()
+    first.epoch = 2
+    await first.put("agent", "answer", "a")
+    for outbox in (first, second):
+        await outbox.flush()
+    keys = [event.write_key for append in journal.taken for event in append.events]
+    assert keys == ["1.1", "1.2", "2.3", "3.1"]
+
+
+async def test_a_checkpoint_that_comes_while_one_is_stored_is_stored_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    journal = Journal()
+    journal.open.set()
+    outbox = Outbox(journal, uuid4(), 1)  # type: ignore[arg-type]
+
+    def store(session_id: UUID, value: Any) -> Snapshot:
+        if value == "first":
+            outbox.checkpoint = ("second",)
+        return Snapshot(value)
+
+    monkeypatch.setattr("ohsessions.worker.outbox.snapshots.store", store)
+    outbox.checkpoint = ("first",)
+    for _ in range(3):
+        await outbox.flush()
+    assert [append.checkpoint for append in journal.taken] == [Snapshot("first"), Snapshot("second")]
+
+
+async def test_a_checkpoint_that_gives_way_to_the_end_of_an_action_is_stored_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    journal = Journal()
+    journal.open.set()
+    outbox = Outbox(journal, uuid4(), 1)  # type: ignore[arg-type]
+    storing, may_store = threading.Event(), threading.Event()
+
+    def store(session_id: UUID, value: Any) -> Snapshot:
+        storing.set()
+        assert may_store.wait(LIMIT)
+        return Snapshot(value)
+
+    monkeypatch.setattr("ohsessions.worker.outbox.snapshots.store", store)
+    outbox.checkpoint = ("it",)
+    other = asyncio.create_task(outbox.flush())
+    assert await asyncio.to_thread(storing.wait, LIMIT)
+    ending = asyncio.create_task(outbox.flush(handled=7))
+    await turns()
+    may_store.set()
+    async with asyncio.timeout(LIMIT):
+        await asyncio.gather(other, ending)
+    assert [(append.checkpoint, append.handled) for append in journal.taken] == [
+        (Snapshot("it"), None),
+        (None, 7),
+    ]
