@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,14 +17,17 @@ from django.core.files.base import File
 from django.core.files.storage import InMemoryStorage, default_storage
 
 from ohsessions import journal, leases, lifecycle, snapshots
-from ohsessions.core.runtime import JSON, Action, BlockingRuntime, Runtime
+from ohsessions.conf import conf
+from ohsessions.core.errors import StaleEpoch
+from ohsessions.core.runtime import JSON, Action, BlockingRuntime, Runtime, SupervisedProcess
 from ohsessions.journal import Append
+from ohsessions.membership import HOLD
 from ohsessions.models import Event, Session
 from ohsessions.services import Services
 from ohsessions.worker import host as host_module
 from ohsessions.worker.host import SessionHost
 from ohsessions.worker.worker import SessionWorker
-from tests.integration.world import World, action, in_thread
+from tests.integration.world import World, action, append, in_thread, log, session
 
 LIMIT = 10.0
 
@@ -40,6 +44,48 @@ def stored(session_id: UUID) -> tuple[list[str], int]:
     """The kinds of what the runtime wrote, and the number up to which the actions are handled."""
     kinds = Event.objects.filter(session=session_id, source="agent").values_list("kind", flat=True)
     return list(kinds), Session.objects.get(pk=session_id).handled_number
+
+
+class Retrying(Answering):
+    """May be given an action again that was cut off."""
+
+    retries_interrupted = True
+
+
+class Spawning(Answering):
+    """Needs a program."""
+
+    seconds = "0"
+    program: SupervisedProcess
+
+    async def start(self, snapshot: JSON) -> None:
+        type(self).program = await self.context.spawn(["/bin/sleep", self.seconds], env={})
+
+    @classmethod
+    def lives(cls) -> bool:
+        return Path(f"/proc/{cls.program.pid}").exists()
+
+
+class Busy(Answering):
+    """Works on its own account."""
+
+    @property
+    def busy(self) -> bool:
+        return True
+
+
+class Checkpointing(Answering):
+    """Has a checkpoint at each interrupt and in each action, which ends when a test says so."""
+
+    may_end = asyncio.Event()
+
+    async def handle(self, action: Action) -> None:
+        await super().handle(action)
+        await self.may_end.wait()
+
+    async def interrupt(self, action: Action) -> None:
+        self.context.checkpoint({"interrupted": action.id})
+        await self.context.emit(observation="heard", content="")
 
 
 class Breaking(Runtime):
@@ -316,3 +362,218 @@ async def test_a_checkpoint_that_cannot_be_stored_is_a_crash_that_is_told_and_st
     reason = f"its runtime broke: {PROBLEMS[storage]}"
     assert (row.state, row.reason, row.handled_number) == ("starting", reason, number)
     assert f"Sorry, {reason}." in error.data
+
+
+# What an activation may do, and what it leaves
+
+
+def use(settings: Any, runtime: type[Runtime]) -> None:
+    entry = {"BACKEND": f"{__name__}.{runtime.__name__}", "OPTIONS": {}}
+    settings.OHSESSIONS = {"RUNTIMES": {"echo": entry}}
+
+
+@asynccontextmanager
+async def hosted(
+    world: World, session_id: UUID, services: Services, *, lease_is_over: bool = False
+) -> AsyncIterator[tuple[SessionHost, asyncio.Task[None]]]:
+    """An activation of a session. It is cut off at the end."""
+    won = await services.change(lifecycle.claim, session_id, world.worker)
+    assert won is not None
+    held = HOLD * conf.LEASE_TTL if lease_is_over else 0.0
+    host = SessionHost(services, won[0], time.monotonic() - held)
+    task = asyncio.create_task(host.run())
+    try:
+        yield host, task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def services(database: str) -> AsyncIterator[Services]:
+    services = Services()
+    yield services
+    await services.close()
+
+
+def begin_and_die(world: World, session_id: UUID, number: int) -> None:
+    """An activation begins an action, and its worker dies."""
+    epoch = world.claim(session_id)
+    lifecycle.run(session_id, epoch)
+    append(Append(session_id, epoch=epoch, started=number))
+    lifecycle.hand_over(session_id, world.worker, "its worker is gone")
+
+
+def kinds(session_id: UUID) -> list[str]:
+    """Those of answers and errors."""
+    return [kind for _, kind in log(session_id) if kind in ("answer", "error")]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "deaths", "last_words"),
+    [(Answering, 0, "answer"), (Answering, 1, "error"), (Retrying, 1, "answer"), (Retrying, 2, "error")],
+)
+async def test_an_action_that_was_cut_off_is_begun_once_more_and_only_if_its_runtime_allows_it(
+    world: World, services: Services, settings: Any, runtime: type[Runtime], deaths: int, last_words: str
+) -> None:
+    use(settings, runtime)
+    session_id = (await services.change(world.open)).change.session_id
+    number = (await services.append(Append(session_id, [action()]))).numbers[0]
+    for _ in range(deaths):
+        await services.change(begin_and_die, world, session_id, number)
+
+    async with hosted(world, session_id, services):
+        await until(services, lambda: session(session_id).handled_number == number, "the action handled")
+    assert await services.database.read(kinds, session_id) == [last_words]
+
+
+async def test_a_checkpoint_is_stored_with_the_end_of_its_action_or_at_once_outside_of_one(
+    world: World, services: Services, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(settings, Checkpointing)
+    monkeypatch.setattr(Checkpointing, "may_end", asyncio.Event())
+    session_id = (await services.change(world.open)).change.session_id
+    number = (await services.append(Append(session_id, [action()]))).numbers[0]
+
+    def seen() -> tuple[list[str], int, JSON]:
+        return *stored(session_id), session(session_id).snapshot
+
+    async with hosted(world, session_id, services) as (host, _):
+        await until(services, lambda: seen() == (["answer"], -1, None), "the answer alone")
+        Checkpointing.may_end.set()
+        end = ["answer"], number, {"last": number}
+        await until(services, lambda: seen() == end, "its end, with the checkpoint")
+        interrupt = action(kind="change_agent_state", waits=False)
+        late = (await services.append(Append(session_id, [interrupt]))).numbers[0]
+        host.wake()
+        everything = ["answer", "heard"], number, {"interrupted": late}
+        await until(services, lambda: seen() == everything, "the checkpoint of the interrupt")
+
+
+async def test_an_interrupt_that_was_delivered_is_not_delivered_to_the_next_activation(
+    world: World, services: Services, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(settings, Checkpointing)
+    monkeypatch.setattr(Checkpointing, "may_end", asyncio.Event())
+    Checkpointing.may_end.set()
+    session_id = (await services.change(world.open)).change.session_id
+    interrupt = action(kind="change_agent_state", waits=False)
+    await services.append(Append(session_id, [interrupt]))
+
+    def told() -> list[str]:
+        return stored(session_id)[0]
+
+    async with hosted(world, session_id, services):
+        await until(services, lambda: told() == ["heard"], "the interrupt")
+    await services.change(lifecycle.hand_over, session_id, world.worker, "it stops")
+    await services.append(Append(session_id, [action()]))
+    async with hosted(world, session_id, services):
+        await until(services, lambda: told() == ["heard", "answer"], "the answer, and nothing else")
+
+
+async def test_a_lease_that_is_over_lets_no_action_begin(
+    world: World, services: Services, settings: Any
+) -> None:
+    """As in a process that stood still: what came meanwhile may be handled by somebody else."""
+    use(settings, Answering)
+    session_id = (await services.change(world.open)).change.session_id
+    await services.append(Append(session_id, [action()]))
+    async with hosted(world, session_id, services, lease_is_over=True) as (_, task):
+        with pytest.raises(StaleEpoch):
+            async with asyncio.timeout(LIMIT):
+                await task
+    assert await services.database.read(stored, session_id) == ([], -1)
+
+
+async def test_a_lease_that_was_renewed_lets_actions_begin(
+    world: World, services: Services, settings: Any
+) -> None:
+    use(settings, Answering)
+    session_id = (await services.change(world.open)).change.session_id
+    number = (await services.append(Append(session_id, [action()]))).numbers[0]
+    async with hosted(world, session_id, services, lease_is_over=True) as (host, _):
+        host.feed(time.monotonic())
+        await until(services, lambda: stored(session_id) == (["answer"], number), "the answer")
+
+
+async def test_a_program_that_a_lost_lease_forbids_is_no_crash_of_the_session(
+    world: World, services: Services, settings: Any
+) -> None:
+    use(settings, Spawning)
+    session_id = (await services.change(world.open)).change.session_id
+    async with hosted(world, session_id, services, lease_is_over=True) as (_, task):
+        with pytest.raises(StaleEpoch):
+            async with asyncio.timeout(LIMIT):
+                await task
+    row = await services.database.read(session, session_id)
+    assert (row.state, row.crashes, row.worker_id) == ("starting", 0, world.worker)
+
+
+async def test_a_program_is_dead_before_anybody_else_may_have_its_session(
+    world: World, services: Services, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(settings, Spawning)
+    monkeypatch.setattr(Spawning, "seconds", "1000")
+    alive: list[bool] = []
+    release = lifecycle.release
+
+    def release_and_look(*args: Any) -> Any:
+        alive.append(Spawning.lives())
+        return release(*args)
+
+    monkeypatch.setattr(lifecycle, "release", release_and_look)
+    session_id = (await services.change(world.open)).change.session_id
+    async with hosted(world, session_id, services) as (host, task):
+        await until(services, lambda: host.ready, "a runtime that is ready")
+        assert Spawning.lives()
+        assert await host.try_passivate("the test wants it")
+        async with asyncio.timeout(LIMIT):
+            await task
+    assert alive == [False]
+
+
+async def test_a_program_lives_on_while_its_worker_renews_its_lease(
+    world: World, services: Services, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(settings, Spawning)
+    settings.OHSESSIONS |= {"LEASE_TTL": 2}
+    monkeypatch.setattr(Spawning, "seconds", "2")
+    session_id = (await services.change(world.open)).change.session_id
+    async with hosted(world, session_id, services) as (host, _):
+        await until(services, lambda: host.ready, "a runtime that is ready")
+        host.feed(time.monotonic() + LIMIT)
+        async with asyncio.timeout(LIMIT):
+            assert await Spawning.program.wait() == 0
+
+
+async def test_a_busy_runtime_is_neither_passivated_when_it_is_due_nor_drained_at_once(
+    world: World, services: Services, settings: Any
+) -> None:
+    use(settings, Busy)
+    session_id = (await services.change(world.open, "a")).change.session_id
+    async with hosted(world, session_id, services) as (host, task):
+        await until(services, lambda: host.ready, "a runtime that is ready")
+        await services.change(lifecycle.detach, "a", "gone")
+        world.clock.advance(conf.CLOSE_DELAY + 1)
+        assert not await host.try_passivate()
+        assert not await host.drain("its worker stopped", limit=0.01)
+        world.clock.advance(conf.MAX_BUSY)
+        assert await host.try_passivate()
+        async with asyncio.timeout(LIMIT):
+            await task
+    assert (await services.database.read(session, session_id)).state == "passivated"
+
+
+async def test_a_drain_passivates_nothing_while_an_action_is_under_way(
+    world: World, services: Services, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(settings, Breaking)
+    monkeypatch.setattr(Breaking, "handling", asyncio.Event())
+    monkeypatch.setattr(Breaking, "may_break", asyncio.Event())
+    session_id = (await services.change(world.open)).change.session_id
+    await services.append(Append(session_id, [action()]))
+    async with hosted(world, session_id, services) as (host, _):
+        async with asyncio.timeout(LIMIT):
+            await Breaking.handling.wait()
+        assert not await host.drain("its worker stopped", limit=0.01)
+        assert not host.is_passivating
