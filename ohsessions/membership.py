@@ -236,19 +236,26 @@ class Reaper:
                 await self._end_connections(process.pk)
 
     async def _take_sessions(self, worker: UUID) -> None:
-        """All processes do this at once, each in an order of its own, so that they share the work."""
+        """All processes do this at once, each in an order of its own, so that they share the work.
+
+        What somebody has locked is left for the next time, and so is all that comes after a round in vain.
+        """
         read = self._services.database.read
         while left := await read(lifecycle.left_behind, worker, TAKEN_AT_ONCE):
+            taken = 0
             for session_id in random.sample(left, len(left)):
-                change = await self._services.change(
+                change = await self._services.try_change(
                     lifecycle.hand_over, session_id, worker, "its worker is gone", died=True
                 )
                 await self._services.announce(change)
+                taken += change is not None
+            if not taken:
+                return
 
     async def _end_connections(self, gateway: UUID) -> None:
         connections = await self._services.database.read(lifecycle.open_connections, gateway)
         for session_id in set(connections.values()):
-            change = await self._services.change(lifecycle.write_off, session_id, gateway, "gateway_lost")
+            change = await self._services.try_change(lifecycle.write_off, session_id, gateway, "gateway_lost")
             if change is not None:
                 await self._services.announce(change)
                 await self._services.wakeups.presence(session_id)

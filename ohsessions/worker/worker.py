@@ -178,7 +178,7 @@ class SessionWorker:
             load = len(self._hosted) + len(self._claiming) - 1
             if not self._membership.holds(process_id):
                 return
-            won = await self._services.change(lifecycle.claim, session_id, process_id, load)
+            won = await self._services.try_change(lifecycle.claim, session_id, process_id, load)
             if won is None or not self._membership.holds(process_id):
                 # The answer may come when the lease is over, and others may own the session by then.
                 return
@@ -241,7 +241,7 @@ class SessionWorker:
         if self._stopping:
             return
         for session_id in await read(lifecycle.strays):
-            change = await self._services.change(lifecycle.settle, session_id, f"worker {process_id}")
+            change = await self._services.try_change(lifecycle.settle, session_id, f"worker {process_id}")
             await self._services.announce(change)
 
     # Stopping
@@ -294,7 +294,9 @@ class SessionWorker:
 
     async def _give_back(self, session_id: UUID, reason: str, epoch: int | None = None) -> None:
         process_id = self._membership.process_id
-        change = await self._services.change(lifecycle.hand_over, session_id, process_id, reason, epoch=epoch)
+        change = await self._services.try_change(
+            lifecycle.hand_over, session_id, process_id, reason, epoch=epoch
+        )
         await self._services.announce(change)
 
 

@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 from django.db import OperationalError, ProgrammingError, connection
 
+from ohsessions import database as threads
 from ohsessions import leases, lifecycle
 from ohsessions import membership as membership_module
 from ohsessions.conf import conf
@@ -442,6 +443,31 @@ async def test_a_process_drains_when_it_is_told_to_and_not_when_another_is(world
     await services.change(leases.begin_drain, world.worker)
     await reaper.look()
     assert drains == [None]
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("kind", ["gateway", "worker"])
+async def test_a_locked_session_keeps_nothing_else_with_a_process_that_is_gone(
+    world: World, services: Services, monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    monkeypatch.setattr(threads, "LOCK_PATIENCE", 10 * LIMIT)
+    sessions = [(await services.change(world.run))[0] for _ in range(4)]
+    await services.change(leases.mark_gone, getattr(world, kind))
+    own = await services.change(leases.register, Process.Kind.WORKER)
+    reaper = Reaper(services, lambda: own)
+
+    async def left() -> set[UUID]:
+        rows = await services.database.read(lifecycle.owned_by, world.worker)
+        if kind == "worker":
+            return set(rows)
+        return set((await services.database.read(lifecycle.open_connections, world.gateway)).values())
+
+    with row_locked(sessions[0]):
+        async with asyncio.timeout(LIMIT / 2):
+            await reaper.take_over()
+        assert await left() == {sessions[0]}
+    await reaper.take_over()
+    assert await left() == set()
 
 
 async def test_an_outage_of_the_database_is_nobodys_fault(

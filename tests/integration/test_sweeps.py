@@ -1,0 +1,101 @@
+"""What a worker does for all sessions goes on while somebody holds the row of one. SQLite locks no rows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from ohsessions import database as threads
+from ohsessions import leases, lifecycle
+from ohsessions.core.states import State
+from ohsessions.journal import Append
+from ohsessions.services import Services
+from ohsessions.worker.worker import SessionWorker
+from tests.integration.boundaries import LIMIT, until
+from tests.integration.world import World, action, in_thread, row_locked, session, wait_for_lock_waiters
+
+IsIn = Callable[[UUID, State], Callable[[], Awaitable[bool]]]
+
+
+@asynccontextmanager
+async def held(session_id: UUID) -> AsyncIterator[None]:
+    """What is done inside is done while somebody holds the row of a session."""
+    with row_locked(session_id):
+        async with asyncio.timeout(LIMIT / 2):
+            yield
+
+
+@pytest.fixture
+async def services(postgres: None, settings: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Services]:
+    """Who waits for a locked row does not give up before the test does."""
+    monkeypatch.setattr(threads, "LOCK_PATIENCE", 10 * LIMIT)
+    settings.OHSESSIONS = settings.OHSESSIONS | {"CLOSE_DELAY": 0, "DEFAULT_RUNTIME": "echo"}
+    services = Services()
+    yield services
+    await services.close()
+
+
+@pytest.fixture
+async def world(services: Services) -> World:
+    """Its worker is gone, and the clock is the database's."""
+    world = await services.change(World, None)
+    await services.change(leases.mark_gone, world.worker)
+    return world
+
+
+@pytest.fixture
+async def worker(services: Services) -> AsyncIterator[SessionWorker]:
+    worker = SessionWorker(services)
+    yield worker
+    await worker.stop("the test is over")
+
+
+@pytest.fixture
+def is_in(services: Services) -> IsIn:
+    """Makes a question: is this session in this state?"""
+
+    def make(session_id: UUID, state: State) -> Callable[[], Awaitable[bool]]:
+        async def ask() -> bool:
+            return (await services.database.read(session, session_id)).state == state
+
+        return ask
+
+    return make
+
+
+async def test_a_locked_session_keeps_no_other_stray_waiting(
+    services: Services, world: World, worker: SessionWorker
+) -> None:
+    sessions = [(await services.change(world.open, sid)).change.session_id for sid in ("a", "b")]
+    for session_id, sid in zip(sessions, ("a", "b"), strict=True):
+        await services.change(lifecycle.detach, sid, "gone")
+        await services.change(lifecycle.settle, session_id, "the test")
+        await services.append(Append(session_id, [action()]))
+    assert await services.database.read(lifecycle.strays) == sessions
+    locked, free = sessions
+    async with held(locked):
+        await worker.start()
+        await until(lambda: handled(services, free), "the action of the other one handled")
+    await until(lambda: handled(services, locked), "the action of the one that was locked handled")
+
+
+async def handled(services: Services, session_id: UUID) -> bool:
+    row = await services.database.read(session, session_id)
+    return row.handled_number == row.last_action_number >= 0
+
+
+async def test_a_locked_session_keeps_no_other_one_waiting_for_a_worker(
+    services: Services, world: World, worker: SessionWorker, is_in: IsIn
+) -> None:
+    locked = (await services.change(world.open, "a")).change.session_id
+    async with held(locked):
+        await worker.start()
+        await asyncio.to_thread(in_thread(wait_for_lock_waiters))
+        free = (await services.change(world.open, "b")).change.session_id
+        await until(is_in(free, State.RUNNING), "the other one running")
+    await until(is_in(locked, State.RUNNING), "the one that was locked running")
