@@ -54,7 +54,7 @@ class Gateway:
         self._membership = Membership(services, Process.Kind.GATEWAY, self)
         self._reaper = Reaper(services, lambda: self.process_id, on_drain=self._asked_to_drain)
         self._reconciliation = Reconciliation(
-            services, lambda: self.process_id, self.clients, self._pumps, self._subscriptions, self._detach
+            services, lambda: self.process_id, self.clients, self._pumps, self._subscriptions
         )
         self._stopping = False
         self._written_off: set[str] = set()
@@ -186,9 +186,7 @@ class Gateway:
         job = self._detach(client.sid, client.session_id, reason, client.cursor)
         self.spawn(job, f"detach {client.sid}")
 
-    async def _detach(
-        self, sid: str, session_id: UUID | None, reason: str, cursor: int | None = None
-    ) -> None:
+    async def _detach(self, sid: str, session_id: UUID | None, reason: str, cursor: int) -> None:
         change = await self.services.change_patiently(lifecycle.detach, sid, reason, sent_number=cursor)
         await self.services.announce(change)
         if session_id is not None:

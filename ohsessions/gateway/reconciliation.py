@@ -6,7 +6,7 @@ what the channel layer lost is late by one look, and a connection that only one 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -23,9 +23,6 @@ from ohsessions.gateway.subscriptions import Subscriptions
 from ohsessions.journal import Head
 from ohsessions.services import Services
 
-Detach = Callable[[str, UUID, str], Awaitable[None]]
-"""Ends the row of a connection, given by its sid and session, for a reason."""
-
 
 class Reconciliation:
     """That of a gateway with these clients, by sid, and these pumps."""
@@ -37,14 +34,12 @@ class Reconciliation:
         clients: Mapping[str, Client],
         pumps: Mapping[UUID, Pump],
         subscriptions: Subscriptions,
-        detach: Detach,
     ) -> None:
         self._services = services
         self._own_id = own_id
         self._clients = clients
         self._pumps = pumps
         self._subscriptions = subscriptions
-        self._detach = detach
 
     async def logs(self, session_ids: list[UUID]) -> None:
         """Tells these sessions' pumps how far the logs are; and their clients if no worker takes them."""
@@ -82,6 +77,13 @@ class Reconciliation:
                 await self._detach(sid, session_id, "gateway_lost")
         lost = [c for c in before if c.session_id is not None and c.sid not in rows]
         await self.end_ended([client for client in lost if _is_unchanged(client, before)], "gateway_lost")
+
+    async def _detach(self, sid: str, session_id: UUID, reason: str) -> None:
+        """Without patience: what somebody has locked is left for a later look, and the others go on."""
+        change = await self._services.try_change(lifecycle.detach, sid, reason)
+        if change is not None:
+            await self._services.announce(change)
+            await self._services.wakeups.presence(session_id)
 
     async def end_ended(self, clients: Iterable[Client], otherwise: str | None = None) -> None:
         """Ends those of these clients whose connection was ended in the database.

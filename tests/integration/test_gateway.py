@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
+from ohsessions import database as threads
 from ohsessions import leases, lifecycle
 from ohsessions.conf import conf
 from ohsessions.core.clock import FakeClock
@@ -26,7 +27,7 @@ from ohsessions.models import Connection, Process, Session
 from ohsessions.services import Services
 from ohsessions.wakeups import session_group
 from tests.integration.boundaries import until
-from tests.integration.world import init
+from tests.integration.world import init, row_locked
 
 LIMIT = 10.0
 
@@ -169,6 +170,25 @@ async def test_a_row_whose_socket_is_not_here_is_ended(gateway: Gateway) -> None
     await until(lambda: is_alone(gateway), "nobody attached")
     row = await asyncio.to_thread(Connection.objects.get, sid=socket.sid)
     assert row.end_reason == "gone"
+
+
+async def test_a_locked_session_keeps_no_other_one_from_being_reconciled(
+    postgres: None, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "LOCK_PATIENCE", 10 * LIMIT)
+    gone = [await connect(gateway) for _ in range(4)]
+    for client, _ in gone:
+        await ask(client, action="initialize")
+    locked = next(iter((await attached(gateway)).values()))  # the first that it looks at
+    with row_locked(locked):
+        for _, socket in gone:
+            del gateway.clients[socket.sid]
+        await until(lambda: only_attached(gateway, locked), "the others' connections ended")
+    await until(lambda: is_alone(gateway), "nobody attached")
+
+
+async def only_attached(gateway: Gateway, session_id: UUID) -> bool:
+    return list((await attached(gateway)).values()) == [session_id]
 
 
 async def test_an_operators_passivation_ends_connections_such_that_they_stay_away(gateway: Gateway) -> None:
