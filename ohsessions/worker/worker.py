@@ -63,7 +63,8 @@ class SessionWorker:
         self._in_doubt = asyncio.Event()
         self._hosted = Hosted(services, self._something_wanted.set)
         self._claiming: set[UUID] = set()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._trying_to_passivate: set[SessionHost] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._on_drain = on_drain
 
@@ -96,7 +97,8 @@ class SessionWorker:
     def _spawn(self, job: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(job, name=f"worker {name}")
         task.add_done_callback(_report)
-        self._tasks.append(task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     @staticmethod
     async def _repeat(job: Callable[[], Awaitable[None]], every: float, sooner: asyncio.Event) -> None:
@@ -191,18 +193,25 @@ class SessionWorker:
     # Passivating
 
     async def _passivate_due(self) -> None:
+        """Tries each on its own: it may wait for its session's row, and others fall due meanwhile."""
         if self._stopping:
             return
         due = await self._services.database.read(lifecycle.due, self._membership.process_id)
-        hosts = [host for host in map(self._hosted.get, due) if host is not None]
-        await asyncio.gather(*map(self._try_passivate, hosts))
+        for host in map(self._hosted.get, due):
+            if host is not None and host not in self._trying_to_passivate:
+                self._trying_to_passivate.add(host)
+                self._spawn(self._try_passivate(host), f"passivation of session {host.session_id}")
 
     async def _try_passivate(self, host: SessionHost) -> None:
-        with contextlib.suppress(StaleEpoch):
-            if host.ready:
-                await host.try_passivate()
-            else:
-                await self._end_start(host)
+        try:
+            # What could not be done is done at a later look, if it is due then.
+            with contextlib.suppress(StaleEpoch, Unavailable):
+                if host.ready:
+                    await host.try_passivate()
+                else:
+                    await self._end_start(host)
+        finally:
+            self._trying_to_passivate.discard(host)
 
     async def _end_start(self, host: SessionHost) -> None:
         """An operator wants a session to sleep that is only being started: its runtime is closed first."""

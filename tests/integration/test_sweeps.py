@@ -99,3 +99,18 @@ async def test_a_locked_session_keeps_no_other_one_waiting_for_a_worker(
         free = (await services.change(world.open, "b")).change.session_id
         await until(is_in(free, State.RUNNING), "the other one running")
     await until(is_in(locked, State.RUNNING), "the one that was locked running")
+
+
+async def test_a_locked_session_that_is_due_keeps_no_other_one_awake(
+    services: Services, world: World, worker: SessionWorker, is_in: IsIn
+) -> None:
+    locked, free = [(await services.change(world.open, sid)).change.session_id for sid in ("a", "b")]
+    await worker.start()
+    for session_id in (locked, free):
+        await until(is_in(session_id, State.RUNNING), "both running")
+    await services.change(lifecycle.detach, "a", "gone")
+    async with held(locked):
+        await asyncio.to_thread(in_thread(wait_for_lock_waiters))
+        await services.change(lifecycle.detach, "b", "gone")
+        await until(is_in(free, State.PASSIVATED), "the other one asleep")
+    await until(is_in(locked, State.PASSIVATED), "the one that was locked asleep")
