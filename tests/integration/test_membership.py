@@ -16,7 +16,6 @@ from ohsessions import leases, lifecycle
 from ohsessions import membership as membership_module
 from ohsessions.conf import conf
 from ohsessions.core.clock import FakeClock
-from ohsessions.database import LIFECYCLE_THREADS
 from ohsessions.lifecycle import Change
 from ohsessions.membership import GATEWAY_PATIENCE, HOLD, Membership, Reaper
 from ohsessions.models import Process
@@ -288,9 +287,9 @@ async def test_heartbeats_wait_for_nobody_who_waits_for_a_lock(world, services, 
     with row_locked(session_id):
         closing = [
             asyncio.create_task(services.change(lifecycle.close, session_id, by="me"))
-            for _ in range(LIFECYCLE_THREADS)
+            for _ in range(threads.LIFECYCLE_THREADS)
         ]
-        await services.database.read(wait_for_lock_waiters, LIFECYCLE_THREADS)
+        await services.database.read(wait_for_lock_waiters, threads.LOCK_WAITERS)
         async with asyncio.timeout(LIMIT):
             await membership.renew()
     await asyncio.gather(*closing)
