@@ -81,6 +81,8 @@ LATER: Final = Later.LATER
 
 _clock: Clock | None = None
 _outage = Outage(logger, "The database", "db")
+_servers_left = 0
+"""How often a connection turned out to lead to a server of LEFT_SERVER: those of other threads do, too."""
 
 
 def database_now() -> datetime:
@@ -181,10 +183,13 @@ class _Lane:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
-        used = time.monotonic()
+        used, left = time.monotonic(), _servers_left
         try:
             while work := self._take():
-                if time.monotonic() - used > MAX_IDLE:
+                if left != _servers_left:
+                    left = _servers_left
+                    _drop_connection()
+                elif time.monotonic() - used > MAX_IDLE:
                     _drop_broken_connection()
                 locked = [call for call in work.calls if not _run_call(call, self._tries, work.lock_wait)]
                 if locked or work.lock_wait:
@@ -267,6 +272,12 @@ def means_lost_connection(error: Exception) -> bool:
 
 
 def _leave_server() -> None:
+    global _servers_left
+    _servers_left += 1
+    _drop_connection()
+
+
+def _drop_connection() -> None:
     """Ends a connection that may work, but to the wrong server. A pool would hand it out again: it passes any
     check."""
     if connection.connection is not None:

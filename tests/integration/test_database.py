@@ -354,6 +354,16 @@ class TestPostgres:
         await made.write_urgently(leases.renew, world.worker, 1)
         assert [record.verb for record in caplog.records] == ["db_lost", "db_back"]
 
+    async def test_who_only_reads_leaves_a_server_that_was_demoted_as_well(
+        self, world: World, made: Database
+    ):
+        """Nothing fails there, but what is read may be of yesterday."""
+        before = {await made.read(backend_pid) for _ in range(20)}
+        await made.write_urgently(demote)
+        with pytest.raises(Unavailable):
+            await made.write_urgently(leases.renew, world.worker, 1)
+        assert before.isdisjoint({await made.read(backend_pid) for _ in range(20)})
+
     async def test_an_append_survives_the_demotion_of_its_server(self, world: World, made: Database):
         """That is no error of what was to be written, for which it would be refused."""
         session_id = (await made.write(world.open)).change.session_id
