@@ -79,9 +79,8 @@ class Membership:
             except Unavailable:
                 pass  # told by who noticed
             except Exception as error:
-                outage.failed(
-                    f"{type(error).__name__}: {error}. Is the database migrated? It is tried again."
-                )
+                text = str(error).partition("\n")[0]
+                outage.failed(f"{type(error).__name__}: {text}. Is the database migrated? It is tried again.")
             else:
                 outage.worked()
                 return process_id
