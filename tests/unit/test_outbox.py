@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -187,12 +186,12 @@ async def test_a_checkpoint_that_comes_while_one_is_stored_is_stored_next(
     journal.open.set()
     outbox = Outbox(journal, uuid4(), 1)  # type: ignore[arg-type]
 
-    def store(session_id: UUID, value: Any) -> Snapshot:
+    async def store(session_id: UUID, value: Any) -> Snapshot:
         if value == "first":
             outbox.checkpoint = ("second",)
         return Snapshot(value)
 
-    monkeypatch.setattr("ohsessions.worker.outbox.snapshots.store", store)
+    monkeypatch.setattr("ohsessions.worker.outbox.snapshots.astore", store)
     outbox.checkpoint = ("first",)
     for _ in range(3):
         await outbox.flush()
@@ -205,17 +204,18 @@ async def test_a_checkpoint_that_gives_way_to_the_end_of_an_action_is_stored_all
     journal = Journal()
     journal.open.set()
     outbox = Outbox(journal, uuid4(), 1)  # type: ignore[arg-type]
-    storing, may_store = threading.Event(), threading.Event()
+    storing, may_store = asyncio.Event(), asyncio.Event()
 
-    def store(session_id: UUID, value: Any) -> Snapshot:
+    async def store(session_id: UUID, value: Any) -> Snapshot:
         storing.set()
-        assert may_store.wait(LIMIT)
+        await may_store.wait()
         return Snapshot(value)
 
-    monkeypatch.setattr("ohsessions.worker.outbox.snapshots.store", store)
+    monkeypatch.setattr("ohsessions.worker.outbox.snapshots.astore", store)
     outbox.checkpoint = ("it",)
     other = asyncio.create_task(outbox.flush())
-    assert await asyncio.to_thread(storing.wait, LIMIT)
+    async with asyncio.timeout(LIMIT):
+        await storing.wait()
     ending = asyncio.create_task(outbox.flush(handled=7))
     await turns()
     may_store.set()
