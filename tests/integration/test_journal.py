@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 from django.core.files.storage import default_storage
-from django.db import transaction
+from django.db import OperationalError, transaction
 
 from ohsessions import journal, lifecycle, snapshots
 from ohsessions.core.errors import StaleEpoch, WireError
@@ -83,6 +83,8 @@ def test_a_key_repeated_within_one_batch_is_stored_once(world: World):
     results = commit_appends([one, elsewhere, two])
     assert [result.numbers for result in results] == [[0], [0, 0], [0]]
     assert log(session_id) == log(other) == [(0, "message")]
+    assert append(Append(session_id, [action(write_key="c:1"), action(write_key="c:2")])).numbers == [0, 1]
+    assert append(Append(other, [action(write_key="c:3")])).numbers == [1]
 
 
 @pytest.mark.parametrize("same_batch", [True, False])
@@ -123,8 +125,10 @@ def test_hidden_arguments_are_kept_encrypted_until_their_action_is_handled(world
     session_id, epoch = world.run()
     args = {"hidden": True, "command": "export KEY=1234"}
     masked = '{"source":"user","message":"","action":"run","args":{"hidden":true,"command":""}}'
-    for _ in range(2):
-        append(Append(session_id, [action(kind="run", body=masked, hidden=json.dumps(args))]))
+    appends = [
+        Append(session_id, [action(kind="run", body=masked, hidden=json.dumps(args))]) for _ in range(2)
+    ]
+    commit_appends(appends)
     first, second = Event.objects.filter(session=session_id, kind="run").order_by("number")
     assert "1234" not in first.data + str(first.hidden_text)
     assert journal.read_action(session_id, first.number).args == args
@@ -137,6 +141,7 @@ def test_hidden_arguments_are_kept_encrypted_until_their_action_is_handled(world
     append(Append(session_id, epoch=epoch, interrupted=second.number))
     second.refresh_from_db()
     assert second.hidden_text is None
+    assert append(appends[0]).numbers == [first.number], "repeated when only its names can be compared"
 
 
 def bad_body(database: str) -> str:
@@ -154,6 +159,21 @@ def test_a_row_that_the_database_refuses_fails_alone(world: World, database: str
     assert [reason for reason in reasons(results) if isinstance(reason, str)] == ["not_json"]
     assert [len(log(pk)) for pk in sessions] == [5, 4, 5, 5]
     assert [number for number, _ in log(sessions[1])] == [0, 1, 2, 3]
+
+
+def test_a_fault_of_the_database_is_nobodys_data(world: World, monkeypatch):
+    """Such as a deadlock or a time limit: it says nothing of what was to be written."""
+    session_id, epoch = world.run()
+    before = log(session_id)
+
+    def fail(sessions: object) -> None:
+        raise OperationalError("deadlock detected")
+
+    with monkeypatch.context() as faulty:
+        faulty.setattr(batch, "save_marks", fail)
+        with pytest.raises(OperationalError):
+            commit_appends([emit(session_id, epoch, key) for key in "ab"])
+    assert log(session_id) == before
 
 
 def test_nothing_of_a_runtime_overtakes_what_the_database_refused(world: World, database: str):
