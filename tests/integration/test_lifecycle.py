@@ -354,7 +354,7 @@ OWNERS = {
 }
 
 
-CHANGES = ("hand_over", "close", "crash", "claim_passivation", "force", "deleted")
+CHANGES = ("hand_over", "close", "crash", "fail", "claim_passivation", "force", "deleted")
 BY_ITSELF = ("claim_passivation", "claim_passivation")
 
 
@@ -365,7 +365,8 @@ def test_whoever_owned_it_before_is_refused(world: World, name, change):
         lifecycle.hand_over(session_id, world.worker, "gone")
     elif change == "close":
         lifecycle.close(session_id, by="me")
-    elif change == "crash":
+    elif change in ("crash", "fail"):
+        Session.objects.update(crashes=0 if change == "crash" else policy.CRASH_BUDGET - 1)
         lifecycle.crash(session_id, epoch, "boom")
     elif change == "claim_passivation":
         lifecycle.claim_passivation(session_id, epoch, busy=False, reason="drain")

@@ -42,6 +42,14 @@ def test_trimming_never_passes_an_action_that_is_not_handled(world: World):
     assert pending in [number for number, _ in log(session_id)]
 
 
+def test_trimming_never_passes_what_is_still_to_be_written(world: World):
+    session_id, epoch = world.run("a")
+    journal.trim(session_id, 100)
+    (number,) = append(Append(session_id, [observation("more", "1.1")], epoch=epoch)).numbers
+    assert session(session_id).first_number == number
+    assert journal.read_page(session_id, number - 1)[0][0] == number
+
+
 def interrupt(session_id: UUID) -> int:
     """Its number, of one that comes from the session's client."""
     return append(Append(session_id, [action(kind="change_agent_state", waits=False)], sid="a")).numbers[0]

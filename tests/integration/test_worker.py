@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
 import pytest
+from channels.layers import get_channel_layer
+from django.db import transaction
 
 from ohsessions import leases, lifecycle
 from ohsessions.core.errors import Unavailable
@@ -22,7 +25,9 @@ from ohsessions.journal import Append
 from ohsessions.management.commands import ohsessions as command
 from ohsessions.models import Event, Process, Session, Transition
 from ohsessions.services import Services
+from ohsessions.wakeups import worker_channel
 from ohsessions.worker.worker import SessionWorker
+from tests.integration.boundaries import Boundary, GatedDatabase, When, until
 from tests.integration.world import World, action
 
 LIMIT = 15.0
@@ -99,6 +104,19 @@ class Site:
         await self.wait_state(session_id, "running")
         return session_id
 
+    @property
+    def database(self) -> GatedDatabase:
+        assert isinstance(self.services.database, GatedDatabase)
+        return self.services.database
+
+    def task(self, session_id: UUID) -> asyncio.Task[None]:
+        """Of the activation."""
+        host = self.worker._hosted.get(session_id)
+        assert host is not None
+        task = self.worker._hosted.task(host)
+        assert task is not None
+        return task
+
     async def act(self, session_id: UUID) -> None:
         await self.services.append(Append(session_id, [action()]))
 
@@ -131,7 +149,7 @@ def make_site(world: World, settings: Any) -> Callable[..., Any]:
         runtimes = {"echo": {"BACKEND": f"{__name__}.Slow", "OPTIONS": {}}}
         settings.OHSESSIONS = {"RUNTIMES": runtimes, "CLOSE_DELAY": 0} | changed
         Slow.reset()
-        services = Services()
+        services = Services(GatedDatabase())
         await services.change(leases.mark_gone, world.worker)
         worker = SessionWorker(services, on_drain=lambda: None)
         await worker.start()
@@ -140,6 +158,7 @@ def make_site(world: World, settings: Any) -> Callable[..., Any]:
         finally:
             for gate in (Slow.may_start, Slow.may_handle, Slow.may_passivate, Slow.may_close):
                 gate.set()
+            services.database.arm()
             await worker.stop("the test is over")
             await services.close()
 
@@ -303,3 +322,202 @@ async def test_the_first_signal_during_an_operators_drain_is_not_the_second(
         Slow.may_handle.set()
         running.cancel()
         await services.close()
+
+
+# Rows and hosts that do not agree, for a moment or for good
+
+
+async def reached(site: Site) -> None:
+    async with asyncio.timeout(LIMIT):
+        await site.database.reached.wait()
+
+
+async def states(site: Site, session_id: UUID) -> list[str]:
+    return [state for state, _ in await site.reasons(session_id)]
+
+
+ASLEEP = ["starting", "running", "passivating", "passivated"]
+
+
+async def test_a_session_that_is_being_claimed_is_not_given_back(make_site: Make) -> None:
+    async with make_site() as site:
+        site.database.arm(Boundary("claim", 0), When.AFTER)
+        session_id = await site.open()
+        await reached(site)
+        await site.worker._reconcile()
+        site.database.opened.set()
+        await site.wait_state(session_id, "running")
+        assert await states(site, session_id) == ["starting", "running"]
+
+
+async def test_a_session_whose_passivation_is_being_claimed_is_not_cut_off(make_site: Make) -> None:
+    async with make_site() as site:
+        session_id = await site.open_running()
+        site.database.arm(Boundary("claim_passivation", 0), When.AFTER)
+        await site.services.change(lifecycle.detach, "a", "gone")
+        await reached(site)
+        await site.worker._reconcile()
+        site.database.opened.set()
+        await site.wait_state(session_id, "passivated")
+        assert await states(site, session_id) == ASLEEP
+
+
+async def test_a_session_that_begins_to_sleep_while_the_rows_are_read_is_not_cut_off(
+    make_site: Make,
+) -> None:
+    async with make_site(CLOSE_DELAY=3600) as site:
+        session_id = await site.open_running()
+        host = site.worker._hosted.get(session_id)
+        await site.services.change(lifecycle.detach, "a", "gone")
+        site.database.arm(Boundary("owned_by", 0), When.BEFORE)
+        await reached(site)
+        Slow.may_passivate.clear()
+        assert await host.try_passivate("the test wants it")
+        site.database.opened.set()
+        site.database.arm(Boundary("owned_by", 0), When.BEFORE)
+        await reached(site)  # it has looked at what it read before
+        site.database.opened.set()
+        Slow.may_passivate.set()
+        row = await site.wait_state(session_id, "passivated")
+        assert row.snapshot == "what it knew"
+        assert await states(site, session_id) == ASLEEP
+
+
+@pytest.mark.parametrize("by", ["another worker", "itself"])
+async def test_what_is_hosted_under_a_row_that_says_otherwise_is_ended(make_site: Make, by: str) -> None:
+    async with make_site() as site:
+        session_id = await site.open_running()
+        task = site.task(session_id)
+        own = site.worker._membership.process_id
+        other = own if by == "itself" else await site.services.change(leases.register, Process.Kind.WORKER)
+
+        def take() -> None:
+            with transaction.atomic():
+                assert lifecycle.hand_over(session_id, own, "the test wants it")
+                assert lifecycle.claim(session_id, other)
+
+        await site.services.change(take)
+        await until(task.done, "the end of the activation")
+
+
+async def test_what_a_row_says_is_hosted_and_is_not_is_given_back(make_site: Make) -> None:
+    """A claim may be committed whose answer is lost."""
+    async with make_site() as site:
+        site.database.arm(Boundary("claim", 0), When.LOST)
+        session_id = await site.open_running()
+        assert ("starting", "its worker does not serve it") in await site.reasons(session_id)
+
+
+async def test_a_host_goes_by_the_lease_of_its_worker(make_site: Make) -> None:
+    async with make_site(HEARTBEAT=3600) as site:
+        session_id = await site.open_running()
+        task = site.task(session_id)
+        site.worker.renewed(time.monotonic() - 3600)
+        await site.act(session_id)
+        await until(task.done, "the end of an activation without a lease")
+
+
+async def test_a_worker_that_joined_anew_is_heard_under_its_new_id(make_site: Make) -> None:
+    async with make_site() as site:
+        layer: Any = get_channel_layer()
+        before = site.worker._membership.process_id
+        await until(lambda: worker_channel(before) in layer.channels, "its listening")
+        await site.services.change(leases.mark_gone, before)
+        await site.worker._membership.renew()
+        after = site.worker._membership.process_id
+        assert after != before
+        await until(lambda: worker_channel(after) in layer.channels, "its listening anew")
+
+
+async def test_a_look_that_failed_is_not_the_last_one(
+    make_site: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = lifecycle.wanted
+
+    def fail_once(*args: Any) -> Any:
+        monkeypatch.setattr(lifecycle, "wanted", wanted)
+        raise ZeroDivisionError
+
+    async with make_site() as site:
+        monkeypatch.setattr(lifecycle, "wanted", fail_once)
+        await site.open_running()
+    assert [one.message for one in caplog.records if one.levelname == "ERROR"] == [
+        "A look failed; the next one goes on"
+    ]
+
+
+async def test_a_worker_that_stops_gives_back_what_it_was_claiming_and_claims_nothing_more(
+    make_site: Make,
+) -> None:
+    async with make_site() as site:
+        site.database.arm(Boundary("claim", 0), When.AFTER)
+        first = await site.open()
+        await reached(site)
+        stopping = asyncio.create_task(site.worker.stop("it stops"))
+        await asyncio.sleep(0)
+        second = (await site.services.change(site.world.open, "b")).change.session_id
+        site.database.opened.set()
+        async with asyncio.timeout(LIMIT):
+            await stopping
+        rows = [await site.row(session_id) for session_id in (first, second)]
+        assert [(row.state, row.worker_id) for row in rows] == [("starting", None)] * 2
+        assert await states(site, second) == ["starting"]
+
+
+# The database is away for a moment
+
+
+async def test_a_database_that_is_away_when_a_session_is_ready_is_no_crash(make_site: Make) -> None:
+    async with make_site() as site:
+        site.database.arm(Boundary("run", 0), When.REFUSED)
+        session_id = await site.open_running()
+        assert site.database.reached.is_set()
+        assert await states(site, session_id) == ["starting", "running"]
+
+
+async def test_a_database_that_is_away_when_a_session_is_to_sleep_costs_no_snapshot(make_site: Make) -> None:
+    async with make_site() as site:
+        session_id = await site.open_running()
+        site.database.arm(Boundary("release", 0), When.REFUSED)
+        await site.services.change(lifecycle.detach, "a", "gone")
+        row = await site.wait_state(session_id, "passivated")
+        assert site.database.reached.is_set()
+        assert row.snapshot == "what it knew"
+        assert await states(site, session_id) == ASLEEP
+
+
+async def test_a_crash_is_stored_though_the_database_is_away_meanwhile(
+    make_site: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(self: Slow, action: Action) -> None:
+        raise ValueError("broken")
+
+    monkeypatch.setattr(Slow, "handle", fail)
+    async with make_site() as site:
+        session_id = await site.open_running()
+        site.database.arm(Boundary("crash", 0), When.REFUSED)
+        await site.act(session_id)
+        await until(lambda: crashed(site, session_id), "the crash")
+        assert site.database.reached.is_set()
+
+
+async def crashed(site: Site, session_id: UUID) -> bool:
+    return (await site.row(session_id)).crashes == 1
+
+
+async def test_an_end_that_is_cancelled_again_and_again_comes_to_its_end(make_site: Make) -> None:
+    """As by a reconciliation that finds what has ended not gone yet."""
+    async with make_site() as site:
+        session_id = await site.open_running()
+        task = site.task(session_id)
+        Slow.may_close.clear()
+        task.cancel()
+        await Slow.wait("close begins")
+        for _ in range(3):
+            task.cancel()
+            await asyncio.wait([task], timeout=0.01)
+        assert not task.done()
+        Slow.may_close.set()
+        await asyncio.wait([task], timeout=LIMIT)
+        assert task.cancelled()
+        assert "close ends" in Slow.seen
