@@ -151,6 +151,11 @@ def test_a_gateway_that_is_gone_may_not_attach(world: World, call):
     assert not Connection.objects.filter(sid="late").exists()
 
 
+def test_a_gateway_that_drains_serves_on(world: World):
+    leases.begin_drain(world.gateway)
+    assert sids(world.open("a").change.session_id) == ["a"]
+
+
 # Attaching and detaching
 
 
@@ -232,6 +237,33 @@ def test_a_connection_that_changes_while_it_is_moved_is_not_moved(world: World):
     with pytest.raises(Unavailable):
         other()
     assert (sids(first), sids(second)) == ([], ["b"])
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_connection_that_is_moved_while_it_is_detached_is_not_ended_unheard_by_its_new_session(
+    world: World,
+):
+    first, _ = world.run("a")
+    second, _ = world.run("b")
+    with transaction.atomic():
+        world.attach(second, "a")
+        other = in_thread(lifecycle.detach, "a", "gone")
+        wait_for_lock_waiters()
+    assert other() is None
+    assert sorted(sids(second)) == ["a", "b"]
+    assert due_in(first, world) == 15
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_who_has_waited_for_a_lock_goes_by_the_time_at_which_it_got_it(world: World):
+    session_id, _ = world.run("a")
+    with transaction.atomic():
+        Session.objects.select_for_update().get(pk=session_id)
+        other = in_thread(lifecycle.detach, "a", "gone")
+        wait_for_lock_waiters()
+        world.clock.advance(5)
+    other()
+    assert due_in(session_id, world) == 15
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
@@ -627,6 +659,8 @@ def test_crashes_within_the_budget_are_tried_again_later_and_later(world: World)
     assert lifecycle.strays() == [session_id]
     world.attach(session_id, "c")
     assert session(session_id).state == "starting"
+    again = lifecycle.crash(session_id, world.claim(session_id), "four")
+    assert (again.state, session(session_id).crashes) == ("failed", 4), "reconnecting gives no new budget"
 
 
 @pytest.mark.parametrize("then", ["crash", "passivation", "takeover"])
