@@ -378,6 +378,24 @@ def test_a_worker_that_is_leaving_claims_nothing(world: World, state):
     assert log(session_id) == []
 
 
+@pytest.mark.parametrize("state", ["passivated", "failed", "closed"])
+def test_nobody_claims_what_sleeps_or_is_closed(world: World, state):
+    """Who heard that it is wanted may come late."""
+    session_id = in_state(world, state)
+    before = Session.objects.values().get(pk=session_id)
+    assert lifecycle.claim(session_id, world.worker) is None
+    assert Session.objects.values().get(pk=session_id) == before
+
+
+def test_who_has_waited_longest_is_started_first_and_its_worker_says_that_it_has_one_more(world: World):
+    first = world.open().change.session_id
+    world.clock.advance(1)
+    world.open()
+    assert [pk for pk, _ in lifecycle.wanted(world.worker, 1).sessions] == [first]
+    lifecycle.claim(first, world.worker, load=3)
+    assert Process.objects.get(pk=world.worker).load == 4
+
+
 OWNERS = {
     "run": lambda pk, epoch: lifecycle.run(pk, epoch),
     "claim_passivation": lambda pk, epoch: lifecycle.claim_passivation(pk, epoch, busy=False),
@@ -459,6 +477,7 @@ def test_a_session_that_is_due_passivates_when_nothing_is_pending_or_busy(world:
     assert not tries()
     world.clock.advance(0.1)
     assert lifecycle.due(world.worker) == [session_id]
+    assert lifecycle.due(leases.register("worker")) == []
     assert not tries(), "an action is pending"
     append(Append(session_id, epoch=epoch, started=number))
     append(Append(session_id, epoch=epoch, handled=number))
