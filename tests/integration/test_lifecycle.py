@@ -488,6 +488,16 @@ def test_a_session_that_is_due_passivates_when_nothing_is_pending_or_busy(world:
     assert tries(busy=True), "MAX_BUSY is over"
 
 
+@pytest.mark.parametrize("reason", ["", "drain"])
+def test_what_is_not_ready_yet_is_not_passivated(world: World, reason):
+    session_id = world.open("a").change.session_id
+    lifecycle.detach("a", "gone")
+    epoch = world.claim(session_id)
+    world.clock.advance(15)
+    assert lifecycle.claim_passivation(session_id, epoch, busy=False, reason=reason) is None
+    assert states(session_id) == ["starting"]
+
+
 def test_who_attaches_or_acts_while_it_passivates_wakes_it(world: World):
     for wake in ("attach", "act"):
         session_id, epoch = world.run("a")
