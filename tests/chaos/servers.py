@@ -51,11 +51,12 @@ class FallingRedis(RedisServer):
     """A Redis that can be flushed, stopped and restarted, which loses everything."""
 
     async def flush(self) -> None:
+        """Returns when it is done. Nothing happens if Redis does not answer."""
         try:
             async with asyncio.timeout(2):
-                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
                 writer.write(b"FLUSHALL\r\n")
-                await writer.drain()
+                await reader.readline()
                 writer.close()
         except (OSError, TimeoutError):
             pass
