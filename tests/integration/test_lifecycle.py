@@ -294,13 +294,15 @@ def test_a_token_of_before_a_revocation_is_refused_and_its_connections_end(world
     Session.objects.filter(pk=session_id).update(token_version=2)
     stranger = lifecycle.Socket(sid="s", gateway=world.gateway, user=AnonymousUser())
     assert refused(lifecycle.attach, stranger, init(token=opened.token)) == "invalid_token"
-    world.attach(session_id, "b")
+    again = world.attach(session_id, "b")
     assert lifecycle.strays() == [session_id]
     change = lifecycle.settle(session_id, "worker")
     assert change is not None
     assert change.ended
     assert lifecycle.end_reasons(["a", "b"]) == {"a": "revoked"}
     assert lifecycle.strays() == []
+    lifecycle.attach(stranger, init(token=again.token))
+    assert sorted(sids(session_id)) == ["b", "s"], "a token of after it is valid"
 
 
 def test_a_running_session_whose_last_connection_is_revoked_falls_due_and_keeps_its_owner(world: World):
