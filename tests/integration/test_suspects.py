@@ -107,7 +107,9 @@ def test_suspicion_is_cleared(world: World, by: str):
         world.clock.advance(policy.STABLE_AFTER)
         lifecycle.hand_over(session_id, world.worker, "it is drained")
     elif by == "sleeping":
-        world.sleep(session_id, epoch)
+        change = lifecycle.claim_passivation(session_id, epoch, busy=False, reason="it is drained")
+        assert change is not None
+        lifecycle.release(session_id, change.epoch, None)
     else:
         Session.objects.filter(pk=session_id).update(state="failed", worker=None)
         lifecycle.wake(session_id, by="ann")
