@@ -91,11 +91,13 @@ def _is_unicode(text: str) -> bool:
 
 
 def _reach_the_disk(name: str) -> None:
-    """The row that names the file outlives a power cut, so the file must. Other storages see to it."""
+    """The row that names the file outlives a power cut, so the file must, with the folders that may have been
+    made for it. Other storages see to it."""
     if not isinstance(default_storage, FileSystemStorage):
         return
     path = Path(default_storage.path(name))
-    for part in (path, path.parent):
+    folders = [folder for folder in path.parents if folder.is_relative_to(default_storage.location)]
+    for part in (path, *folders):
         descriptor = os.open(part, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -86,8 +87,10 @@ def test_the_name_of_a_file_that_is_gone_is_not_used_again(world: World):
 def test_a_file_and_its_name_are_on_the_disk_before_a_row_names_it(monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
-    path = default_storage.path(snapshots.store(uuid4(), "x" * 70_000).file)
-    assert synced == [os.stat(path).st_ino, os.stat(os.path.dirname(path)).st_ino]
+    path = Path(default_storage.path(snapshots.store(uuid4(), "x" * 70_000).file))
+    parts = [path, *path.parents[:3]]
+    assert parts[-1] == Path(default_storage.location), "the first snapshot has its folders made"
+    assert synced == [part.stat().st_ino for part in parts]
 
 
 def test_a_file_that_cannot_be_deleted_does_not_fail_what_was_committed(world: World, monkeypatch, caplog):
