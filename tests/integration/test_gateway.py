@@ -12,6 +12,7 @@ from channels.layers import InMemoryChannelLayer, get_channel_layer
 
 from ohsessions import database as threads
 from ohsessions import leases, lifecycle
+from ohsessions.access import Role, issue_token
 from ohsessions.conf import conf
 from ohsessions.core.clock import FakeClock
 from ohsessions.core.errors import Unavailable, WireError
@@ -129,6 +130,10 @@ async def is_alone(gateway: Gateway) -> bool:
     return not await attached(gateway)
 
 
+def stop_reconciling(gateway: Gateway) -> None:
+    next(task for task in gateway._background if task.get_name() == "gateway reconcile").cancel()
+
+
 async def test_an_attach_whose_answer_was_lost_is_undone_and_can_be_repeated(gateway: Gateway) -> None:
     client, socket = await connect(gateway)
     gateway.services.lost = 1  # type: ignore[attr-defined]
@@ -153,6 +158,57 @@ async def test_who_thinks_to_be_elsewhere_than_the_database_says_is_told_to_reco
     assert [payload["reason"] for name, payload in socket.sent if "disconnecting" in payload.values()] == [
         "gateway_lost"
     ]
+
+
+@pytest.mark.parametrize("error", [Unavailable(), ZeroDivisionError()], ids=["away", "broken"])
+async def test_a_reconciliation_that_failed_is_not_the_last_one(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    compare = gateway._reconciliation.connections
+
+    async def fail_once() -> None:
+        monkeypatch.setattr(gateway._reconciliation, "connections", compare)
+        raise error
+
+    monkeypatch.setattr(gateway._reconciliation, "connections", fail_once)
+    client, socket = await connect(gateway)
+    await ask(client, action="initialize")
+    del gateway.clients[socket.sid]
+    await until(lambda: is_alone(gateway), "nobody attached")
+
+
+async def test_a_pump_is_kept_for_who_is_about_to_be_added_to_it(gateway: Gateway) -> None:
+    """Else it would be fed by nobody: the layer and reconciliation know the other one only."""
+    one = uuid4()
+    async with gateway.pump(one) as pump:
+        async with gateway.pump(one):
+            pass  # somebody else, whose attach failed
+        async with gateway.pump(one) as again:
+            assert again is pump
+    assert not gateway._pumps
+
+
+async def test_at_a_stop_clients_are_sent_away_in_batches_each_with_a_time_of_its_own(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_module, "STOP_BATCH", 1)
+    monkeypatch.setattr(gateway_module, "RECONNECTS_PER_SECOND", 1.0)
+    sockets = [(await connect(gateway))[1] for _ in range(3)]
+    gone: list[int] = []
+
+    async def watch() -> None:
+        while True:
+            gone.append(sum(socket.closed for socket in sockets))
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(watch())
+    await gateway.stop("the test wants it")
+    watching.cancel()
+    assert {1, 2} <= set(gone), "others have their turn between"
+    notices = [payload for socket in sockets for _, payload in socket.sent if "reconnect_in" in payload]
+    times = [notice["reconnect_in"] for notice in notices]
+    assert len(times) == 3
+    assert 0 < max(times) <= 3
 
 
 async def test_connections_of_a_deleted_session_are_ended(gateway: Gateway) -> None:
@@ -189,6 +245,31 @@ async def test_a_locked_session_keeps_no_other_one_from_being_reconciled(
 
 async def only_attached(gateway: Gateway, session_id: UUID) -> bool:
     return list((await attached(gateway)).values()) == [session_id]
+
+
+async def test_who_disconnects_while_the_database_is_away_is_detached_when_it_is_back(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_reconciling(gateway)
+    monkeypatch.setattr("ohsessions.services.RETRY_PAUSE", 0.0)
+    client, socket = await connect(gateway)
+    await ask(client, action="initialize")
+    await ask(client, action="message", args={"content": "the last word"})
+    await socket.wait(lambda: socket.packets, "its event")
+    tries: list[str] = []
+    detach = lifecycle.detach
+
+    def detach_late(sid: str, reason: str, **options: Any) -> Any:
+        tries.append(reason)
+        if len(tries) < 3:
+            raise Unavailable
+        return detach(sid, reason, **options)
+
+    monkeypatch.setattr(lifecycle, "detach", detach_late)
+    await client.disconnect("transport close")
+    await until(lambda: is_alone(gateway), "nobody attached")
+    row = await asyncio.to_thread(Connection.objects.get, sid=socket.sid)
+    assert (row.end_reason, row.sent_number) == ("transport close", 0)
 
 
 async def test_an_operators_passivation_ends_connections_such_that_they_stay_away(gateway: Gateway) -> None:
@@ -229,6 +310,15 @@ async def test_nobody_is_attached_by_a_gateway_whose_lease_is_over(gateway: Gate
     assert (await ask(client, action="initialize"))["status"] == "ok"
 
 
+async def test_who_attaches_at_a_gateway_that_was_declared_gone_is_told_to_try_again(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, _ = await connect(gateway)
+    await gateway.services.change(leases.mark_gone, gateway.process_id)
+    assert (await ask(client, action="initialize"))["reason"] == "unavailable"
+    assert [one.message for one in caplog.records if one.levelname == "ERROR"] == []
+
+
 async def test_who_attaches_while_the_database_is_away_is_told_by_notice_and_stays(gateway: Gateway) -> None:
     first, _ = await connect(gateway)
     session_id = (await ask(first, action="initialize"))["session_id"]
@@ -240,10 +330,6 @@ async def test_who_attaches_while_the_database_is_away_is_told_by_notice_and_sta
     assert sent[0] == "oh_notice"
     assert sent[1]["reason"] == "unavailable"
     assert sent[1]["notice"] == "not_attached"
-
-
-def stop_reconciling(gateway: Gateway) -> None:
-    next(task for task in gateway._background if task.get_name() == "gateway reconcile").cancel()
 
 
 @pytest.mark.parametrize("moment", ["before", "during"])
@@ -274,11 +360,14 @@ async def test_what_is_stored_between_attach_and_subscription_is_not_late(
     await socket.wait(lambda: "closed" in str(socket.sent), "the notice of its state")
 
 
+@pytest.mark.parametrize("times", [1, 2])
 async def test_who_attaches_while_the_rows_are_read_is_not_taken_for_lost(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     stop_reconciling(gateway)
     client, socket = await connect(gateway)
+    for _ in range(times - 1):
+        await ask(client, action="initialize")
     read = gateway.services.database.read
 
     async def read_early(function: Any, *args: Any) -> Any:
@@ -293,31 +382,70 @@ async def test_who_attaches_while_the_rows_are_read_is_not_taken_for_lost(
     assert list(await attached(gateway)) == [socket.sid]
 
 
-async def test_who_is_about_to_hear_of_its_attach_is_not_taken_for_one_that_will_not(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("action", ["initialize", "leave"])
+async def test_who_is_about_to_hear_that_it_attached_or_left_is_left_alone(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:
     stop_reconciling(gateway)
     client, socket = await connect(gateway)
-    read = gateway.services.database.read
+    if action == "leave":
+        await ask(client, action="initialize")
+    change_soon, read = gateway.services.change_soon, gateway.services.database.read
     committed, may_answer = asyncio.Event(), asyncio.Event()
     asking: list[asyncio.Task[dict[str, Any]]] = []
 
-    async def wait(session_id: UUID) -> None:
+    async def answer_late(*args: Any, **options: Any) -> Any:
+        done = await change_soon(*args, **options)
         committed.set()
         await may_answer.wait()
+        return done
 
     async def read_late(function: Any, *args: Any) -> Any:
-        asking.append(asyncio.create_task(ask(client, action="initialize")))
-        await committed.wait()
+        if not asking:
+            asking.append(asyncio.create_task(ask(client, action=action)))
+            await committed.wait()
         return await read(function, *args)
 
-    gateway.services.after_attach = wait  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
+        patch.setattr(gateway.services, "change_soon", answer_late)
         patch.setattr(gateway.services.database, "read", read_late)
         await gateway._reconciliation.connections()
     may_answer.set()
     assert (await asking[0])["status"] == "ok"
-    assert list(await attached(gateway)) == [socket.sid]
+    assert socket.ended is None
+    assert list(await attached(gateway)) == ([socket.sid] if action == "initialize" else [])
+
+
+async def test_who_is_being_attached_when_its_time_for_that_is_over_stays(gateway: Gateway) -> None:
+    client, socket = await connect(gateway)
+
+    async def run_out(session_id: UUID) -> None:
+        client._end_unattached()
+        await asyncio.gather(*gateway._tasks)
+
+    gateway.services.after_attach = run_out  # type: ignore[attr-defined]
+    assert (await ask(client, action="initialize"))["status"] == "ok"
+    assert socket.ended is None
+
+
+async def test_who_was_detached_and_does_not_know_it_yet_does_not_act(gateway: Gateway) -> None:
+    stop_reconciling(gateway)
+    client, socket = await connect(gateway)
+    await ask(client, action="initialize")
+    await gateway.services.change(lifecycle.detach, socket.sid, "gone")
+    answer = await ask(client, action="message", args={"content": "late"})
+    assert (answer["error_code"], answer["reason"]) == (409, "not_attached")
+
+
+async def test_strangers_may_use_the_same_client_id(gateway: Gateway) -> None:
+    owner, _ = await connect(gateway)
+    session_id = (await ask(owner, action="initialize"))["session_id"]
+    guest, _ = await connect(gateway)
+    token = issue_token(Session(pk=UUID(session_id), token_version=1), Role.EDITOR)
+    await ask(guest, action="initialize", token=token)
+    said: dict[str, Any] = {"action": "message", "args": {"content": "hello"}, "client_id": "1"}
+    numbers = [(await ask(client, **said))["id"] for client in (owner, guest, owner)]
+    assert numbers == [0, 1, 0]
 
 
 async def test_a_gateway_ends_connections_whose_token_was_revoked(gateway: Gateway) -> None:

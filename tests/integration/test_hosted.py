@@ -13,6 +13,7 @@ from ohsessions.core.runtime import JSON, Runtime
 from ohsessions.services import Services
 from ohsessions.worker import hosted
 from ohsessions.worker.worker import SessionWorker
+from tests.integration.boundaries import until
 from tests.integration.world import World
 
 LIMIT = 10.0
@@ -59,6 +60,8 @@ async def test_a_worker_starts_the_next_session_when_one_is_ready(
     await worker.start()
     try:
         first = await take(starting.begun, 2)
+        await worker._claim_wanted()
+        await until(lambda: not worker._claiming, "the end of what is being claimed")
         assert worker.load() == 2
         let(starting, 1)
         second = await take(starting.begun, 1)

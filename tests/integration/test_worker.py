@@ -258,6 +258,7 @@ async def test_a_worker_whose_lease_is_over_claims_nothing(make_site: Make) -> N
         site.worker._something_wanted.set()
         await site.worker._claim_wanted()
         assert not await site.services.database.read(Event.objects.filter(session=other).exists)
+        assert not letting_go.done()
         Slow.may_close.set()
         await letting_go
         await site.wait_state(other, "running")
@@ -400,6 +401,33 @@ async def test_what_is_hosted_under_a_row_that_says_otherwise_is_ended(make_site
         await until(task.done, "the end of the activation")
 
 
+async def test_a_session_that_comes_back_while_its_former_activation_ends_stays_hosted(
+    make_site: Make,
+) -> None:
+    async with make_site() as site:
+        session_id = await site.open_running()
+        former = site.task(session_id)
+        own = site.worker._membership.process_id
+        other = await site.services.change(leases.register, Process.Kind.WORKER)
+
+        def take() -> None:
+            with transaction.atomic():
+                assert lifecycle.hand_over(session_id, own, "the test wants it")
+                assert lifecycle.claim(session_id, other)
+
+        Slow.may_close.clear()
+        await site.services.change(take)
+        await Slow.wait("close begins")
+        await site.services.change(leases.mark_gone, other)
+        await site.services.change(lifecycle.hand_over, session_id, other, "its worker is gone")
+        await Slow.wait("start ends", 2)
+        Slow.may_close.set()
+        await asyncio.wait([former], timeout=LIMIT)
+        assert former.done()
+        assert not site.task(session_id).done()
+        await site.wait_state(session_id, "running")
+
+
 async def test_what_a_row_says_is_hosted_and_is_not_is_given_back(make_site: Make) -> None:
     """A claim may be committed whose answer is lost."""
     async with make_site() as site:
@@ -409,10 +437,10 @@ async def test_what_a_row_says_is_hosted_and_is_not_is_given_back(make_site: Mak
 
 
 async def test_a_host_goes_by_the_lease_of_its_worker(make_site: Make) -> None:
-    async with make_site(HEARTBEAT=3600) as site:
+    async with make_site(HEARTBEAT=3600, LEASE_TTL=7200) as site:
         session_id = await site.open_running()
         task = site.task(session_id)
-        site.worker.renewed(time.monotonic() - 3600)
+        site.worker.renewed(time.monotonic() - 7200)
         await site.act(session_id)
         await until(task.done, "the end of an activation without a lease")
 
@@ -450,18 +478,66 @@ async def test_a_worker_that_stops_gives_back_what_it_was_claiming_and_claims_no
     make_site: Make,
 ) -> None:
     async with make_site() as site:
+        Slow.may_handle.clear()
+        await site.act(await site.open_running())
+        await Slow.wait("handle begins")
         site.database.arm(Boundary("claim", 0), When.AFTER)
-        first = await site.open()
+        claimed = (await site.services.change(site.world.open, "b")).change.session_id
         await reached(site)
-        stopping = asyncio.create_task(site.worker.stop("it stops"))
-        await asyncio.sleep(0)
-        second = (await site.services.change(site.world.open, "b")).change.session_id
+        own = Process.objects.filter(pk=site.worker._membership.process_id)
+        stopping = asyncio.create_task(site.worker.stop("its worker stopped"))
+        drains = own.filter(state=Process.State.DRAINING)
+        await until(lambda: site.database.look(drains.all().exists), "its row saying that it drains")
+        site.database.opened.set()
+        await until(lambda: claimed in site.worker._hosted, "its activation")
+        late = (await site.services.change(site.world.open, "c")).change.session_id
+        Slow.may_handle.set()
+        async with asyncio.timeout(LIMIT):
+            await stopping
+        assert site.worker.load() == 0
+        rows = [await site.row(session_id) for session_id in (claimed, late)]
+        assert [(row.state, row.worker_id) for row in rows] == [("starting", None)] * 2
+        assert await states(site, late) == ["starting"]
+        assert (await site.database.look(own.get)).state == "gone"
+
+
+async def test_an_action_that_outlasts_a_stop_is_cut_off_before_its_session_is_handed_over(
+    make_site: Make,
+) -> None:
+    async with make_site(PASSIVATE_TIMEOUT=0.2) as site:
+        session_id = await site.open_running()
+        Slow.may_handle.clear()
+        await site.act(session_id)
+        await Slow.wait("handle begins")
+        site.database.arm(Boundary("hand_over", 0), When.BEFORE)
+        stopping = asyncio.create_task(site.worker.stop("its worker stopped"))
+        await reached(site)
+        assert Slow.seen[-1] == "close ends"
         site.database.opened.set()
         async with asyncio.timeout(LIMIT):
             await stopping
-        rows = [await site.row(session_id) for session_id in (first, second)]
-        assert [(row.state, row.worker_id) for row in rows] == [("starting", None)] * 2
-        assert await states(site, second) == ["starting"]
+        row = await site.row(session_id)
+        assert (row.state, row.worker_id) == ("starting", None)
+
+
+async def test_what_nobody_looks_after_is_put_right(make_site: Make) -> None:
+    async with make_site() as site:
+        session_id = await site.open_running()
+        await site.passivate(session_id)
+        await site.wait_state(session_id, "passivated")
+        lost = Session.objects.filter(pk=session_id)
+        await site.services.change(lost.update, state="passivating")
+        await site.services.change(site.world.attach, session_id, "b")
+        await site.wait_state(session_id, "running")
+        assert ("starting", "its worker is gone") in await site.reasons(session_id)
+
+
+async def test_an_action_of_which_the_layer_brings_nothing_is_handled(make_site: Make) -> None:
+    async with make_site() as site:
+        session_id = await site.open_running()
+        site.services.wakeups._layer = None
+        await site.act(session_id)
+        await Slow.wait("handle ends")
 
 
 # The database is away for a moment

@@ -86,14 +86,25 @@ def test_overlapping_secrets_leave_nothing_of_either():
     assert Redactor(["abcdef", "efghij"]).redact("xabcdefghijx") == "x<secret>x"
 
 
+def test_a_secret_that_overlaps_itself_in_two_ways_goes_in_both():
+    for text in ("aabaabaa", "aabaaabaa"):
+        assert Redactor(["aabaa"]).redact(f"-{text}-") == "-<secret>-"
+
+
+def test_a_stream_whose_text_has_ended_takes_another():
+    stream = Redactor(["hunter2"]).stream()
+    for _ in range(2):
+        assert stream.feed("hunter2") + stream.flush() == "<secret>"
+
+
 def test_short_secrets_are_ignored():
     assert Redactor(["", "a", "abc"]).redact("abc a") == "abc a"
 
 
 def test_json_is_redacted_in_strings_and_keys_and_nowhere_else():
-    value = {"hunter2": ["hunter2!", 7, None, {"deep": "a hunter2"}], "n": 1.5, "yes": True}
+    value = {"hunter2": ("hunter2!", 7, None, {"deep": ["a hunter2"]}), "n": 1.5, "yes": True}
     assert Redactor(["hunter2"]).redact_json(value) == {
-        "<secret>": ["<secret>!", 7, None, {"deep": "a <secret>"}],
+        "<secret>": ["<secret>!", 7, None, {"deep": ["a <secret>"]}],
         "n": 1.5,
         "yes": True,
     }
