@@ -214,7 +214,7 @@ async def test_at_a_stop_clients_are_sent_away_in_batches_each_with_a_time_of_it
 async def test_connections_of_a_deleted_session_are_ended(gateway: Gateway) -> None:
     client, socket = await connect(gateway)
     session_id = (await ask(client, action="initialize"))["session_id"]
-    await asyncio.to_thread(Session.objects.filter(pk=session_id).delete)
+    await gateway.services.change(Session.objects.filter(pk=session_id).delete)
     await socket.wait(lambda: socket.ended, "the end")
     assert socket.ended == ("gateway_lost", True)
 
@@ -224,7 +224,7 @@ async def test_a_row_whose_socket_is_not_here_is_ended(gateway: Gateway) -> None
     await ask(client, action="initialize")
     del gateway.clients[socket.sid]  # as if its disconnect handler had never run
     await until(lambda: is_alone(gateway), "nobody attached")
-    row = await asyncio.to_thread(Connection.objects.get, sid=socket.sid)
+    row = await gateway.services.database.read(Connection.objects.get, sid=socket.sid)
     assert row.end_reason == "gone"
 
 
@@ -268,7 +268,7 @@ async def test_who_disconnects_while_the_database_is_away_is_detached_when_it_is
     monkeypatch.setattr(lifecycle, "detach", detach_late)
     await client.disconnect("transport close")
     await until(lambda: is_alone(gateway), "nobody attached")
-    row = await asyncio.to_thread(Connection.objects.get, sid=socket.sid)
+    row = await gateway.services.database.read(Connection.objects.get, sid=socket.sid)
     assert (row.end_reason, row.sent_number) == ("transport close", 0)
 
 
@@ -452,7 +452,7 @@ async def test_a_gateway_ends_connections_whose_token_was_revoked(gateway: Gatew
     """Without any worker."""
     client, socket = await connect(gateway)
     session_id = (await ask(client, action="initialize"))["session_id"]
-    await asyncio.to_thread(Session.objects.filter(pk=session_id).update, token_version=2)
+    await gateway.services.change(Session.objects.filter(pk=session_id).update, token_version=2)
     await socket.wait(lambda: socket.ended, "the end")
     assert socket.ended == ("revoked", False)
     assert await is_alone(gateway)

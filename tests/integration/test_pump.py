@@ -22,7 +22,7 @@ from ohsessions.gateway.pump import Pump
 from ohsessions.journal import Append, Head
 from ohsessions.models import Connection, Event, Session
 from ohsessions.services import Services
-from tests.integration.world import append, observation
+from tests.integration.world import append, in_thread, observation
 
 LIMIT = 10.0
 
@@ -155,7 +155,7 @@ def remove(pump: Pump, reader: Reader) -> None:
 
 
 async def aside(function: Any, *args: Any) -> Any:
-    return await asyncio.to_thread(function, *args)
+    return await asyncio.to_thread(in_thread(function, *args))
 
 
 # The property
