@@ -489,7 +489,7 @@ async def test_a_worker_that_stops_gives_back_what_it_was_claiming_and_claims_no
         drains = own.filter(state=Process.State.DRAINING)
         await until(lambda: site.database.look(drains.all().exists), "its row saying that it drains")
         site.database.opened.set()
-        await until(lambda: claimed in site.worker._hosted, "its activation")
+        await Slow.wait("start begins", 2)
         late = (await site.services.change(site.world.open, "c")).change.session_id
         Slow.may_handle.set()
         async with asyncio.timeout(LIMIT):

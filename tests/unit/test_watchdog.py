@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -336,6 +337,46 @@ async def test_a_renewal_that_was_sent_long_ago_gives_no_more_time(world):
             await asyncio.sleep(0.02)
     assert 0.8 < time.monotonic() - started_at < 3
     await supervisor.kill_all()
+
+
+async def test_a_renewal_that_comes_while_a_program_starts_counts(world):
+    supervisor = ProcessSupervisor(lease_seconds=1.0)
+    starting = asyncio.create_task(supervisor.spawn(["sleep", "1.2"], env=world.env))
+    await asyncio.sleep(0)
+    supervisor.feed(confirmed_at=time.monotonic() + LIMIT)
+    process = await starting
+    async with asyncio.timeout(LIMIT):
+        assert await process.wait() == 0
+    await supervisor.kill_all()
+
+
+async def test_an_older_renewal_takes_no_time_away(world):
+    supervisor = ProcessSupervisor(lease_seconds=3600)
+    process = await supervisor.spawn(["sleep", "0.3"], env=world.env)
+    supervisor.feed(confirmed_at=time.monotonic() - 7200)
+    process.feed(0.0)
+    other = await supervisor.spawn(["sleep", "0"], env=world.env)
+    async with asyncio.timeout(LIMIT):
+        assert [await process.wait(), await other.wait()] == [0, 0]
+    await supervisor.kill_all()
+
+
+async def test_what_the_watchdog_does_not_understand_is_an_order_to_kill(supervisor, world):
+    process = await supervisor.spawn(["sleep", "1000"], env=world.env)
+    process._send(b"garbled\n")
+    async with asyncio.timeout(LIMIT):
+        assert await process.wait() == -signal.SIGKILL
+    world.wait_for_end()
+
+
+def test_an_order_that_was_cut_off_starts_nothing():
+    order = watchdog.encode_order(["sleep", "1000"], {"A": "1"}, "/", 0.0)
+    for size in range(len(order)):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.sendall(order[:size])
+            ours.close()
+            assert watchdog.receive_order(theirs.fileno()) is None
 
 
 async def test_nothing_is_started_once_the_lease_has_run_out(world):
