@@ -158,7 +158,6 @@ class SessionWorker:
             return
         found = await self._services.database.read(lifecycle.wanted, process_id, CLAIMS_AT_ONCE)
         patience = self._patience(found.lightest)
-        patience = self._patience(found.lightest)
         ripe = [session_id for session_id, waited in found.sessions if waited >= patience]
         if len(ripe) < len(found.sessions):
             left = patience - max(waited for _, waited in found.sessions if waited < patience)
