@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ohsessions.lifecycle import Change
 
 logger = logging.getLogger(__name__)
+Send = Callable[[str, dict[str, Any]], Awaitable[None]]
 
 WORK_CHANNEL = "ohsessions"
 """Where workers hear of sessions that nobody owns."""
@@ -120,7 +121,7 @@ class Wakeups:
     async def probe(self) -> None:
         """Tries whether the layer works, also if it did not the last time."""
         if self._layer is not None:
-            await self._try(self._layer.group_send(PROBE_GROUP, {"type": "probe"}))
+            await self._try(self._layer.group_send, PROBE_GROUP, {"type": "probe"})
 
     async def probe_for_ever(self) -> None:
         """Each process does: one that is idle learns, and says, that the layer is away, and is back."""
@@ -130,19 +131,31 @@ class Wakeups:
 
     async def _to_session(self, session_id: UUID, message: dict[str, Any]) -> None:
         if self._layer is not None and self.works:
-            await self._try(self._layer.group_send(session_group(session_id), message))
+            await self._try(self._layer.group_send, session_group(session_id), message)
 
     async def _send(self, channel: str, message: dict[str, Any]) -> None:
         if self._layer is not None and self.works:
-            await self._try(self._layer.send(channel, message))
+            await self._try(self._layer.send, channel, message)
 
-    async def _try(self, sending: Coroutine[Any, Any, None]) -> None:
+    async def _try(self, send: Send, target: str, message: dict[str, Any]) -> None:
         try:
             async with asyncio.timeout(SEND_TIMEOUT):
-                await sending
+                await self._send_twice(send, target, message)
         except ChannelFull:
             pass  # by whoever should read it; the layer works
         except Exception as error:
             self._outage.failed(f"{error!r}. All goes on, later.")
         else:
             self._outage.worked()
+
+    async def _send_twice(self, send: Send, target: str, message: dict[str, Any]) -> None:
+        """A layer that works gets a second try: its pool may have had a connection of before Redis restarted,
+        which is no new outage."""
+        try:
+            await send(target, message)
+        except ChannelFull:
+            raise
+        except Exception:
+            if not self.works:
+                raise
+            await send(target, message)

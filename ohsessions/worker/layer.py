@@ -55,7 +55,8 @@ class LayerWorker(Worker):  # type: ignore[misc]
             for channel in self.channels
         ]
         try:
-            await asyncio.gather(*tasks)
+            # Not gather: cancelled, it waits for all, also for one that swallows that and listens on.
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             await _end(tasks)
             consumers = [instance["future"] for instance in self.application_instances.values()]

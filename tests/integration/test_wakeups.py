@@ -19,6 +19,7 @@ from ohsessions.core.errors import Unavailable
 from ohsessions.journal import Append
 from ohsessions.services import Services
 from ohsessions.wakeups import PROBE_GROUP, WORK_CHANNEL, Wakeups, session_group, worker_channel
+from ohsessions.worker import layer as layer_module
 from ohsessions.worker.layer import LayerWorker, WakeupConsumer
 from tests.integration.world import World, action, observation, session
 
@@ -241,6 +242,46 @@ async def test_who_listens_no_longer_leaves_no_task() -> None:
     listening.cancel()
     await asyncio.wait([listening], timeout=LIMIT)
     assert asyncio.all_tasks() == before
+
+
+class Swallowing(InMemoryChannelLayer):
+    """Swallows the first cancellation of each receive, as redis 8.1 now and then does."""
+
+    async def receive(self, channel: str) -> Any:
+        try:
+            return await super().receive(channel)
+        except asyncio.CancelledError:
+            return await super().receive(channel)
+
+
+async def test_a_listener_that_swallows_a_cancellation_ends_all_the_same(monkeypatch) -> None:
+    monkeypatch.setattr(layer_module, "CANCEL_AGAIN", 0.01)
+    before = asyncio.all_tasks()
+    worker = LayerWorker(WakeupConsumer.as_asgi(wanted=None, work=None), [WORK_CHANNEL], Swallowing())
+    listening = asyncio.create_task(worker.handle())
+    for _ in range(5):
+        await asyncio.sleep(0)  # it begins to listen
+    listening.cancel()
+    await asyncio.wait([listening], timeout=LIMIT)
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_connection_of_before_redis_restarted_is_no_outage_and_loses_nothing(
+    layer: Layer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    send, stale = layer.send, [ConnectionError("the server closed the connection")]
+
+    async def send_or_fail(channel: str, message: dict[str, Any]) -> None:
+        if stale:
+            raise stale.pop()
+        await send(channel, message)
+
+    monkeypatch.setattr(layer, "send", send_or_fail)
+    sender = Wakeups()
+    await sender.wanted(UUID(int=1))
+    assert sender.works
+    assert layer.take() == [(WORK_CHANNEL, "session.wanted")]
+    assert caplog.records == []
 
 
 async def test_a_client_is_answered_soon_and_a_runtime_waits_as_long_as_it_takes(
