@@ -52,6 +52,23 @@ def is_embedded() -> bool:
     return isinstance(get_channel_layer(), InMemoryChannelLayer)
 
 
+class Hearing:
+    """The side of a channel layer that hears.
+
+    The core layer of channels_redis (4.3) tidies up behind each message in a task that nobody looks at; one
+    that fails, since Redis went away, would be told by asyncio as an error of its own, with its traceback.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        message: dict[str, Any] = await self._layer.receive(channel)
+        for task in getattr(self._layer, "receive_cleaners", ()):
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return message
+
+
 class Wakeups:
     """Sends hints. One per process."""
 

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from channels.layers import get_channel_layer
 
-from ohsessions.wakeups import session_group
+from ohsessions.wakeups import Hearing, session_group
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class Subscriptions:
         self._wanted = wanted
         self._hear = hear
         self._layer: Any = get_channel_layer()
+        self._hearing = Hearing(self._layer)
         self._channel: str | None = None
         self._since: dict[UUID, float] = {}
         """Since when each group is listened to; IN_DOUBT if it may or may not have been joined."""
@@ -98,7 +99,7 @@ class Subscriptions:
                 self._since = dict.fromkeys(self._since, IN_DOUBT)
                 await self.renew()
                 while True:
-                    self._hear_safely(await self._layer.receive(self._channel))
+                    self._hear_safely(await self._hearing.receive(self._channel))
             except Exception as error:
                 logger.debug("The channel layer: %r", error)
                 await asyncio.sleep(LAYER_PAUSE)

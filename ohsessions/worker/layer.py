@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
 from channels.consumer import AsyncConsumer
 from channels.worker import Worker
+
+from ohsessions.wakeups import Hearing
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,9 @@ class WakeupConsumer(AsyncConsumer):  # type: ignore[misc]
 
 class LayerWorker(Worker):  # type: ignore[misc]
     """A Channels worker whose listeners go on when the layer fails, and end with `handle`."""
+
+    def __init__(self, application: Any, channels: Iterable[str], layer: Any) -> None:
+        super().__init__(application, channels, Hearing(layer))
 
     async def handle(self) -> None:
         """Listens on all its channels. Cancelled it leaves nothing behind, where Channels' own listens on."""

@@ -27,7 +27,16 @@ def main() -> int:
     )
     defaults = Options()
     sizes = ("gateways", "workers", "sessions", "clients")
-    times = ("seconds", "lease_ttl", "heartbeat", "close_delay", "settle_limit", "fault_pause", "fault_gap")
+    times = (
+        "seconds",
+        "lease_ttl",
+        "heartbeat",
+        "close_delay",
+        "settle_limit",
+        "fault_pause",
+        "fault_gap",
+        "slow",
+    )
     for name in ("seed", *sizes, *times, "patience"):
         value = getattr(defaults, name)
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)

@@ -25,7 +25,8 @@ def make_payload(kind: str, tag: str, client_id: str) -> dict[str, Any]:
     if kind == INTERRUPT:
         args["agent_state"] = random.choice(("paused", "running", "stopped"))
     else:
-        args["parts"] = random.choice((1, 1, 2, 4))
-        args["milliseconds"] = random.randint(500, 2000) if kind == SLOW else random.choice((0, 0, 20))
+        slow = kind == SLOW
+        args["parts"] = random.choice((1, 8, 32) if slow else (1, 1, 2, 4))
+        args["milliseconds"] = random.randint(500, 2000) if slow else random.choice((0, 0, 20))
         args["program"] = random.random() < 0.03
     return {"action": kind, "args": args, "client_id": client_id}

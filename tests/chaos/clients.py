@@ -38,7 +38,9 @@ class ChaosClient:
         proxies: list[Proxy],
         random: Random,
         now: Callable[[], float],
+        slow: float,
     ) -> None:
+        """`slow`: see Options."""
         self.name = name
         self.session = session
         self.sent: list[Sent] = []
@@ -55,6 +57,7 @@ class ChaosClient:
         self._proxies = proxies
         self._random = random
         self._now = now
+        self._slow = slow
         self._socket: ClientSocket | None = None
         self._asked_cursor = -1
         self._order = 0
@@ -204,7 +207,7 @@ class ChaosClient:
             return [self._new(CRASH)]
         if self._random.random() < 0.08:
             return [self._new(SLOW), self._new(INTERRUPT)]
-        kind = SLOW if self._random.random() < 0.04 else COUNT
+        kind = SLOW if self._random.random() < self._slow else COUNT
         return [self._new(kind) for _ in range(self._random.choice((1, 1, 1, 3)))]
 
     def _new(self, kind: str) -> Sent:

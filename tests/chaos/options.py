@@ -46,6 +46,8 @@ class Options:
     """Seconds of quiet between two faults; 0: they may overlap."""
     script: tuple[tuple[str, str, float, float], ...] = ()
     """Faults to inject in place of those of the seed, as (kind, target, at, seconds)."""
+    slow: float = 0.04
+    """The share of actions that take a second or so, beside those that are interrupted."""
     switches_off: tuple[str, ...] = ()
     patience: float = 1.0
     """Limits of time are so many times as long: for machines that have other things to do."""

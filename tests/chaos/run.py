@@ -121,7 +121,9 @@ class Run:
             random = Random(f"{options.seed}/client{index}")
             socket = kinds[(index // len(sessions) + index) % len(kinds)]
             opens = index < len(sessions)
-            clients.append(ChaosClient(f"client{index}", session, opens, socket, proxies, random, self.now))
+            clients.append(
+                ChaosClient(f"client{index}", session, opens, socket, proxies, random, self.now, options.slow)
+            )
         return clients
 
     async def _supervise(self) -> None:

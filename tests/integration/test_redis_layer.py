@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -110,3 +112,41 @@ async def test_a_worker_that_started_before_redis_hears_when_redis_is_there(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await layer.flush()
+
+
+class Untidy(RedisChannelLayer):  # type: ignore[misc]
+    """Redis goes away each time between a message and what tidies up behind it."""
+
+    failed = 0
+
+    async def _clean_receive_backup(self, index: int, channel: str) -> None:
+        self.failed += 1
+        raise ConnectionError("Redis went away")
+
+
+@pytest.mark.parametrize("who", ["gateway", "worker"])
+async def test_what_fails_behind_a_message_is_no_error_of_its_own(
+    who: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    layer = Untidy(hosts=[redis_url], prefix=uuid4().hex)
+    heard = asyncio.Event()
+    if who == "gateway":
+        monkeypatch.setattr(subscriptions_module, "get_channel_layer", lambda: layer)
+        session_id = uuid4()
+        hearing = Subscriptions({session_id: None}.keys(), lambda message: heard.set()).listen()
+        send = partial(layer.group_send, session_group(session_id))
+    else:
+        consumer = WakeupConsumer.as_asgi(wanted=lambda session_id: heard.set(), work=None)
+        hearing = LayerWorker(consumer, ["channel"], layer).handle()
+        send = partial(layer.send, "channel")
+    task = asyncio.create_task(hearing)
+    async with asyncio.timeout(LIMIT):
+        while not heard.is_set():
+            await send({"type": "session.wanted", "session": uuid4().hex})
+            await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await layer.close_pools()
+    gc.collect()
+    assert layer.failed
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
