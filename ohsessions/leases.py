@@ -84,11 +84,12 @@ def is_known_dead(process: Process) -> bool:
     return start_time(process.pid) != started
 
 
-def register(kind: Process.Kind) -> UUID:
+def register(kind: Process.Kind, state: Process.State = Process.State.ACTIVE) -> UUID:
     """Makes this process known, under a new id."""
     now = database_now()
     process = Process.objects.create(
         kind=kind,
+        state=state,
         host=socket.gethostname(),
         pid=os.getpid(),
         birth=own_birth(),

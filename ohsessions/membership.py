@@ -67,6 +67,7 @@ class Membership:
         self._clock = clock or Clock()
         self._confirmed = 0.0
         self._held = False
+        self._draining = False
         self._rejoined = asyncio.Condition()
         self.process_id: UUID
 
@@ -88,7 +89,8 @@ class Membership:
 
     async def _register(self) -> UUID:
         sent = self._clock.monotonic()
-        self.process_id = await self._write(leases.register, self._kind)
+        state = DRAINING if self._draining else Process.State.ACTIVE
+        self.process_id = await self._write(leases.register, self._kind, state)
         self._confirmed = sent
         self._held = True
         async with self._rejoined:
@@ -165,6 +167,11 @@ class Membership:
         self._held = False
         logger.warning("%s %s lets go: %s", self._kind, self.process_id, reason, extra={"verb": "lease_lost"})
         await self._member.lost(reason)
+
+    async def begin_drain(self) -> None:
+        """Says that it takes nothing new, under whatever id. Raises Unavailable."""
+        self._draining = True
+        await self._services.change_soon(leases.begin_drain, self.process_id)
 
     async def leave(self) -> None:
         """Says goodbye, so that nobody has to wait for the lease to end."""

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -152,17 +153,30 @@ def _discard(file: str) -> None:
 
 def sweep() -> int:
     """Deletes files that no session names (any more) and that are not new; says how many."""
+    unnamed = _unnamed(_old_files())
+    for file in unnamed:
+        _discard(file)
+    return len(unnamed)
+
+
+async def asweep(read: Callable[[Callable[[set[str]], set[str]], set[str]], Awaitable[set[str]]]) -> None:
+    """See sweep(). `read` calls a function that reads the database: its threads do not wait for a storage."""
+    for file in await read(_unnamed, await _storage.call(_old_files)):
+        await _discarding.call(_discard, file)
+
+
+def _old_files() -> set[str]:
     try:
         files = {f"{FOLDER}/{name}" for name in default_storage.listdir(FOLDER)[1]}
     except FileNotFoundError:
-        return 0
+        return set()
     newest = timezone.now() - SPARED
-    files = {file for file in files if _is_older(file, newest)}
-    # Read after the listing: whoever named a file meanwhile is seen.
-    named = set(Session.objects.exclude(snapshot_file="").values_list("snapshot_file", flat=True))
-    for file in files - named:
-        _discard(file)
-    return len(files - named)
+    return {file for file in files if _is_older(file, newest)}
+
+
+def _unnamed(files: set[str]) -> set[str]:
+    """To be asked after the listing: whoever named a file meanwhile is seen."""
+    return files - set(Session.objects.exclude(snapshot_file="").values_list("snapshot_file", flat=True))
 
 
 def _is_older(file: str, newest: datetime) -> bool:

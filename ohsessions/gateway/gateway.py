@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
-from ohsessions import leases, lifecycle
+from ohsessions import lifecycle
 from ohsessions.conf import conf
 from ohsessions.core import switches, wire
 from ohsessions.core.errors import Unavailable
@@ -110,16 +111,18 @@ class Gateway:
         """Tells its clients to go elsewhere, and writes their connections off itself: daphne may call no
         disconnect handler when it stops."""
         self._stopping = True
-        attached = [client for client in self.clients.values() if client.session_id is not None]
-        self._written_off = {client.sid for client in attached}
-        sessions = {client.session_id for client in attached if client.session_id is not None}
+        cursors: defaultdict[UUID, dict[str, int]] = defaultdict(dict)
+        for client in self.clients.values():
+            if client.session_id is not None:
+                cursors[client.session_id][client.sid] = client.cursor
+        self._written_off = {sid for attached in cursors.values() for sid in attached}
         await self._send_away(list(self.clients.values()))
         try:
             self.check_lease()
             async with asyncio.timeout(WRITE_OFF_LIMIT):
-                await self.services.change_soon(leases.begin_drain, self.process_id)
+                await self._membership.begin_drain()
                 # Each takes about a round trip; together they keep the database's threads busy.
-                await asyncio.gather(*(self._write_off(session_id, reason) for session_id in sessions))
+                await asyncio.gather(*(self._write_off(*attached, reason) for attached in cursors.items()))
         except (Unavailable, TimeoutError):
             # The others do it when this process is gone: at once if it can say so, else LEASE_TTL later.
             logger.warning("Stopped without writing all off", extra={"verb": "stopped_unheard"})
@@ -128,8 +131,8 @@ class Gateway:
             async with asyncio.timeout(STOP_PATIENCE):
                 await self._membership.leave()
 
-    async def _write_off(self, session_id: UUID, reason: str) -> None:
-        change = await self.services.change(lifecycle.write_off, session_id, self.process_id, reason)
+    async def _write_off(self, session_id: UUID, cursors: dict[str, int], reason: str) -> None:
+        change = await self.services.change(lifecycle.write_off, session_id, self.process_id, reason, cursors)
         await self.services.announce(change)
 
     async def _send_away(self, clients: list[Client]) -> None:

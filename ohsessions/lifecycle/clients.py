@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -223,10 +224,17 @@ def _end_row_of_who_left(sid: str, reason: str) -> None:
 
 
 @transaction.atomic
-def write_off(session_id: UUID, gateway: UUID, reason: str) -> Change | None:
-    """Ends all connections that a gateway had to a session; None: there were none."""
+def write_off(
+    session_id: UUID, gateway: UUID, reason: str, cursors: Mapping[str, int] | None = None
+) -> Change | None:
+    """Ends all connections that a gateway had to a session; None: there were none.
+
+    `cursors`: the number of the last event that each was sent, as far as known.
+    """
     locked = try_lock(session_id)
     if locked is None or not locked.end_connections(reason, gateway=gateway):
         return None
+    for sid, cursor in (cursors or {}).items():
+        Connection.objects.filter(sid=sid).update(sent_number=cursor)
     locked.set_due(locked.attached())
     return locked.save()

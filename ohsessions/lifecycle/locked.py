@@ -19,10 +19,9 @@ from ohsessions.conf import conf
 from ohsessions.core import policy, states, switches, wire
 from ohsessions.core.errors import StaleEpoch
 from ohsessions.core.states import State
-from ohsessions.database import database_now
+from ohsessions.database import database_now, lock_rows
 from ohsessions.journal import NewEvent
 from ohsessions.models import Connection, Session, Transition
-from ohsessions.rowlocks import lock_rows
 
 logger = logging.getLogger(__name__)
 

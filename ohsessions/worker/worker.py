@@ -16,7 +16,7 @@ from uuid import UUID
 
 from channels.layers import get_channel_layer
 
-from ohsessions import leases, lifecycle, snapshots
+from ohsessions import lifecycle, snapshots
 from ohsessions.conf import conf
 from ohsessions.core import switches
 from ohsessions.core.errors import ProcessGone, StaleEpoch, Unavailable
@@ -143,7 +143,7 @@ class SessionWorker:
 
     async def _tidy(self) -> None:
         """Deletes snapshot files that no row names: what a process left that died."""
-        await self._services.database.read(snapshots.sweep)
+        await snapshots.asweep(self._services.database.read)
 
     # Claiming
 
@@ -266,7 +266,7 @@ class SessionWorker:
         self._stopping = True
         process_id = self._membership.process_id
         with contextlib.suppress(Unavailable):
-            await self._services.change_soon(leases.begin_drain, process_id)
+            await self._membership.begin_drain()
         await asyncio.gather(*(self._drain(host, reason) for host in self._hosted))
         for task in self._tasks:
             task.cancel()

@@ -14,10 +14,9 @@ from uuid import UUID
 import pytest
 from django.db import IntegrityError, OperationalError, connection, transaction
 
-from ohsessions import database as threads
 from ohsessions import leases, lifecycle
 from ohsessions.core.errors import OhSessionsError, RowLocked, Unavailable
-from ohsessions.database import LATER, Database
+from ohsessions.database import LATER, Database, clock, connections, database_now, lanes, threads
 from ohsessions.journal import Append, batch, commit_appends
 from tests.integration.world import (
     World,
@@ -78,7 +77,7 @@ async def test_what_gathers_while_the_writer_is_busy_is_one_batch_in_order(made:
 
 
 async def test_a_batch_has_so_many_values_at_most(made: Database, monkeypatch):
-    monkeypatch.setattr(threads, "MAX_BATCH", 2)
+    monkeypatch.setattr(lanes, "MAX_BATCH", 2)
     batches = []
 
     def commit(values: list[int]) -> list[int]:
@@ -185,7 +184,7 @@ async def test_what_cannot_be_written_yet_is_not_overtaken_by_what_comes_later(m
 
 
 async def test_what_stays_locked_is_given_up_and_does_not_stop_others(made: Database, monkeypatch):
-    monkeypatch.setattr(threads, "LOCK_PATIENCE", 0.3)
+    monkeypatch.setattr(lanes, "LOCK_PATIENCE", 0.3)
 
     def commit(values: list[str]) -> list[Any]:
         return [LATER if value == "locked" else value for value in values]
@@ -200,8 +199,8 @@ async def test_what_stays_locked_is_given_up_and_does_not_stop_others(made: Data
 
 
 async def test_what_stays_locked_is_not_tried_again_without_a_pause(made: Database, monkeypatch):
-    monkeypatch.setattr(threads, "LOCK_PATIENCE", 0.3)
-    monkeypatch.setattr(threads, "LOCK_POLL", 0.1)
+    monkeypatch.setattr(lanes, "LOCK_PATIENCE", 0.3)
+    monkeypatch.setattr(lanes, "LOCK_POLL", 0.1)
     tries = []
 
     def commit(values: list[str]) -> list[Any]:
@@ -346,7 +345,7 @@ class TestPostgres:
         self, world: World, made: Database, caplog: pytest.LogCaptureFixture
     ):
         """It works, but it only reads: a heartbeat sent over it would fail for ever."""
-        caplog.set_level("INFO", threads.logger.name)
+        caplog.set_level("INFO", connections.logger.name)
         await made.write_urgently(demote)
         caplog.clear()
         with pytest.raises(Unavailable):
@@ -372,7 +371,7 @@ class TestPostgres:
         assert result.numbers == [0]
 
     async def test_a_connection_that_idled_is_tried_before_it_is_relied_on(self, made: Database, monkeypatch):
-        monkeypatch.setattr(threads, "MAX_IDLE", 0.0)
+        monkeypatch.setattr(lanes, "MAX_IDLE", 0.0)
         for _ in range(threads.LIFECYCLE_THREADS):
             pid = await made.write(backend_pid)
             await asyncio.to_thread(in_own_connection, terminate, pid)
@@ -394,7 +393,7 @@ class TestPostgres:
     async def test_a_lock_that_nobody_lets_go_of_makes_unavailable(
         self, world: World, made: Database, monkeypatch
     ):
-        monkeypatch.setattr(threads, "LOCK_PATIENCE", 0.3)
+        monkeypatch.setattr(lanes, "LOCK_PATIENCE", 0.3)
         session_id = (await made.write(world.open)).change.session_id
         with row_locked(session_id), pytest.raises(RowLocked):
             await made.write(lifecycle.close, session_id, by="me")
@@ -403,7 +402,7 @@ class TestPostgres:
     async def test_many_who_want_a_locked_session_keep_nobody_else_waiting(
         self, world: World, made: Database, monkeypatch
     ):
-        monkeypatch.setattr(threads, "LOCK_PATIENCE", 10 * LIMIT)
+        monkeypatch.setattr(lanes, "LOCK_PATIENCE", 10 * LIMIT)
         locked, free = [(await made.write(world.open)).change.session_id for _ in range(2)]
         with row_locked(locked):
             waiting = [asyncio.create_task(made.write(world.attach, locked)) for _ in range(12)]
@@ -419,7 +418,7 @@ class TestPostgres:
     async def test_who_comes_again_anyway_is_told_soon_that_a_session_is_locked(
         self, world: World, made: Database, monkeypatch
     ):
-        monkeypatch.setattr(threads, "LOCK_PATIENCE", 10 * LIMIT)
+        monkeypatch.setattr(lanes, "LOCK_PATIENCE", 10 * LIMIT)
         session_id = (await made.write(world.open)).change.session_id
         with row_locked(session_id):
             async with asyncio.timeout(LIMIT / 2):
@@ -458,15 +457,15 @@ def in_own_connection(function: Callable[..., Any], *args: Any) -> None:
 
 
 def test_the_clock_of_the_database_has_a_zone(database: str):
-    assert threads.database_now().utcoffset() is not None
+    assert database_now().utcoffset() is not None
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_the_time_is_the_databases_and_goes_on_within_a_transaction(database: str, monkeypatch):
     """Else who has waited for a lock would decide by the time at which it began to."""
-    monkeypatch.setattr(threads.timezone, "now", lambda: datetime(1970, 1, 1, tzinfo=UTC))
+    monkeypatch.setattr(clock.timezone, "now", lambda: datetime(1970, 1, 1, tzinfo=UTC))
     with transaction.atomic():
-        first, second = threads.database_now(), threads.database_now()
+        first, second = database_now(), database_now()
     assert datetime(1970, 1, 1, tzinfo=UTC) < first < second
 
 
@@ -560,7 +559,7 @@ async def test_the_end_does_not_wait_for_a_database_that_hangs(database: str, mo
 async def test_an_outage_is_told_once_whatever_fails_in_it(made: Database, database: str, caplog):
     if database == "sqlite":
         pytest.skip("it has no connection to lose")
-    caplog.set_level("INFO", threads.logger.name)
+    caplog.set_level("INFO", connections.logger.name)
 
     def lose() -> None:
         connection.close()

@@ -10,13 +10,12 @@ from uuid import UUID, uuid4
 import pytest
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
-from ohsessions import database as threads
 from ohsessions import leases, lifecycle
 from ohsessions.access import Role, issue_token
 from ohsessions.conf import conf
 from ohsessions.core.clock import FakeClock
 from ohsessions.core.errors import Unavailable, WireError
-from ohsessions.database import database_clock
+from ohsessions.database import database_clock, lanes
 from ohsessions.gateway import client as client_module
 from ohsessions.gateway import gateway as gateway_module
 from ohsessions.gateway import subscriptions as subscriptions_module
@@ -211,6 +210,17 @@ async def test_at_a_stop_clients_are_sent_away_in_batches_each_with_a_time_of_it
     assert 0 < max(times) <= 3
 
 
+async def test_at_a_stop_is_stored_how_far_each_client_was_sent(gateway: Gateway) -> None:
+    client, socket = await connect(gateway)
+    session_id = UUID((await ask(client, action="initialize"))["session_id"])
+    read = gateway.services.database.read
+    head = (await read(Session.objects.get, pk=session_id)).head
+    await socket.wait(lambda: client.cursor == head, "the last event")
+    await gateway.stop("the test wants it")
+    row = await read(Connection.objects.get, sid=socket.sid)
+    assert (row.sent_number, row.end_reason) == (head, "the test wants it")
+
+
 async def test_connections_of_a_deleted_session_are_ended(gateway: Gateway) -> None:
     client, socket = await connect(gateway)
     session_id = (await ask(client, action="initialize"))["session_id"]
@@ -231,7 +241,7 @@ async def test_a_row_whose_socket_is_not_here_is_ended(gateway: Gateway) -> None
 async def test_a_locked_session_keeps_no_other_one_from_being_reconciled(
     postgres: None, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threads, "LOCK_PATIENCE", 10 * LIMIT)
+    monkeypatch.setattr(lanes, "LOCK_PATIENCE", 10 * LIMIT)
     gone = [await connect(gateway) for _ in range(4)]
     for client, _ in gone:
         await ask(client, action="initialize")

@@ -11,11 +11,11 @@ from uuid import UUID
 import pytest
 from django.db import OperationalError, ProgrammingError, connection
 
-from ohsessions import database as threads
 from ohsessions import leases, lifecycle
 from ohsessions import membership as membership_module
 from ohsessions.conf import conf
 from ohsessions.core.clock import FakeClock
+from ohsessions.database import lanes, threads
 from ohsessions.lifecycle import Change
 from ohsessions.membership import GATEWAY_PATIENCE, HOLD, Membership, Reaper
 from ohsessions.models import Process
@@ -106,12 +106,12 @@ async def test_who_starts_before_the_tables_are_there_waits_for_them_and_says_so
     settings.OHSESSIONS = settings.OHSESSIONS | {"HEARTBEAT": 0.01}
     register, tries = leases.register, []
 
-    def register_when_migrated(kind: Process.Kind) -> UUID:
-        tries.append(kind)
+    def register_when_migrated(*args: Any) -> UUID:
+        tries.append(args)
         if len(tries) <= 3:
             connection.ensure_connection()  # else its error is taken for the connection's
             raise ProgrammingError('relation "ohsessions_process" does not exist')
-        return register(kind)
+        return register(*args)
 
     monkeypatch.setattr(leases, "register", register_when_migrated)
     membership = Membership(services, Process.Kind.GATEWAY, holder)
@@ -137,6 +137,14 @@ async def test_who_was_declared_gone_lets_go_and_joins_under_a_new_id(services, 
     await membership.renew()
     assert holder.told == ["lost", "renewed"]
     assert (await row(services, before)).state == "gone"
+
+
+async def test_who_drains_and_was_declared_gone_meanwhile_drains_on(services, membership):
+    await membership.begin_drain()
+    assert (await row(services, membership.process_id)).state == "draining"
+    await services.change(leases.mark_gone, membership.process_id)
+    await membership.renew()
+    assert (await row(services, membership.process_id)).state == "draining"
 
 
 async def test_nothing_relies_on_a_lease_while_it_is_let_go_of(services, membership, holder, monkeypatch):
@@ -227,9 +235,9 @@ async def test_a_registration_that_comes_late_counts_from_when_it_was_sent(
 ):
     register = leases.register
 
-    def late(kind: Process.Kind) -> UUID:
+    def late(*args: Any) -> UUID:
         clock.advance(7)
-        return register(kind)
+        return register(*args)
 
     monkeypatch.setattr(leases, "register", late)
     membership = Membership(services, Process.Kind.WORKER, holder, clock)
@@ -449,7 +457,7 @@ async def test_a_process_drains_when_it_is_told_to_and_not_when_another_is(world
 async def test_a_locked_session_keeps_nothing_else_with_a_process_that_is_gone(
     world: World, services: Services, monkeypatch: pytest.MonkeyPatch, kind: str
 ):
-    monkeypatch.setattr(threads, "LOCK_PATIENCE", 10 * LIMIT)
+    monkeypatch.setattr(lanes, "LOCK_PATIENCE", 10 * LIMIT)
     sessions = [(await services.change(world.run))[0] for _ in range(4)]
     await services.change(leases.mark_gone, getattr(world, kind))
     own = await services.change(leases.register, Process.Kind.WORKER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, default_storage
 
 from ohsessions import snapshots
+from ohsessions.database import Database
 from ohsessions.journal import Append
 from ohsessions.models import Session
 from ohsessions.snapshots import FOLDER, Snapshot
@@ -180,3 +182,26 @@ def test_a_file_that_is_named_while_a_sweep_looks_stays(world: World, monkeypatc
     monkeypatch.setattr(FileSystemStorage, "listdir", list_before_it_is_named)
     assert snapshots.sweep() == 0
     assert default_storage.exists(file)
+
+
+async def test_the_sweep_of_a_worker_has_no_thread_of_the_database_wait_for_the_storage(
+    database: str, monkeypatch
+):
+    made = Database()
+    await asyncio.to_thread(default_storage.save, f"{FOLDER}/orphan.json", ContentFile(b"1"))
+    make_old(f"{FOLDER}/orphan.json")
+    threads: set[str] = set()
+
+    def noting(method):
+        def noted(*args):
+            threads.add(threading.current_thread().name)
+            return method(*args)
+
+        return noted
+
+    for name in ("listdir", "get_modified_time", "delete"):
+        monkeypatch.setattr(FileSystemStorage, name, noting(getattr(FileSystemStorage, name)))
+    await snapshots.asweep(made.read)
+    await made.close()
+    assert not default_storage.exists(f"{FOLDER}/orphan.json")
+    assert threads == {"ohsessions-storage", "ohsessions-discards"}

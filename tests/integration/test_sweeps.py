@@ -10,9 +10,9 @@ from uuid import UUID
 
 import pytest
 
-from ohsessions import database as threads
 from ohsessions import leases, lifecycle
 from ohsessions.core.states import State
+from ohsessions.database import lanes
 from ohsessions.journal import Append
 from ohsessions.services import Services
 from ohsessions.worker.worker import SessionWorker
@@ -33,7 +33,7 @@ async def held(session_id: UUID) -> AsyncIterator[None]:
 @pytest.fixture
 async def services(postgres: None, settings: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Services]:
     """Who waits for a locked row does not give up before the test does."""
-    monkeypatch.setattr(threads, "LOCK_PATIENCE", 10 * LIMIT)
+    monkeypatch.setattr(lanes, "LOCK_PATIENCE", 10 * LIMIT)
     settings.OHSESSIONS = settings.OHSESSIONS | {"CLOSE_DELAY": 0, "DEFAULT_RUNTIME": "echo"}
     services = Services()
     yield services

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "ohsessions"
 ROWS = [
     ["core"],
     ["socketio"],
-    ["conf", "database", "models", "migrations", "rowlocks"],
+    ["conf", "database", "models", "migrations"],
     ["journal", "leases", "lifecycle", "wakeups", "access", "snapshots"],
     ["services", "membership"],
     ["runtimes"],

@@ -1,0 +1,108 @@
+"""The threads of one process, as its event loop calls them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, ParamSpec, TypeVar
+
+from django.db import connection
+
+from ohsessions.core.errors import RowLocked, Unavailable
+from ohsessions.core.threads import Threads
+from ohsessions.database.lanes import Call, Commit, Item, Lane
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+READERS = 4
+LIFECYCLE_THREADS = 4
+LOCK_WAITERS = 2
+"""So many of the life-cycle threads wait for locked rows at most; the others are for whose row is free."""
+CLOSE_LIMIT = 5.0
+"""Seconds that the threads get at the end for what is in line."""
+
+
+async def _outcome(future: Future[T], limit: float | None = None) -> T:
+    """Waits for a unit of work, which ends whatever becomes of the task that wanted it.
+
+    After `limit` seconds raises Unavailable; what has not begun by then will not be done.
+    """
+    waited = asyncio.wrap_future(future)
+    # Where that task is cancelled nobody takes the error, and there is nobody left to tell.
+    waited.add_done_callback(lambda done: done.cancelled() or done.exception())
+    if not (await asyncio.wait([waited], timeout=limit))[0]:
+        future.cancel()
+        raise Unavailable
+    return waited.result()
+
+
+class Database:
+    """The threads of one process. Make one per event loop, and `close` it."""
+
+    def __init__(self) -> None:
+        self._writer = Lane("writer", 1)
+        one_writer = connection.vendor == "sqlite"
+        self._lifecycle = (
+            self._writer if one_writer else Lane("lifecycle", LIFECYCLE_THREADS, waiters=LOCK_WAITERS)
+        )
+        self._readers = Lane("reader", READERS, tries=2)
+
+    async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a function that only reads. Raises Unavailable if the database cannot be reached."""
+        return await self._call(self._readers, False, lambda: function(*args, **kwargs))
+
+    async def write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a function that writes, in transactions of its own. Raises Unavailable, as `read`; then it
+        is not known whether a transaction was committed. RowLocked: none was."""
+        return await self._call(self._lifecycle, False, lambda: function(*args, **kwargs))
+
+    async def try_write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """As `write`, for who comes again anyway: None, soon, if somebody else has locked a row of it."""
+        call = Call(lambda: function(*args, **kwargs), impatient=True)
+        try:
+            outcome: T = await _outcome(self._lifecycle.put(call))
+        except RowLocked:
+            return None
+        return outcome
+
+    async def write_within(
+        self, limit: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `write`, for somebody who wants an answer: raises Unavailable after so many seconds, also if the
+        database neither answers nor refuses. What has not begun by then will not be done."""
+        return await _outcome(self._lifecycle.put(Call(lambda: function(*args, **kwargs))), limit)
+
+    async def write_urgently(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `write`, before everything that waits: heartbeats."""
+        return await self._call(self._writer, True, lambda: function(*args, **kwargs))
+
+    async def write_gathered(self, commit: Commit, value: Any, limit: float | None = None) -> Any:
+        """Has `commit` write this value together with others that have gathered; gives its own result.
+
+        The place in line is taken before the first await: values of one caller keep their order. `limit`: as
+        for `write_within`.
+        """
+        return await _outcome(self._writer.put(Item(commit, value)), limit)
+
+    @staticmethod
+    async def _call(lane: Lane, urgent: bool, function: Callable[[], T]) -> T:
+        return await _outcome(lane.put(Call(function), urgent=urgent))
+
+    async def close(self) -> None:
+        """Ends all threads, after what is in line, and their connections; within about CLOSE_LIMIT."""
+        # Not in asyncio's threads: all of those may be taken, by name look-ups or a site's own code.
+        await Threads("ohsessions-database-end").last_call(self._end)
+
+    def _end(self) -> None:
+        lanes = {self._writer, self._lifecycle, self._readers}
+        for lane in lanes:
+            lane.stop()
+        until = time.monotonic() + CLOSE_LIMIT
+        for lane in lanes:
+            lane.join(until)
+        if connection.vendor == "postgresql":
+            # Else the interpreter does at its end, which may take 5 s for each of the pool's threads.
+            connection.close_pool()  # type: ignore[attr-defined]
