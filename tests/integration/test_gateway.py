@@ -565,6 +565,15 @@ async def hears(layer: BadLayer, session_id: UUID, heard: asyncio.Queue[dict[str
     return True
 
 
+async def subscribed(listening: Any) -> UUID:
+    """A session that is listened to."""
+    _, subscriptions, wanted, _ = listening
+    one = uuid4()
+    wanted[one] = None
+    assert await subscriptions.try_subscribe(one)
+    return one
+
+
 async def test_a_layer_that_was_away_is_subscribed_to_when_it_is_back(listening: Any) -> None:
     layer, subscriptions, wanted, heard = listening
     one = uuid4()
@@ -598,9 +607,7 @@ async def test_a_group_that_is_wanted_again_while_it_is_left_is_joined_again(
     listening: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer, subscriptions, wanted, heard = listening
-    one = uuid4()
-    wanted[one] = None
-    await subscriptions.try_subscribe(one)
+    one = await subscribed(listening)
     discard = layer.group_discard
 
     async def discard_late(group: str, channel: str) -> None:
@@ -634,10 +641,8 @@ async def test_a_gateway_that_stops_leaves_its_groups_for_good(gateway: Gateway)
 
 
 async def test_a_layer_that_fails_while_it_is_listened_to_is_listened_to_again(listening: Any) -> None:
-    layer, subscriptions, wanted, heard = listening
-    one = uuid4()
-    wanted[one] = None
-    await subscriptions.try_subscribe(one)
+    layer, _, _, heard = listening
+    one = await subscribed(listening)
     layer.broken_receives = 3
     assert await hears(layer, one, heard)  # wakes it from the receive that still works
     await until(lambda: len(layer.changes) == 4, "its subscription, again after each failure")
@@ -647,10 +652,8 @@ async def test_a_layer_that_fails_while_it_is_listened_to_is_listened_to_again(l
 async def test_a_message_that_cannot_be_heard_does_not_end_the_listening(
     listening: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    layer, subscriptions, wanted, heard = listening
-    one = uuid4()
-    wanted[one] = None
-    await subscriptions.try_subscribe(one)
+    layer, _, _, heard = listening
+    one = await subscribed(listening)
     await layer.group_send(session_group(one), {"type": "nonsense"})
     assert await hears(layer, one, heard)
     assert "A message 'nonsense' could not be heard" in caplog.text

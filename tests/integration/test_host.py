@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,6 +30,12 @@ from ohsessions.worker.worker import SessionWorker
 from tests.integration.world import World, action, append, in_thread, log, session
 
 LIMIT = 10.0
+
+
+def use(settings: Any, runtime: type[Runtime], **changed: Any) -> None:
+    """Has each session run this one."""
+    entry = {"BACKEND": f"{__name__}.{runtime.__name__}", "OPTIONS": {}}
+    settings.OHSESSIONS = {"RUNTIMES": {"echo": entry}} | changed
 
 
 class Answering(Runtime):
@@ -102,8 +108,7 @@ class Breaking(Runtime):
 async def test_a_stop_does_not_wait_for_the_action_of_a_runtime_that_breaks_meanwhile(
     world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = {"BACKEND": f"{__name__}.Breaking", "OPTIONS": {}}
-    settings.OHSESSIONS = {"RUNTIMES": {"echo": entry}, "PASSIVATE_TIMEOUT": 3 * LIMIT}
+    use(settings, Breaking, PASSIVATE_TIMEOUT=3 * LIMIT)
     monkeypatch.setattr(Breaking, "handling", asyncio.Event())
     monkeypatch.setattr(Breaking, "may_break", asyncio.Event())
     services = Services()
@@ -126,7 +131,7 @@ async def test_a_stop_does_not_wait_for_the_action_of_a_runtime_that_breaks_mean
 async def test_an_interrupt_that_was_only_being_read_when_the_runtime_broke_is_left_to_the_next_one(
     world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.OHSESSIONS = {"RUNTIMES": {"echo": {"BACKEND": f"{__name__}.Breaking", "OPTIONS": {}}}}
+    use(settings, Breaking)
     monkeypatch.setattr(Breaking, "handling", asyncio.Event())
     monkeypatch.setattr(Breaking, "may_break", asyncio.Event())
     reading, may_read = threading.Event(), threading.Event()
@@ -163,7 +168,7 @@ async def test_an_interrupt_that_was_only_being_read_when_the_runtime_broke_is_l
 async def test_a_cancelled_activation_stores_no_end_of_an_answer_without_the_mark(
     world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.OHSESSIONS = {"RUNTIMES": {"echo": {"BACKEND": f"{__name__}.Answering", "OPTIONS": {}}}}
+    use(settings, Answering)
     storing, may_store = threading.Event(), threading.Event()
 
     def inline(value: Any) -> Any:
@@ -268,8 +273,25 @@ async def test_blocking_code_that_never_returns_is_given_up_and_holds_up_nobody(
         Stuck.may_end.set()
 
 
+StoreIn = Callable[[type[Runtime], type[InMemoryStorage]], None]
+
+
+@pytest.fixture
+def store_in(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoreIn]:
+    """Has each session run a runtime over a storage that is not waited for long."""
+
+    def over(runtime: type[Runtime], storage: type[InMemoryStorage]) -> None:
+        use(settings, runtime, PASSIVATE_TIMEOUT=0.2)
+        default = {"BACKEND": f"{__name__}.{storage.__name__}"}
+        settings.STORAGES = {**settings.STORAGES, "default": default}
+
+    monkeypatch.setattr(HangingStorage, "may_save", threading.Event())
+    yield over
+    HangingStorage.may_save.set()
+
+
 class HangingStorage(InMemoryStorage):
-    """Saves nothing until a test says so."""
+    """Saves nothing until the test ends."""
 
     may_save = threading.Event()
 
@@ -278,27 +300,19 @@ class HangingStorage(InMemoryStorage):
         return super()._save(name, content)
 
 
-async def test_a_storage_that_hangs_keeps_no_session_from_sleeping(
-    world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entry = {"BACKEND": f"{__name__}.Keeping", "OPTIONS": {}}
-    settings.OHSESSIONS = {"RUNTIMES": {"echo": entry}, "PASSIVATE_TIMEOUT": 0.2}
-    settings.STORAGES = {**settings.STORAGES, "default": {"BACKEND": f"{__name__}.HangingStorage"}}
-    monkeypatch.setattr(HangingStorage, "may_save", threading.Event())
-    try:
-        async with working(world) as services:
-            session_id = (await services.change(world.open)).change.session_id
-            running = Session.objects.filter(pk=session_id, state="running")
-            await until(services, running.all().exists, "the session running")
-            row = await asleep(services, session_id)
-            problem = "TimeoutError: saving its state took longer than 0.2 s; its last checkpoint counts"
-            assert (row.reason, row.snapshot_file) == (f"by an operator; {problem}", "")
-    finally:
-        HangingStorage.may_save.set()
+async def test_a_storage_that_hangs_keeps_no_session_from_sleeping(world: World, store_in: StoreIn) -> None:
+    store_in(Keeping, HangingStorage)
+    async with working(world) as services:
+        session_id = (await services.change(world.open)).change.session_id
+        running = Session.objects.filter(pk=session_id, state="running")
+        await until(services, running.all().exists, "the session running")
+        row = await asleep(services, session_id)
+        problem = "TimeoutError: saving its state took longer than 0.2 s; its last checkpoint counts"
+        assert (row.reason, row.snapshot_file) == (f"by an operator; {problem}", "")
 
 
 async def test_a_snapshot_that_cannot_be_read_fails_its_session(world: World, settings: Any) -> None:
-    settings.OHSESSIONS = {"RUNTIMES": {"echo": {"BACKEND": f"{__name__}.Answering", "OPTIONS": {}}}}
+    use(settings, Answering)
     services = Services()
     try:
         session_id, epoch = await services.change(world.run)
@@ -335,41 +349,30 @@ class FailingStorage(InMemoryStorage):
 
 
 PROBLEMS = {
-    "HangingStorage": "TimeoutError: storing its checkpoint took longer than 0.2 s",
-    "FailingStorage": "OSError: no space left",
+    HangingStorage: "TimeoutError: storing its checkpoint took longer than 0.2 s",
+    FailingStorage: "OSError: no space left",
 }
 
 
 @pytest.mark.parametrize("storage", PROBLEMS)
 async def test_a_checkpoint_that_cannot_be_stored_is_a_crash_that_is_told_and_stored(
-    world: World, settings: Any, monkeypatch: pytest.MonkeyPatch, storage: str
+    world: World, store_in: StoreIn, storage: type[InMemoryStorage]
 ) -> None:
-    entry = {"BACKEND": f"{__name__}.Growing", "OPTIONS": {}}
-    settings.OHSESSIONS = {"RUNTIMES": {"echo": entry}, "PASSIVATE_TIMEOUT": 0.2}
-    settings.STORAGES = {**settings.STORAGES, "default": {"BACKEND": f"{__name__}.{storage}"}}
-    monkeypatch.setattr(HangingStorage, "may_save", threading.Event())
-    try:
-        async with working(world) as services:
-            session_id = (await services.change(world.open)).change.session_id
-            (number,) = (await services.append(Append(session_id, [action()]))).numbers
-            crashed = Session.objects.filter(pk=session_id, crashes=1)
-            await until(services, crashed.all().exists, "the crash being stored")
-            row = await services.database.read(crashed.get)
-            told = Event.objects.filter(session=session_id, kind="error")
-            (error,) = await services.database.read(lambda: list(told))
-    finally:
-        HangingStorage.may_save.set()
+    store_in(Growing, storage)
+    async with working(world) as services:
+        session_id = (await services.change(world.open)).change.session_id
+        (number,) = (await services.append(Append(session_id, [action()]))).numbers
+        crashed = Session.objects.filter(pk=session_id, crashes=1)
+        await until(services, crashed.all().exists, "the crash being stored")
+        row = await services.database.read(crashed.get)
+        told = Event.objects.filter(session=session_id, kind="error")
+        (error,) = await services.database.read(lambda: list(told))
     reason = f"its runtime broke: {PROBLEMS[storage]}"
     assert (row.state, row.reason, row.handled_number) == ("starting", reason, number)
     assert f"Sorry, {reason}." in error.data
 
 
 # What an activation may do, and what it leaves
-
-
-def use(settings: Any, runtime: type[Runtime]) -> None:
-    entry = {"BACKEND": f"{__name__}.{runtime.__name__}", "OPTIONS": {}}
-    settings.OHSESSIONS = {"RUNTIMES": {"echo": entry}}
 
 
 @asynccontextmanager

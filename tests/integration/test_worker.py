@@ -129,6 +129,16 @@ class Site:
                 await asyncio.sleep(0.01)
         return row
 
+    @asynccontextmanager
+    async def stopping(self) -> AsyncIterator[None]:
+        """The worker has been told to stop, and drains; in the end it has stopped."""
+        own = Process.objects.filter(pk=self.worker._membership.process_id, state=Process.State.DRAINING)
+        stopping = asyncio.create_task(self.worker.stop("its worker stopped"))
+        await until(lambda: self.database.look(own.all().exists), "its row saying that it drains")
+        yield
+        async with asyncio.timeout(LIMIT):
+            await stopping
+
     async def passivate(self, session_id: UUID) -> None:
         """As an operator does."""
         change, _ = await self.services.change(lifecycle.force_passivation, session_id, by="ann")
@@ -174,11 +184,10 @@ async def test_a_stop_lets_a_passivation_that_has_begun_come_to_its_end(make_sit
         Slow.may_passivate.clear()
         await site.services.change(lifecycle.detach, "a", "gone")
         await Slow.wait("passivate begins")
-        stopping = asyncio.create_task(site.worker.stop("its worker stopped"))
-        await asyncio.wait([stopping], timeout=0.2)
-        Slow.may_passivate.set()
-        async with asyncio.timeout(LIMIT):
-            await stopping
+        async with site.stopping():
+            done, _ = await asyncio.wait([site.task(session_id)], timeout=0.1)
+            assert not done, "it is not cut off"
+            Slow.may_passivate.set()
         row = await site.row(session_id)
         assert (row.state, row.snapshot) == ("passivated", "what it knew")
 
@@ -189,13 +198,11 @@ async def test_a_stop_goes_on_when_an_operator_passivates_what_it_waits_for(make
         Slow.may_handle.clear()
         await site.act(session_id)
         await Slow.wait("handle begins")
-        stopping = asyncio.create_task(site.worker.stop("its worker stopped"))
         host = site.worker._hosted.get(session_id)
         assert host is not None
-        await site.passivate(session_id)
-        await host.try_passivate()
-        async with asyncio.timeout(LIMIT):
-            await stopping
+        async with site.stopping():
+            await site.passivate(session_id)
+            await host.try_passivate()
         row = await site.row(session_id)
         assert (row.state, row.snapshot) == ("passivated", "what it knew")
 
@@ -485,15 +492,11 @@ async def test_a_worker_that_stops_gives_back_what_it_was_claiming_and_claims_no
         claimed = (await site.services.change(site.world.open, "b")).change.session_id
         await reached(site)
         own = Process.objects.filter(pk=site.worker._membership.process_id)
-        stopping = asyncio.create_task(site.worker.stop("its worker stopped"))
-        drains = own.filter(state=Process.State.DRAINING)
-        await until(lambda: site.database.look(drains.all().exists), "its row saying that it drains")
-        site.database.opened.set()
-        await Slow.wait("start begins", 2)
-        late = (await site.services.change(site.world.open, "c")).change.session_id
-        Slow.may_handle.set()
-        async with asyncio.timeout(LIMIT):
-            await stopping
+        async with site.stopping():
+            site.database.opened.set()
+            await Slow.wait("start begins", 2)
+            late = (await site.services.change(site.world.open, "c")).change.session_id
+            Slow.may_handle.set()
         assert site.worker.load() == 0
         rows = [await site.row(session_id) for session_id in (claimed, late)]
         assert [(row.state, row.worker_id) for row in rows] == [("starting", None)] * 2
@@ -510,12 +513,10 @@ async def test_an_action_that_outlasts_a_stop_is_cut_off_before_its_session_is_h
         await site.act(session_id)
         await Slow.wait("handle begins")
         site.database.arm(Boundary("hand_over", 0), When.BEFORE)
-        stopping = asyncio.create_task(site.worker.stop("its worker stopped"))
-        await reached(site)
-        assert Slow.seen[-1] == "close ends"
-        site.database.opened.set()
-        async with asyncio.timeout(LIMIT):
-            await stopping
+        async with site.stopping():
+            await reached(site)
+            assert Slow.seen[-1] == "close ends"
+            site.database.opened.set()
         row = await site.row(session_id)
         assert (row.state, row.worker_id) == ("starting", None)
 
