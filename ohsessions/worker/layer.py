@@ -15,13 +15,12 @@ from uuid import UUID
 from channels.consumer import AsyncConsumer
 from channels.worker import Worker
 
+from ohsessions.core.tasks import cancel_until_they_end
 from ohsessions.wakeups import Hearing
 
 logger = logging.getLogger(__name__)
 
 RETRY_PAUSE = 1.0
-CANCEL_AGAIN = 0.2
-"""Seconds after which a listener that was cancelled, and goes on, is cancelled again."""
 
 
 class WakeupConsumer(AsyncConsumer):  # type: ignore[misc]
@@ -63,7 +62,7 @@ class LayerWorker(Worker):  # type: ignore[misc]
             # Not gather: cancelled, it waits for all, also for one that swallows that and listens on.
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            await _end(tasks)
+            await cancel_until_they_end(tasks)
             consumers = [instance["future"] for instance in self.application_instances.values()]
             for name in list(self.application_instances):
                 self.delete_application_instance(name)
@@ -86,13 +85,3 @@ class LayerWorker(Worker):  # type: ignore[misc]
                 await self.channel_layer.receive(channel)
         except Exception as error:
             logger.debug("Leaving %s: %r", channel, error)
-
-
-async def _end(listeners: list[asyncio.Task[None]]) -> None:
-    """Cancels them until they end: one that waits for Redis (redis 8.1 below channels_redis 4.3) now and then
-    swallows a cancellation, and listens on."""
-    pending = set(listeners)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)

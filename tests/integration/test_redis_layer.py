@@ -14,6 +14,7 @@ import pytest
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
+from ohsessions.core.tasks import cancel_until_they_end
 from ohsessions.gateway import subscriptions as subscriptions_module
 from ohsessions.gateway.subscriptions import Subscriptions
 from ohsessions.wakeups import session_group
@@ -58,8 +59,7 @@ async def listening(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         while not await made.hears():
             pass
     yield made
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await cancel_until_they_end([task])
     await layer.close_pools()
 
 
@@ -109,8 +109,7 @@ async def test_a_worker_that_started_before_redis_hears_when_redis_is_there(
                 await layer.send("channel", {"type": "session.wanted", "session": uuid4().hex})
                 await asyncio.sleep(0.05)
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await cancel_until_they_end([task])
         await layer.flush()
 
 
@@ -120,6 +119,7 @@ class Untidy(RedisChannelLayer):  # type: ignore[misc]
     failed = 0
 
     async def _clean_receive_backup(self, index: int, channel: str) -> None:
+        await super()._clean_receive_backup(index, channel)
         self.failed += 1
         raise ConnectionError("Redis went away")
 
@@ -144,8 +144,7 @@ async def test_what_fails_behind_a_message_is_no_error_of_its_own(
         while not heard.is_set():
             await send({"type": "session.wanted", "session": uuid4().hex})
             await asyncio.sleep(0.05)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await cancel_until_they_end([task])
     await layer.close_pools()
     gc.collect()
     assert layer.failed

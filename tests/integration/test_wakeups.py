@@ -15,11 +15,11 @@ from django.db import OperationalError, transaction
 
 from ohsessions import lifecycle, wakeups
 from ohsessions import services as services_module
+from ohsessions.core import tasks
 from ohsessions.core.errors import Unavailable
 from ohsessions.journal import Append
 from ohsessions.services import Services
 from ohsessions.wakeups import PROBE_GROUP, WORK_CHANNEL, Wakeups, session_group, worker_channel
-from ohsessions.worker import layer as layer_module
 from ohsessions.worker.layer import LayerWorker, WakeupConsumer
 from tests.integration.world import World, action, observation, session
 
@@ -255,7 +255,7 @@ class Swallowing(InMemoryChannelLayer):
 
 
 async def test_a_listener_that_swallows_a_cancellation_ends_all_the_same(monkeypatch) -> None:
-    monkeypatch.setattr(layer_module, "CANCEL_AGAIN", 0.01)
+    monkeypatch.setattr(tasks, "CANCEL_AGAIN", 0.01)
     before = asyncio.all_tasks()
     worker = LayerWorker(WakeupConsumer.as_asgi(wanted=None, work=None), [WORK_CHANNEL], Swallowing())
     listening = asyncio.create_task(worker.handle())
