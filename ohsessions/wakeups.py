@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -19,12 +19,13 @@ from channels.layers import InMemoryChannelLayer, get_channel_layer
 from ohsessions.core.outages import Outage
 from ohsessions.core.runtime import JSON
 from ohsessions.core.states import State
+from ohsessions.core.tasks import cancellable
 
 if TYPE_CHECKING:
     from ohsessions.lifecycle import Change
 
 logger = logging.getLogger(__name__)
-Send = Callable[[str, dict[str, Any]], Awaitable[None]]
+Send = Callable[[str, dict[str, Any]], Coroutine[Any, Any, None]]
 
 WORK_CHANNEL = "ohsessions"
 """Where workers hear of sessions that nobody owns."""
@@ -63,7 +64,7 @@ class Hearing:
         self._layer = layer
 
     async def receive(self, channel: str) -> dict[str, Any]:
-        message: dict[str, Any] = await self._layer.receive(channel)
+        message: dict[str, Any] = await cancellable(self._layer.receive(channel))
         for task in getattr(self._layer, "receive_cleaners", ()):
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return message
@@ -169,10 +170,10 @@ class Wakeups:
         """A layer that works gets a second try: its pool may have had a connection of before Redis restarted,
         which is no new outage."""
         try:
-            await send(target, message)
+            await cancellable(send(target, message))
         except ChannelFull:
             raise
         except Exception:
             if not self.works:
                 raise
-            await send(target, message)
+            await cancellable(send(target, message))

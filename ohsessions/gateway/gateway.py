@@ -20,7 +20,6 @@ from ohsessions import lifecycle
 from ohsessions.conf import conf
 from ohsessions.core import switches, wire
 from ohsessions.core.errors import Unavailable
-from ohsessions.core.tasks import cancel_until_they_end
 from ohsessions.gateway.client import Client
 from ohsessions.gateway.farewells import farewell
 from ohsessions.gateway.pump import Pump
@@ -148,10 +147,14 @@ class Gateway:
 
     async def _end_tasks(self) -> None:
         """Ends the background; what was spawned (detaching) is given a moment to end by itself."""
-        await cancel_until_they_end(self._background)
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=STOP_PATIENCE)
-            await cancel_until_they_end(late)
+        for task in self._background:
+            task.cancel()
+        tasks = {*self._background, *self._tasks}
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=STOP_PATIENCE)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         await self._subscriptions.end()
 
     def spawn(self, job: Coroutine[Any, Any, Any], name: str) -> None:

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from channels.layers import get_channel_layer
 
+from ohsessions.core.tasks import cancellable
 from ohsessions.wakeups import Hearing, session_group
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Subscriptions:
         try:
             async with asyncio.timeout(LAYER_TIMEOUT):
                 for session_id in list(self._since):
-                    await self._layer.group_discard(session_group(session_id), channel)
+                    await cancellable(self._layer.group_discard(session_group(session_id), channel))
         except Exception as error:
             logger.debug("Groups are left to lapse: %r", error)
         self._since.clear()
@@ -114,7 +115,7 @@ class Subscriptions:
     async def _try(self, change: Callable[[str, str | None], Any], session_id: UUID) -> bool:
         try:
             async with asyncio.timeout(LAYER_TIMEOUT):
-                await change(session_group(session_id), self._channel)
+                await cancellable(change(session_group(session_id), self._channel))
         except Exception as error:
             logger.debug("The group of session %s: %r", session_id, error)
             return False

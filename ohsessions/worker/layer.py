@@ -15,7 +15,6 @@ from uuid import UUID
 from channels.consumer import AsyncConsumer
 from channels.worker import Worker
 
-from ohsessions.core.tasks import cancel_until_they_end
 from ohsessions.wakeups import Hearing
 
 logger = logging.getLogger(__name__)
@@ -59,10 +58,11 @@ class LayerWorker(Worker):  # type: ignore[misc]
             for channel in self.channels
         ]
         try:
-            # Not gather: cancelled, it waits for all, also for one that swallows that and listens on.
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            await asyncio.gather(*tasks)
         finally:
-            await cancel_until_they_end(tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             consumers = [instance["future"] for instance in self.application_instances.values()]
             for name in list(self.application_instances):
                 self.delete_application_instance(name)

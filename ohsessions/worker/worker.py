@@ -20,7 +20,6 @@ from ohsessions import lifecycle, snapshots
 from ohsessions.conf import conf
 from ohsessions.core import switches
 from ohsessions.core.errors import ProcessGone, StaleEpoch, Unavailable
-from ohsessions.core.tasks import cancel_until_they_end
 from ohsessions.membership import Membership, Reaper, end_this_process
 from ohsessions.models import Process
 from ohsessions.services import Services
@@ -128,7 +127,8 @@ class SessionWorker:
             try:
                 await self._membership.wait_rejoined(process_id)
             finally:
-                await cancel_until_they_end([listening])
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
 
     def _on_wanted(self, session_id: UUID) -> None:
         self._something_wanted.set()
@@ -268,7 +268,9 @@ class SessionWorker:
         with contextlib.suppress(Unavailable):
             await self._membership.begin_drain()
         await asyncio.gather(*(self._drain(host, reason) for host in self._hosted))
-        await cancel_until_they_end(self._tasks)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._hosted.cut_off()  # what was being claimed when the drain began
         # A database that hangs must not keep it from ending: the others notice, LEASE_TTL later.
         with contextlib.suppress(Unavailable, TimeoutError):
