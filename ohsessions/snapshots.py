@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,6 +24,7 @@ from django.utils import timezone
 
 from ohsessions.core.threads import Threads
 from ohsessions.core.wire import encode
+from ohsessions.database import Database
 from ohsessions.models import Session
 
 logger = logging.getLogger(__name__)
@@ -159,9 +159,9 @@ def sweep() -> int:
     return len(unnamed)
 
 
-async def asweep(read: Callable[[Callable[[set[str]], set[str]], set[str]], Awaitable[set[str]]]) -> None:
-    """See sweep(). `read` calls a function that reads the database: its threads do not wait for a storage."""
-    for file in await read(_unnamed, await _storage.call(_old_files)):
+async def asweep(database: Database) -> None:
+    """See sweep(). No thread of the database waits for the storage."""
+    for file in await database.read(_unnamed, await _storage.call(_old_files)):
         await _discarding.call(_discard, file)
 
 

@@ -143,7 +143,7 @@ class SessionWorker:
 
     async def _tidy(self) -> None:
         """Deletes snapshot files that no row names: what a process left that died."""
-        await snapshots.asweep(self._services.database.read)
+        await snapshots.asweep(self._services.database)
 
     # Claiming
 

@@ -201,7 +201,7 @@ async def test_the_sweep_of_a_worker_has_no_thread_of_the_database_wait_for_the_
 
     for name in ("listdir", "get_modified_time", "delete"):
         monkeypatch.setattr(FileSystemStorage, name, noting(getattr(FileSystemStorage, name)))
-    await snapshots.asweep(made.read)
+    await snapshots.asweep(made)
     await made.close()
     assert not default_storage.exists(f"{FOLDER}/orphan.json")
     assert threads == {"ohsessions-storage", "ohsessions-discards"}
