@@ -20,7 +20,7 @@ from ohsessions.core.errors import Unavailable
 from ohsessions.core.runtime import JSON, Action, Runtime
 from ohsessions.database import Database
 from ohsessions.gateway.gateway import Gateway
-from ohsessions.models import Session
+from ohsessions.models import Connection, Session
 from ohsessions.services import Services
 from ohsessions.socketio import SocketIOConsumer, SocketIOServer
 from ohsessions.worker.worker import SessionWorker
@@ -28,6 +28,33 @@ from ohsessions.worker.worker import SessionWorker
 LIMIT = 20.0
 UNHURRIED = 0.2
 """Seconds after which somebody who has not come to an end is waiting for the transaction that is stopped."""
+IDLE_GATEWAY = Counter(
+    {
+        "Gateway._reconcile_for_ever": 1,
+        "Gateway._renew_subscriptions_for_ever": 1,
+        "InMemoryChannelLayer.receive": 1,
+        "Membership.keep": 1,
+        "Reaper._again_and_again": 2,
+        "Reaper.watch": 1,
+        "Subscriptions.listen": 1,
+        "Wakeups.probe_for_ever": 1,
+    }
+)
+"""Tasks of a gateway that has no client, by what they do. Declared: a count during its start misses some."""
+IDLE_WORKER = Counter(
+    {
+        "InMemoryChannelLayer.receive": 2,
+        "LayerWorker.handle": 1,
+        "LayerWorker.listener": 2,
+        "Membership.keep": 1,
+        "Reaper._again_and_again": 2,
+        "Reaper.watch": 1,
+        "SessionWorker._listen_for_ever": 1,
+        "SessionWorker._repeat": 4,
+        "Wakeups.probe_for_ever": 1,
+    }
+)
+"""Tasks of a worker that has no session."""
 LARGE = "x" * 70_000
 """A snapshot that has this in it is a file."""
 
@@ -38,7 +65,8 @@ PERIODIC = frozenset({"due", "wanted", "owned_by", "strays", "_connections", "_h
 
 
 async def until(true: Callable[[], Any], what: Callable[[], Any] | str) -> None:
-    """Waits until what a function gives, or what it gives awaited, is true."""
+    """Wait until a function, or what it returns when awaited, is true. `what` names it, and may be a function
+    (of the same kind) that describes the state in which it did not become true."""
     try:
         async with asyncio.timeout(LIMIT):
             while True:
@@ -47,7 +75,9 @@ async def until(true: Callable[[], Any], what: Callable[[], Any] | str) -> None:
                     return
                 await asyncio.sleep(0.005)
     except TimeoutError:
-        raise AssertionError(f"did not come true: {what if isinstance(what, str) else what()}") from None
+        found = what() if callable(what) else what
+        told = await found if inspect.isawaitable(found) else found
+        raise AssertionError(f"did not come true: {told}") from None
 
 
 # Transactions
@@ -301,16 +331,25 @@ class Site:
         self.application = SocketIOConsumer.as_asgi(server=self.server)
 
     async def start(self) -> None:
+        self._others = asyncio.all_tasks()
         Counted.lives.clear()
         Counted.released = asyncio.Event()
         await get_channel_layer().flush()
         for process in (self.gateway, *self.workers):
             await process.start()
-        listeners = 2 * len(self.workers)
-        await until(lambda: self.gateway._subscriptions._channel, "the gateway listening")
-        await until(lambda: tasks()["LayerWorker.listener"] == listeners, "the workers listening")
-        # Those are made by the first message.
-        self._before = tasks() | Counter({"WakeupConsumer": listeners})
+        await until(lambda: not self._idle() - self._tasks(), lambda: f"its start; {self._missing()}")
+
+    def _idle(self) -> Counter[str]:
+        """The tasks that its processes have while they have nothing to do."""
+        running = [one for one in (self.gateway, *self.workers) if one not in self.stopped]
+        return sum((IDLE_GATEWAY if one is self.gateway else IDLE_WORKER for one in running), Counter[str]())
+
+    def _tasks(self) -> Counter[str]:
+        """How many tasks it has, by what they do."""
+        return Counter(kind(task) for task in asyncio.all_tasks() - self._others)
+
+    def _missing(self) -> str:
+        return f"tasks that are missing: {dict(self._idle() - self._tasks())}"
 
     async def visitor(self) -> Visitor:
         return await Visitor(self).connect()
@@ -356,16 +395,38 @@ class Site:
             await visitor.leave()
 
     def leftovers(self) -> dict[str, Any]:
-        """What this process holds that it did not hold when it had no session and no client."""
-        layer = get_channel_layer()
-        kinds = {
-            "clients": list(self.gateway.clients),
-            "pumps": list(self.gateway._pumps),
-            "groups": list(layer.groups),
-            "hosts": [worker.load() for worker in self.workers if worker.load()],
-            "tasks": tasks() - self._before,
+        """Return what its processes hold though it has no client and its sessions sleep."""
+        # A worker's consumers are made by the first message that it hears.
+        consumers = Counter({"WakeupConsumer": IDLE_WORKER["LayerWorker.listener"] * len(self.workers)})
+        too_many = self._tasks() - self._idle() - consumers
+        tasks = asyncio.all_tasks() - self._others
+        found = {
+            "clients": [str(client) for client in self.gateway.clients],
+            "pumps": [str(session_id) for session_id in self.gateway._pumps],
+            "groups": list(get_channel_layer().groups),
+            "hosts": [
+                f"session {host.session_id} (epoch {host.epoch}) in worker {worker._membership.process_id}"
+                for worker in self.workers
+                for host in worker._hosted
+            ],
+            "tasks": {
+                f"{number} of these too many: {what}": [told(task) for task in tasks if kind(task) == what]
+                for what, number in too_many.items()
+            },
         }
-        return {kind: left for kind, left in kinds.items() if left}
+        return {what: left for what, left in found.items() if left}
+
+    async def report(self) -> str:
+        """What is left over, and what the rows say: for a test that waits for the end in vain."""
+        rows = [f"session {one.pk}: {told_row(one)}" for one in await self.sessions()]
+        connections = await self.database.look(lambda: list(Connection.objects.filter(ended_at=None)))
+        rows += [f"open connection {one.sid}: {told_row(one)}" for one in connections]
+        processes = [f"{type(one).__name__} {one._membership.process_id}" for one in self.workers]
+        processes.append(f"gateway {self.gateway._membership.process_id}")
+        stopped = [type(one).__name__ for one in self.stopped]
+        lines = [*processes, f"stopped: {stopped}", *rows]
+        lines += [f"left over: {what}: {left}" for what, left in self.leftovers().items()]
+        return "\n  ".join(lines)
 
     async def stop_gateway(self) -> None:
         """As ohsessions.routing does it."""
@@ -383,6 +444,32 @@ class Site:
             await asyncio.gather(*(one.task for one in self.visitors if one.task), return_exceptions=True)
 
 
-def tasks() -> Counter[str]:
-    """How many tasks there are, by what they do."""
-    return Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks())  # type: ignore[union-attr]
+def kind(task: asyncio.Task[Any]) -> str:
+    """What a task does: the coroutine that it runs."""
+    return str(task.get_coro().__qualname__)  # type: ignore[union-attr]
+
+
+def told(task: asyncio.Task[Any]) -> str:
+    """A task's name, where it waits, and what it was called with."""
+    frames = task.get_stack()
+    if not frames:
+        return task.get_name()
+    called = {
+        name: value for name, value in frames[0].f_locals.items() if isinstance(value, str | UUID | int)
+    }
+    where = f"{frames[-1].f_code.co_filename}:{frames[-1].f_lineno}"
+    return f"{task.get_name()}, at {where}, called with {called}"
+
+
+def told_row(row: Session | Connection) -> str:
+    fields = (
+        "state",
+        "reason",
+        "epoch",
+        "worker_id",
+        "passivate_at",
+        "forced_by",
+        "session_id",
+        "gateway_id",
+    )
+    return ", ".join(f"{name}={getattr(row, name)}" for name in fields if hasattr(row, name))

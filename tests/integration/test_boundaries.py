@@ -278,7 +278,7 @@ async def check(site: Site) -> None:
     """Everybody leaves, and nothing is left of it all but rows."""
     await site.everybody_leaves()
     Counted.released.set()
-    await until(lambda: is_over(site), lambda: f"its end; left is {site.leftovers()}")
+    await until(lambda: is_over(site), site.report)
     for life in Counted.lives:
         assert life.alone, "two runtimes of a session at once"
         assert life.notes in ([], ["start", "close"], ["close"]), life.notes
