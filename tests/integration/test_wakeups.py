@@ -247,8 +247,13 @@ async def test_who_listens_no_longer_leaves_no_task() -> None:
 class Swallowing(InMemoryChannelLayer):
     """Swallows the first cancellation of each receive, as redis 8.1 now and then does."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.receives = asyncio.Event()
+
     async def receive(self, channel: str) -> Any:
         try:
+            self.receives.set()
             return await super().receive(channel)
         except asyncio.CancelledError:
             return await super().receive(channel)
@@ -257,10 +262,11 @@ class Swallowing(InMemoryChannelLayer):
 async def test_a_listener_that_swallows_a_cancellation_ends_all_the_same(monkeypatch) -> None:
     monkeypatch.setattr(tasks, "CANCEL_AGAIN", 0.01)
     before = asyncio.all_tasks()
-    worker = LayerWorker(WakeupConsumer.as_asgi(wanted=None, work=None), [WORK_CHANNEL], Swallowing())
+    layer = Swallowing()
+    worker = LayerWorker(WakeupConsumer.as_asgi(wanted=None, work=None), [WORK_CHANNEL], layer)
     listening = asyncio.create_task(worker.handle())
-    for _ in range(5):
-        await asyncio.sleep(0)  # it begins to listen
+    async with asyncio.timeout(LIMIT):
+        await layer.receives.wait()
     listening.cancel()
     await asyncio.wait([listening], timeout=LIMIT)
     assert asyncio.all_tasks() == before
