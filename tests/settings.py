@@ -1,12 +1,18 @@
 """The reference site as tests want it: a key, no HTTPS, fast passwords. DATABASE_URL and REDIS_URL count."""
 
 import os
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("DJANGO_SECRET_KEY", "for tests only")
 os.environ.setdefault("DJANGO_HTTPS", "0")
 
 from project.settings import *  # noqa: F403
 
+if "NAME" in DATABASES["default"].get("TEST", {}):  # noqa: F405
+    # One file for each run: two runs in one checkout would empty each other's tables.
+    file = Path(tempfile.gettempdir()) / f"ohsessions-test-{os.getpid()}.sqlite3"
+    DATABASES["default"]["TEST"]["NAME"] = file  # noqa: F405
 MEDIA_ROOT = ""
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
