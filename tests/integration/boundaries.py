@@ -24,6 +24,7 @@ from ohsessions.models import Connection, Session
 from ohsessions.services import Services
 from ohsessions.socketio import SocketIOConsumer, SocketIOServer
 from ohsessions.worker.worker import SessionWorker
+from tests.tasks import kind, told
 
 LIMIT = 20.0
 UNHURRIED = 0.2
@@ -341,8 +342,11 @@ class Site:
 
     def _idle(self) -> Counter[str]:
         """The tasks that its processes have while they have nothing to do."""
-        running = [one for one in (self.gateway, *self.workers) if one not in self.stopped]
-        return sum((IDLE_GATEWAY if one is self.gateway else IDLE_WORKER for one in running), Counter[str]())
+        gateways = 0 if self.gateway in self.stopped else 1
+        return sum([IDLE_GATEWAY] * gateways + [IDLE_WORKER] * len(self._working()), Counter[str]())
+
+    def _working(self) -> list[SessionWorker]:
+        return [worker for worker in self.workers if worker not in self.stopped]
 
     def _tasks(self) -> Counter[str]:
         """How many tasks it has, by what they do."""
@@ -397,7 +401,7 @@ class Site:
     def leftovers(self) -> dict[str, Any]:
         """Return what its processes hold though it has no client and its sessions sleep."""
         # A worker's consumers are made by the first message that it hears.
-        consumers = Counter({"WakeupConsumer": IDLE_WORKER["LayerWorker.listener"] * len(self.workers)})
+        consumers = Counter({"WakeupConsumer": IDLE_WORKER["LayerWorker.listener"] * len(self._working())})
         too_many = self._tasks() - self._idle() - consumers
         tasks = asyncio.all_tasks() - self._others
         found = {
@@ -442,23 +446,6 @@ class Site:
                 await worker.stop("the test is over")
         with suppress(asyncio.CancelledError):
             await asyncio.gather(*(one.task for one in self.visitors if one.task), return_exceptions=True)
-
-
-def kind(task: asyncio.Task[Any]) -> str:
-    """What a task does: the coroutine that it runs."""
-    return str(task.get_coro().__qualname__)  # type: ignore[union-attr]
-
-
-def told(task: asyncio.Task[Any]) -> str:
-    """A task's name, where it waits, and what it was called with."""
-    frames = task.get_stack()
-    if not frames:
-        return task.get_name()
-    called = {
-        name: value for name, value in frames[0].f_locals.items() if isinstance(value, str | UUID | int)
-    }
-    where = f"{frames[-1].f_code.co_filename}:{frames[-1].f_lineno}"
-    return f"{task.get_name()}, at {where}, called with {called}"
 
 
 def told_row(row: Session | Connection) -> str:

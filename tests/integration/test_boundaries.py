@@ -32,6 +32,7 @@ from tests.integration.boundaries import (
     When,
     until,
 )
+from tests.tasks import check_tasks
 
 SAMPLE = int(os.environ.get("OHSESSIONS_TEST_BOUNDARIES", "3"))
 """How many interruptions of each scenario are tried, at random; 0: all there are."""
@@ -419,7 +420,7 @@ async def _run(
             await site.stop()
             await gated.look(Session.objects.all().delete)
         gated.seen = seen
-    assert asyncio.all_tasks() == before
+    check_tasks(before)
     gc.collect()
     assert [one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR] == []
     return interrupted

@@ -22,6 +22,7 @@ from ohsessions.services import Services
 from ohsessions.wakeups import PROBE_GROUP, WORK_CHANNEL, Wakeups, session_group, worker_channel
 from ohsessions.worker.layer import LayerWorker, WakeupConsumer
 from tests.integration.world import World, action, observation, session
+from tests.tasks import check_tasks
 
 LIMIT = 20.0
 
@@ -241,7 +242,7 @@ async def test_who_listens_no_longer_leaves_no_task() -> None:
         await heard.wait()
     listening.cancel()
     await asyncio.wait([listening], timeout=LIMIT)
-    assert asyncio.all_tasks() == before
+    check_tasks(before)
 
 
 class Swallowing(InMemoryChannelLayer):
@@ -269,7 +270,7 @@ async def test_a_listener_that_swallows_a_cancellation_ends_all_the_same(monkeyp
         await layer.receives.wait()
     listening.cancel()
     await asyncio.wait([listening], timeout=LIMIT)
-    assert asyncio.all_tasks() == before
+    check_tasks(before)
 
 
 async def test_a_connection_of_before_redis_restarted_is_no_outage_and_loses_nothing(

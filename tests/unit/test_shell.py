@@ -19,6 +19,7 @@ from ohsessions.runtimes.shell import ShellRuntime
 from ohsessions.runtimes.shell_output import HELD_BYTES, PART_BYTES, OutputBuffer
 from ohsessions.runtimes.shell_state import Report, ShellState
 from ohsessions.testing import RecordingContext
+from tests.tasks import check_tasks
 
 LIMIT = 20.0
 """Seconds after which what a test waits for counts as not happening."""
@@ -633,7 +634,7 @@ async def test_nothing_is_left_of_a_shell(tmp_path):
             await shell.runtime.close()
         assert context.supervisor._processes == set()
     assert set(os.listdir("/proc/self/fd")) == files
-    assert asyncio.all_tasks() == tasks
+    check_tasks(tasks)
     assert not any(mark.encode() in environ for environ in environments())
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from ohsessions.core import tasks
 from ohsessions.core.tasks import cancellable
+from tests.tasks import check_tasks
 
 LIMIT = 5.0
 
@@ -57,7 +58,7 @@ async def test_who_is_cancelled_ends_and_so_does_the_work(times: int) -> None:
     task.cancel()
     await asyncio.wait([task], timeout=LIMIT)
     assert task.cancelled()
-    assert asyncio.all_tasks() == before
+    check_tasks(before)
 
 
 async def test_what_fails_when_it_is_cancelled_hides_no_cancellation() -> None:
@@ -76,7 +77,7 @@ async def test_who_is_cancelled_again_meanwhile_ends_with_the_work_too() -> None
         task.cancel()
     await asyncio.wait([task], timeout=LIMIT)
     assert task.cancelled()
-    assert asyncio.all_tasks() == before
+    check_tasks(before)
 
 
 async def test_a_time_limit_holds() -> None:

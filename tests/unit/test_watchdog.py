@@ -24,6 +24,7 @@ from ohsessions.core import watchdog
 from ohsessions.core.errors import RuntimeFailure
 from ohsessions.worker import processes
 from ohsessions.worker.processes import ProcessSupervisor, WatchedProcess
+from tests.tasks import check_tasks
 
 ROOT = Path(__file__).parents[2]
 PATH = os.environ["PATH"]
@@ -438,7 +439,7 @@ async def test_nothing_is_left_of_many_programs(world):
             await process.wait()
     await supervisor.kill_all()
     assert set(os.listdir("/proc/self/fd")) == files
-    assert asyncio.all_tasks() == tasks
+    check_tasks(tasks)
     assert [pid for pid in watchdog.children(os.getpid()) if status_field(pid, "State")[0] == "Z"] == []
     assert world.alive() == set()
     assert supervisor._processes == set()

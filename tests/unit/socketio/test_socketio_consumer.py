@@ -19,6 +19,7 @@ from ohsessions.socketio import (
     SocketIOServer,
     encode_event,
 )
+from tests.tasks import check_tasks
 
 LIMIT = 5.0
 Headers = dict[str, str]
@@ -211,9 +212,11 @@ async def world() -> AsyncIterator[World]:
     world = World()
     yield world
     await world.server.close("end of the test")
+    current = asyncio.current_task()
+    assert current is not None
     for _ in range(10):  # turns of the loop, in which requests return
         await asyncio.sleep(0)
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    check_tasks({current})
     assert dict(world.server.sockets) == {}
     assert dict(world.server.connections) == {}
 

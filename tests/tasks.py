@@ -1,0 +1,32 @@
+"""The tasks of the event loop: which of them a test has left, and how a failing test names them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+
+def kind(task: asyncio.Task[Any]) -> str:
+    """Return what a task does: the coroutine that it runs."""
+    return str(task.get_coro().__qualname__)  # type: ignore[union-attr]
+
+
+def told(task: asyncio.Task[Any]) -> str:
+    """Return a task's name, where it waits, and what it was called with."""
+    frames = task.get_stack()
+    if not frames:
+        return task.get_name()
+    called = {
+        name: value for name, value in frames[0].f_locals.items() if isinstance(value, str | UUID | int)
+    }
+    where = f"{frames[-1].f_code.co_filename}:{frames[-1].f_lineno}"
+    return f"{task.get_name()} ({kind(task)}), at {where}, called with {called}"
+
+
+def check_tasks(before: set[asyncio.Task[Any]]) -> None:
+    """Raise AssertionError, naming the tasks, unless those that exist are those of `before`."""
+    now = asyncio.all_tasks()
+    left, ended = map(told, now - before), map(told, before - now)
+    lines = [*(f"left over: {task}" for task in left), *(f"has ended: {task}" for task in ended)]
+    assert not lines, "\n".join(["the tasks are other ones than before", *lines])
