@@ -5,6 +5,7 @@ ARGS ?=
 SECONDS ?= 120
 SEED ?= 1
 RUNS ?= 1
+COUNT ?= 1000000
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3.14 python3 python; do \
 	if "$$python" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
 	then command -v "$$python"; break; fi; done)
@@ -17,7 +18,7 @@ JAVASCRIPT := ohsessions/static/ohsessions/socket.io.esm.min.js
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test bench chaos lint format
+.PHONY: help install run test bench chaos fuzz lint format
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; \
@@ -36,6 +37,9 @@ bench: install ## run the benchmarks
 
 chaos: install ## kill, stop and cut everything for SECONDS (120), by SEED (1), and check what was promised; RUNS (1)
 	@exec $(RUN) tests.chaos --seconds $(SECONDS) --seed $(SEED) --runs $(RUNS) $(ARGS)
+
+fuzz: install ## give COUNT (1000000) inputs to every decoder, by SEED (random), and see that only declared errors come out
+	@exec $(RUN) tests.fuzz --count $(COUNT) $(if $(filter file,$(origin SEED)),,--seed $(SEED)) $(ARGS)
 
 lint: install ## check format, style and types
 	$(RUN) ruff format --check .

@@ -1,0 +1,177 @@
+"""The whole server of Socket.IO in this process: inputs come as requests and websockets, and are handled.
+
+Behind it stands a handler that reads actions as the gateway does. An error in the log is a finding, and so is
+anything that is left of a client after it has gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from ohsessions.core import wire
+from ohsessions.core.errors import WireError
+from ohsessions.routing import is_allowed_origin
+from ohsessions.socketio import Ack, MalformedEvent, Socket, SocketIOConsumer, SocketIOServer
+
+LOGGER = logging.getLogger("ohsessions.socketio")
+LOOK = 50
+"""So many turns of the loop a client's tasks may take to end."""
+
+
+class Reader:
+    """A handler that reads every action and answers it."""
+
+    def __init__(self, socket: Socket) -> None:
+        self.socket = socket
+
+    async def connect(self, auth: object) -> None:
+        assert isinstance(auth, dict)
+
+    async def event(self, name: str, args: list[Any], ack: Ack | None) -> None:
+        try:
+            wire.parse_request(args, max_bytes=20_000)
+        except WireError as error:
+            self.answer(error, ack)
+
+    async def malformed(self, problem: MalformedEvent, ack: Ack | None) -> None:
+        self.answer(WireError(400, problem.reason, problem.message), ack)
+
+    def answer(self, error: WireError, ack: Ack | None) -> None:
+        if ack is not None:
+            ack(wire.error_ack(error))
+        else:
+            self.socket.emit("oh_event", wire.error_event(error))
+
+    async def disconnect(self, reason: str) -> None:
+        assert reason
+
+
+class Errors(logging.Handler):
+    """Keeps the first error that was logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.first: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.first is None:
+            found = record.exc_info[1] if record.exc_info else None
+            self.first = found or AssertionError(record.getMessage())
+
+
+class Stack:
+    """One server, for all inputs."""
+
+    def __init__(self) -> None:
+        self.errors = Errors()
+        LOGGER.addHandler(self.errors)
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.server = _Watched(Reader, allow_origin=is_allowed_origin)
+        self.server.running = self.tasks
+        self.consumer = SocketIOConsumer.as_asgi(server=self.server)
+
+    async def request(self, method: str, query: str, body: bytes = b"") -> tuple[int, bytes]:
+        """Send a request; return its status and body."""
+        scope = _scope("http", query) | {"method": method}
+        incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        incoming.put_nowait({"type": "http.request", "body": body})
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        await self.consumer(scope, incoming.get, send)
+        return int(sent[0]["status"]), sent[1]["body"]
+
+    async def websocket(self, messages: list[dict[str, Any]]) -> None:
+        """Open a websocket, send these messages on it, and leave."""
+        arriving = iter(
+            [{"type": "websocket.connect"}, *messages, {"type": "websocket.disconnect", "code": 1006}]
+        )
+
+        async def receive() -> dict[str, Any]:
+            await asyncio.sleep(0)
+            return next(arriving)
+
+        async def send(message: dict[str, Any]) -> None:
+            assert message["type"].startswith("websocket.")
+
+        await self.consumer(_scope("websocket", "EIO=4&transport=websocket"), receive, send)
+
+    async def look(self) -> None:
+        """Raise what was logged as an error, and AssertionError if anything of a client is left."""
+        for _ in range(LOOK):
+            if not self.tasks:
+                break
+            await asyncio.sleep(0)
+        error, self.errors.first = self.errors.first, None
+        left = (len(self.server.connections), len(self.server.sockets), len(self.tasks))
+        for connection in list(self.server.connections.values()):
+            connection.abort("over")
+        if error is not None:
+            raise error
+        assert left == (0, 0, 0), f"(connections, sockets, tasks) are left: {left}"
+
+
+class _Watched(SocketIOServer):
+    running: set[asyncio.Task[None]]
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = super().spawn(work, name)
+        self.running.add(task)
+        task.add_done_callback(self.running.discard)
+        return task
+
+
+def _scope(kind: str, query: str) -> dict[str, Any]:
+    return {
+        "type": kind,
+        "path": "/socket.io/",
+        "query_string": query.encode(),
+        "headers": [(b"host", b"localhost")],
+        "client": ["127.0.0.1", 5],
+        "server": ["127.0.0.1", 8000],
+    }
+
+
+_stack: tuple[asyncio.AbstractEventLoop, Stack] | None = None
+
+
+def stack() -> Stack:
+    """Return the server of the running loop."""
+    global _stack
+    loop = asyncio.get_running_loop()
+    if _stack is None or _stack[0] is not loop:
+        if _stack is not None:
+            LOGGER.removeHandler(_stack[1].errors)
+        _stack = loop, Stack()
+    return _stack[1]
+
+
+async def feed_polling(data: bytes) -> None:
+    """Poll, POST the input, and leave."""
+    here = stack()
+    _, opened = await here.request("GET", "EIO=4&transport=polling")
+    query = f"EIO=4&transport=polling&sid={json.loads(opened[1:])['sid']}"
+    status, _ = await here.request("POST", query, data)
+    assert status in (200, 400, 413), f"a POST was answered {status}"
+    if status == 200:
+        await here.request("POST", query, b"1")
+    await here.look()
+
+
+async def feed_websocket(data: bytes) -> None:
+    """Send the input's packets as messages of a websocket, some of them binary."""
+    messages: list[dict[str, Any]] = []
+    for packet in data.split(b"\x1e"):
+        if packet.startswith(b"b"):
+            messages.append({"type": "websocket.receive", "bytes": packet[1:]})
+        else:
+            messages.append({"type": "websocket.receive", "text": packet.decode("utf-8", "replace")})
+    here = stack()
+    await here.websocket(messages)
+    await here.look()

@@ -1,0 +1,55 @@
+"""The fuzzer finds what escapes and makes it small; and a short campaign over every decoder finds nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fuzz import campaign
+from tests.fuzz.targets import TARGETS, Target
+
+COUNT = 3000
+
+
+def fragile(data: bytes) -> None:
+    """Break over two brackets, and declare that it may break over one."""
+    if b"[[" in data:
+        raise KeyError("two brackets")
+    if b"[" in data:
+        raise ValueError("one bracket")
+
+
+FRAGILE = Target("fragile", fragile, (ValueError,), [b"some text [[ and more", b"x"], lambda random: b"[" * 9)
+
+
+def cases() -> list[object]:
+    """Every target. `Origin: http://[` still escapes from the one of headers."""
+    known = {"headers": [pytest.mark.xfail(reason="Origin: http://[")]}
+    return [pytest.param(one, id=one.name, marks=known.get(one.name, [])) for one in TARGETS]
+
+
+@pytest.mark.parametrize("target", cases())
+async def test_nothing_but_declared_errors_escapes_from(target: Target) -> None:
+    report = await campaign.run(COUNT, 1, [target])
+    assert not report.findings, "\n".join(finding.describe(1) for finding in report.findings)
+    assert report.total == COUNT
+
+
+async def test_an_error_that_nobody_declared_is_found_with_the_smallest_input_that_causes_it() -> None:
+    report = await campaign.run(200, 1, [FRAGILE])
+    assert {finding.data for finding in report.findings} == {b"[["}
+    assert {type(finding.error) for finding in report.findings} == {KeyError}
+    finding = report.findings[0]
+    assert isinstance(
+        await campaign.try_input(FRAGILE, campaign.make_input(FRAGILE, 1, finding.number)), KeyError
+    )
+    assert f"SEED=1 ARGS='--only fragile --at {finding.number}'" in finding.describe(1)
+
+
+def test_a_seed_gives_the_same_inputs_each_time_and_another_one_others() -> None:
+    target = TARGETS[0]
+
+    def made(seed: int) -> list[bytes]:
+        return [campaign.make_input(target, seed, number) for number in range(50)]
+
+    assert made(1) == made(1)
+    assert made(1) != made(2)
