@@ -20,6 +20,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from ohsessions.core.outages import Outage
+from ohsessions.core.shared import Shared
 from ohsessions.models import Process
 from ohsessions.wakeups import PROBE_GROUP
 
@@ -29,6 +30,9 @@ LIMIT = 2.0
 """Seconds that the database, and after it the channel layer, may take."""
 MOST_AT_ONCE = 4
 """Threads that may wait for the database at a time; a dead one answers none of them."""
+KEPT = 1.0
+"""Seconds that an answer is kept. Anybody may ask: with this, whoever asks often costs nothing, and takes no
+thread from the balancer's probes."""
 
 
 class Status(StrEnum):
@@ -76,6 +80,10 @@ def readiness() -> Readiness:
     if failed & NEEDED:
         return Readiness(Status.UNREADY, checks)
     return Readiness(Status.DEGRADED if failed else Status.READY, checks)
+
+
+shared_readiness = Shared(lambda: readiness(), KEPT)
+"""What HTTP answers: readiness() at most KEPT seconds ago, found once for all who ask meanwhile."""
 
 
 def check_database() -> dict[str, Check]:

@@ -27,7 +27,7 @@ from ohsessions.access import Grant, Role, authorize, issue_token
 from ohsessions.core.errors import WireError
 from ohsessions.core.runtime import JSON
 from ohsessions.core.wire import check_json, malformed, timestamp
-from ohsessions.health import Status, readiness
+from ohsessions.health import Status, shared_readiness
 from ohsessions.models import Session
 
 logger = logging.getLogger(__name__)
@@ -214,8 +214,8 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def readyz(request: HttpRequest) -> HttpResponse:
-    """Whether to send clients here: 200, or 503 with the reasons."""
-    found = readiness()
+    """Whether to send clients here: 200, or 503 with the reasons. The answer may be a second old."""
+    found = shared_readiness.get()
     checks = {name: asdict(check) for name, check in found.checks.items()}
     content = {"status": found.status.value, "checks": checks}
     return _answer(content, 503 if found.status is Status.UNREADY else 200)

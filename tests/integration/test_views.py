@@ -19,6 +19,7 @@ from django.urls import include, path
 
 from ohsessions import health, views
 from ohsessions.access import Role, issue_token, read_token
+from ohsessions.core.shared import Shared
 from ohsessions.models import Process, Session
 
 urlpatterns = [
@@ -317,6 +318,12 @@ def test_healthz_answers_without_the_database() -> None:
     assert response["Cache-Control"] == "no-store"
 
 
+@pytest.fixture(autouse=True)
+def forget_readiness() -> None:
+    """What a test before has found says nothing of this one."""
+    health.shared_readiness.forget()
+
+
 def make_worker(state: str = "active") -> Process:
     return Process.objects.create(
         kind="worker",
@@ -410,6 +417,7 @@ def test_readyz_answers_while_the_database_hangs_and_keeps_few_threads(
 
     monkeypatch.setattr(health, "_select", hang)
     monkeypatch.setattr(health, "LIMIT", 0.02)
+    monkeypatch.setattr(views, "shared_readiness", Shared(health.readiness, 0))
     answers = [Client().get("/readyz").json() for _ in range(health.MOST_AT_ONCE + 2)]
     waiting = [thread for thread in threading.enumerate() if thread.name == "ohsessions-readyz"]
     released.set()
@@ -426,6 +434,7 @@ def test_probes_each_second_log_what_they_find_when_it_changes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_worker()
+    monkeypatch.setattr(views, "shared_readiness", Shared(health.readiness, 0))
     Client().get("/readyz")  # whatever the tests before have found is over
     caplog.clear()
     caplog.set_level("INFO", health.logger.name)
@@ -438,3 +447,16 @@ def test_probes_each_second_log_what_they_find_when_it_changes(
         "Readiness check channel_layer fails: ConnectionError: redis.internal:6379 refused",
         "Readiness check channel_layer works again.",
     ]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_readyz_looks_once_for_all_who_ask_within_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def look() -> health.Check:
+        looks.append(1)
+        return health.Check(True, "Answers.")
+
+    monkeypatch.setattr(health, "_select", look)
+    assert len({Client().get("/readyz").content for _ in range(9)}) == 1
+    assert len(looks) == 1

@@ -1,0 +1,54 @@
+"""One answer for everybody who asks at about the same time, in whatever thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Shared(Generic[T]):
+    """Call `find` once for all callers of `get`, and keep its result for `seconds` after it was found."""
+
+    def __init__(self, find: Callable[[], T], seconds: float) -> None:
+        self._find = find
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._under_way: Future[T] | None = None
+        self._found: tuple[T, float] | None = None
+
+    def get(self) -> T:
+        """Return the result that is kept, or wait for the next one. Raises what `find` raises, and keeps none
+        then."""
+        with self._lock:
+            if self._found is not None and time.monotonic() - self._found[1] < self._seconds:
+                return self._found[0]
+            waited, mine = self._under_way, None
+            if waited is None:
+                waited = mine = self._under_way = Future()
+        if mine is not None:
+            self._fill(mine)
+        return waited.result()
+
+    def _fill(self, future: Future[T]) -> None:
+        try:
+            found = self._find()
+        except BaseException as error:  # handed to all who wait
+            self._end(None)
+            future.set_exception(error)
+        else:
+            self._end((found, time.monotonic()))
+            future.set_result(found)
+
+    def _end(self, found: tuple[T, float] | None) -> None:
+        with self._lock:
+            self._found, self._under_way = found, None
+
+    def forget(self) -> None:
+        """Keep nothing, so that the next caller gets a new result; for tests."""
+        with self._lock:
+            self._found = None
