@@ -1,0 +1,21 @@
+"""Roles: what a connection may do, from the least to the most."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a connection may do: a viewer reads, an editor acts, the owner may also close."""
+
+    VIEWER = "viewer"
+    EDITOR = "editor"
+    OWNER = "owner"
+
+    @property
+    def may_act(self) -> bool:
+        return self is not Role.VIEWER
+
+    @property
+    def may_close(self) -> bool:
+        return self is Role.OWNER
