@@ -14,10 +14,11 @@ import logging
 import sys
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from channels.auth import AuthMiddlewareStack
 
+from ohsessions.admission import admit
 from ohsessions.conf import conf
 from ohsessions.gateway.farewells import say_farewell
 from ohsessions.gateway.gateway import Gateway
@@ -85,7 +86,7 @@ class Mount:
         server = SocketIOServer(
             self._gateway.accept,
             settings=self._gateway.engine_settings,
-            allow_origin=is_allowed_origin,
+            admit=admit,
             farewell=say_farewell,
         )
         self._server = server
@@ -169,15 +170,3 @@ def _is_ours(scope: Scope) -> bool:
     """Whether a request is for Socket.IO. Its path may lack the trailing slash."""
     path: str = scope["path"].removeprefix(scope.get("root_path", "")).strip("/")
     return path == conf.PATH.strip("/")
-
-
-def is_allowed_origin(scope: Scope) -> bool:
-    """Whether a page of this origin may connect. Programs other than browsers send none, and may."""
-    headers = dict(scope.get("headers", []))
-    origin = headers.get(b"origin", b"").decode("latin-1")
-    if not origin:
-        return True
-    allowed = conf.ALLOWED_ORIGINS
-    if allowed is not None:
-        return "*" in allowed or origin in allowed
-    return bool(urlsplit(origin).netloc == headers.get(b"host", b"").decode("latin-1"))

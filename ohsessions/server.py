@@ -81,12 +81,17 @@ class LimitedRequest(WebRequest):  # type: ignore[misc]
         else:
             super().requestReceived(command, path, version)
 
+    def basic_error(self, status: int, status_text: bytes, body: str) -> None:
+        self.responseHeaders.setRawHeaders(b"x-content-type-options", [b"nosniff"])
+        super().basic_error(status, status_text, body)
+
     def refuse(self) -> None:
         self.refused = True
         self.requestHeaders.removeHeader(b"expect")  # else Twisted says 100 Continue after this answer
         body = f"The body is larger than {self.limit} bytes.\n".encode()
         self.channel.transport.write(
             b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Type: text/plain\r\n"
+            b"X-Content-Type-Options: nosniff\r\n"
             b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         logger.warning("Refused a body over %d bytes", self.limit, extra={"verb": "refuse_body"})
@@ -195,6 +200,12 @@ class Server(daphne_server.Server):  # type: ignore[misc]
     def run(self) -> None:
         reactor.callWhenRunning(lambda: self.lifespan.start(reactor._asyncioEventloop))
         super().run()
+
+    def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
+        """daphne says the scheme of a request, and forgets that of a websocket."""
+        if scope["type"] == "websocket":
+            scope["scheme"] = "wss" if getattr(protocol, "client_scheme", None) == "https" else "ws"
+        return super().create_application(protocol, scope)
 
     def listen_success(self, port: Any) -> None:
         super().listen_success(port)

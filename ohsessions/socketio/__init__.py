@@ -1,7 +1,7 @@
 """
 The server side of Socket.IO 5 over Engine.IO 4, as a Channels consumer. It knows nothing of sessions.
 
-    server = SocketIOServer(MyHandler, allow_origin=lambda scope: True)
+    server = SocketIOServer(MyHandler, admit=lambda scope: None)
     application = SocketIOConsumer.as_asgi(server=server)  # for http and websocket
 
 packets, codec, engine and settings do no I/O and import no Django: so names that need it are found lazily

@@ -75,8 +75,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
 
     def _admit_websocket(self, scope: Scope) -> tuple[Connection, bool]:
         """The connection that the websocket belongs to, and whether this is its handshake."""
-        if not self.server.allow_origin(scope):
-            raise RequestRefused.forbidden()
+        self.server.admit(scope)
         query = parse_query(scope)
         if query.sid is None:
             return self.server.open(scope, Transport.WEBSOCKET), True
@@ -159,20 +158,20 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
     # -- http
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        cors: Headers = []
         try:
-            if not self.server.allow_origin(scope):
-                raise RequestRefused.forbidden()
+            self.server.admit(scope)
+            cors = _cors(scope)
             if scope["method"] == "OPTIONS":
-                await _respond(send, 204, "", _cors(scope) + _preflight(scope))
+                await _respond(send, 204, "", cors + _preflight(scope))
                 return
             body, content_type = await self._answer(scope, receive)
         except RequestRefused as exc:
-            headers = _cors(scope) if exc.status != 403 else []
-            await _respond(send, exc.status, exc.body, [(b"content-type", b"application/json"), *headers])
+            await _respond(send, exc.status, exc.body, [(b"content-type", b"application/json"), *cors])
         except _ClientGone:
             return
         else:
-            await _respond(send, 200, body, [(b"content-type", content_type), *_cors(scope)])
+            await _respond(send, 200, body, [(b"content-type", content_type), *cors])
 
     async def _answer(self, scope: Scope, receive: Receive) -> tuple[str, bytes]:
         query = parse_query(scope)
@@ -292,6 +291,7 @@ async def _respond(send: Send, status: int, body: str, headers: Headers) -> None
     headers = [
         *headers,
         (b"cache-control", b"no-store"),
+        (b"x-content-type-options", b"nosniff"),
         (b"content-length", str(len(content)).encode()),
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})

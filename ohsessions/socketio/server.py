@@ -32,11 +32,9 @@ GRACE = 5.0
 class EngineServer(ABC):
     """The connections of a mount, whatever their messages mean."""
 
-    def __init__(
-        self, *, settings: Callable[[], EngineSettings], allow_origin: Callable[[Scope], bool]
-    ) -> None:
+    def __init__(self, *, settings: Callable[[], EngineSettings], admit: Callable[[Scope], None]) -> None:
         self.settings = settings
-        self.allow_origin = allow_origin
+        self.admit = admit
         self._connections: dict[str, Connection] = {}
         self._stopping = False
         self._empty = asyncio.Event()
@@ -100,7 +98,8 @@ class SocketIOServer(EngineServer):
     """
     Socket.IO for the handlers that `handler_factory` makes.
 
-    `settings` is asked at each handshake; without it the other numbers, which are those of EngineSettings,
+    `admit(scope)` raises RequestRefused for requests that may not reach any connection. `settings` is asked
+    at each handshake; without it the other numbers, which are those of EngineSettings,
     are fixed. `farewell(socket, reason)` may emit a last word to a socket that is about to be closed for
     flooding.
     """
@@ -109,7 +108,7 @@ class SocketIOServer(EngineServer):
         self,
         handler_factory: Callable[[Socket], Handler],
         *,
-        allow_origin: Callable[[Scope], bool],
+        admit: Callable[[Scope], None],
         namespaces: Iterable[str] = ("/",),
         settings: Callable[[], EngineSettings] | None = None,
         farewell: Callable[[Socket, str], None] | None = None,
@@ -120,7 +119,7 @@ class SocketIOServer(EngineServer):
             settings = lambda: fixed  # noqa: E731
         elif numbers:
             raise TypeError(f"settings() already gives {', '.join(numbers)}; pass one or the other")
-        super().__init__(settings=settings, allow_origin=allow_origin)
+        super().__init__(settings=settings, admit=admit)
         self.handler_factory = handler_factory
         self.namespaces = tuple(namespaces)
         self.farewell = farewell

@@ -28,9 +28,9 @@ _migrated: dict[str, bytes] = {}
 
 
 class Site:
-    """One embedded site: SQLite, no services. `settings` are OHSESSIONS settings."""
+    """One embedded site: SQLite, no services. `settings` are those of OHSESSIONS, `environment` the rest."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, environment: dict[str, str] | None = None, **settings: Any) -> None:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -49,6 +49,7 @@ class Site:
             "DJANGO_SECRET_KEY": SECRET_KEY,
             "DATABASE_URL": f"sqlite:///{self.database}",
             **{f"OHSESSIONS_{name}": json.dumps(value) for name, value in options.items()},
+            **(environment or {}),
         }
 
     def manage(self, *arguments: str) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 
 from ohsessions.core import wire
 from ohsessions.core.errors import WireError
-from ohsessions.routing import is_allowed_origin
 from ohsessions.socketio import Ack, MalformedEvent, Socket, SocketIOConsumer, SocketIOServer
 
 LOGGER = logging.getLogger("ohsessions.socketio")
@@ -70,7 +69,7 @@ class Stack:
         self.errors = Errors()
         LOGGER.addHandler(self.errors)
         self.tasks: set[asyncio.Task[None]] = set()
-        self.server = _Watched(Reader, allow_origin=is_allowed_origin)
+        self.server = _Watched(Reader, admit=lambda scope: None)
         self.server.running = self.tasks
         self.consumer = SocketIOConsumer.as_asgi(server=self.server)
 

@@ -327,7 +327,7 @@ class Site:
         self.stopped: list[Any] = []
         self.visitors: list[Visitor] = []
         self.server = SocketIOServer(
-            self.gateway.accept, settings=self.gateway.engine_settings, allow_origin=lambda scope: True
+            self.gateway.accept, settings=self.gateway.engine_settings, admit=lambda scope: None
         )
         self.application = SocketIOConsumer.as_asgi(server=self.server)
 

@@ -22,7 +22,18 @@ ROWS = [
     ["services", "membership"],
     ["runtimes"],
     ["gateway", "worker"],
-    ["admin", "checks", "health", "routing", "server", "templatetags", "testing", "urls", "views"],
+    [
+        "admin",
+        "admission",
+        "checks",
+        "health",
+        "routing",
+        "server",
+        "templatetags",
+        "testing",
+        "urls",
+        "views",
+    ],
     ["apps", "management"],
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}

@@ -15,6 +15,7 @@ from ohsessions.socketio import (
     EngineServer,
     EngineSettings,
     MalformedEvent,
+    RequestRefused,
     Socket,
     SocketIOConsumer,
     SocketIOServer,
@@ -109,21 +110,20 @@ class EngineEchoServer(EngineServer):
         return EngineEcho(connection)
 
 
-def allow_origin(scope: Any) -> bool:
-    return all(value != b"https://evil.example" for key, value in scope["headers"] if key == b"origin")
+def admit(scope: Any) -> None:
+    if (b"origin", b"https://evil.example") in scope["headers"]:
+        raise RequestRefused.forbidden()
 
 
 server = SocketIOServer(
     Echo,
     namespaces=("/", "/custom"),
     settings=lambda: SETTINGS,
-    allow_origin=allow_origin,
+    admit=admit,
     farewell=lambda socket, reason: socket.emit("farewell", reason),
 )
 socket_io = SocketIOConsumer.as_asgi(server=server)
-engine_io = SocketIOConsumer.as_asgi(
-    server=EngineEchoServer(settings=lambda: SETTINGS, allow_origin=allow_origin)
-)
+engine_io = SocketIOConsumer.as_asgi(server=EngineEchoServer(settings=lambda: SETTINGS, admit=admit))
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:

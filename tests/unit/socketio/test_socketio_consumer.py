@@ -13,6 +13,7 @@ from ohsessions.socketio import (
     ConnectionRefused,
     EngineSettings,
     MalformedEvent,
+    RequestRefused,
     Socket,
     SocketClosedError,
     SocketIOConsumer,
@@ -151,7 +152,7 @@ class World:
             self._make_handler,
             namespaces=("/", "/custom"),
             settings=lambda: EngineSettings(**self.settings),
-            allow_origin=self._allow_origin,
+            admit=self._admit,
             farewell=lambda socket, reason: socket.emit("farewell", reason),
         )
         app: Callable[..., Awaitable[None]] = SocketIOConsumer.as_asgi(server=self.server)
@@ -162,8 +163,9 @@ class World:
         return self.handlers[-1]
 
     @staticmethod
-    def _allow_origin(scope: Any) -> bool:
-        return dict(scope["headers"]).get(b"origin") != b"https://evil.example"
+    def _admit(scope: Any) -> None:
+        if dict(scope["headers"]).get(b"origin") == b"https://evil.example":
+            raise RequestRefused.forbidden()
 
     @staticmethod
     def scope(kind: str, query: str, headers: Headers) -> dict[str, Any]:

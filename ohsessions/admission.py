@@ -1,0 +1,124 @@
+"""Which requests reach Socket.IO at all: Host, then HTTPS, then Origin, on every transport and preflight.
+
+Owns the refusals that need no session, no user and no body. Django's middleware sees none of these requests,
+so its rules are asked here: those of HttpRequest.get_host(), of is_secure(), and of SECURE_SSL_REDIRECT.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from django.conf import settings as django_settings
+from django.core.exceptions import DisallowedHost
+from django.http import HttpRequest
+from django.http.request import split_domain_port
+
+from ohsessions.conf import conf
+from ohsessions.socketio import RequestRefused
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[a-z0-9._-]+|\[[a-f0-9:.]+\])(?::(?P<port>[0-9]{1,5}))?",
+    re.ASCII,
+)
+
+Scope = Mapping[str, Any]
+
+
+def admit(scope: Scope) -> None:
+    """
+    Raise RequestRefused unless the request of `scope` may reach Socket.IO.
+
+    A page of any name can make a browser ask this address ("DNS rebinding"): then Origin and Host agree, and
+    only the list of our own names tells. So Host comes first.
+    """
+    request = Request(scope)
+    try:
+        if "HTTP_HOST" not in request.META:
+            raise DisallowedHost("The request has no Host header.")
+        host = request.get_host()
+    except DisallowedHost as error:
+        _refuse(scope, 400, "Host", "This site is not called so: ALLOWED_HOSTS has its names.", error)
+    if needs_https(request):
+        message = "This site is served over HTTPS only: connect to https:// or wss://."
+        hint = "If a proxy ends TLS in front of it, SECURE_PROXY_SSL_HEADER is missing."
+        _refuse(scope, 403, "scheme", message, hint)
+    origin = request.META.get("HTTP_ORIGIN")
+    if origin and not is_allowed_origin(origin, host):
+        hint = "ALLOWED_ORIGINS lists the origins that may connect."
+        _refuse(scope, 403, "Origin", "Pages of this origin may not connect.", hint)
+
+
+class Request(HttpRequest):
+    """As much of a scope as Django's own rules on hosts and schemes look at."""
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__()
+        self.path = str(scope["path"])
+        self._is_secure_scope = scope.get("scheme") in ("https", "wss")
+        meta: dict[str, str] = self.META
+        for key, value in scope.get("headers", []):
+            name = "HTTP_" + key.decode("latin-1").upper().replace("-", "_")
+            text = value.decode("latin-1")
+            # Joined as Django joins them, so that a second Host or Origin is not overlooked.
+            meta[name] = f"{meta[name]},{text}" if name in meta else text
+
+    def _get_scheme(self) -> str:
+        return "https" if self._is_secure_scope else "http"
+
+
+def needs_https(request: HttpRequest) -> bool:
+    """Return whether Django's SecurityMiddleware would send this request to HTTPS."""
+    if not django_settings.SECURE_SSL_REDIRECT or request.is_secure():
+        return False
+    path = request.path.lstrip("/")
+    return not any(re.search(pattern, path) for pattern in django_settings.SECURE_REDIRECT_EXEMPT)
+
+
+class Origin(NamedTuple):
+    """An origin in the one form in which two of them can be compared; `port` is empty for the default."""
+
+    scheme: str
+    host: str
+    port: str
+
+
+def parse_origin(text: str) -> Origin | None:
+    """Return the normalised form of an Origin header; None for `null` and whatever else is no origin."""
+    match = _ORIGIN.fullmatch(text.lower())
+    if match is None:
+        return None
+    scheme, host, port = match.groups()
+    return Origin(scheme, host.removesuffix("."), "" if port in (None, DEFAULT_PORTS.get(scheme)) else port)
+
+
+def is_allowed_origin(text: str, host: str) -> bool:
+    """
+    Return whether a page of the origin `text` may connect to `host`, which is one of ours.
+
+    Browsers send Origin, other programs may leave it out. Without ALLOWED_ORIGINS a page needs our host and
+    port; its scheme does not count, since a proxy may end TLS in front of us.
+    """
+    allowed = conf.ALLOWED_ORIGINS
+    if allowed is not None and "*" in allowed and text == "null":
+        return True
+    origin = parse_origin(text)
+    if origin is None:
+        return False
+    if allowed is not None:
+        return "*" in allowed or origin in map(parse_origin, allowed)
+    domain, port = split_domain_port(host)
+    return (origin.host, origin.port) == (domain, "" if port == DEFAULT_PORTS.get(origin.scheme) else port)
+
+
+def _refuse(scope: Scope, status: int, what: str, message: str, hint: object) -> None:
+    client = (scope.get("client") or ["?"])[0]
+    logger.warning(
+        "Refused a Socket.IO request of %s for its %s. %.300s", client, what, hint, extra={"verb": "refused"}
+    )
+    raise RequestRefused(3 if status == 400 else 4, message, status=status)
