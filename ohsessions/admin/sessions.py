@@ -14,6 +14,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.text import Truncator
 
+from ohsessions import vault
 from ohsessions.admin import display, events, overview
 from ohsessions.admin.filters import (
     ConnectedFilter,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 LATEST = 50
 """Rows of each kind on a session's page."""
+MASKED = "What is masked here lies in the database in clear: it was stored before it counted as a secret."
 
 
 @admin.register(Session)
@@ -185,8 +187,10 @@ class SessionAdmin(OperatedAdmin):
 
     @admin.display(description="settings")
     def readable_settings(self, row: Session) -> str:
-        text = json.dumps(redact(row.settings), indent=2, ensure_ascii=False, sort_keys=True)
-        return format_html('<pre class="oh-json">{}</pre>', text)
+        shown = redact(row.settings, vault.declared(row.runtime))
+        text = json.dumps(shown, indent=2, ensure_ascii=False, sort_keys=True)
+        note = "" if shown == row.settings else display.warning(MASKED)
+        return format_html('{}<pre class="oh-json">{}</pre>', note, text)
 
     @admin.display(description="secrets")
     def has_secrets(self, row: Session) -> str:

@@ -65,7 +65,8 @@ class RuntimeContext(Protocol):
     settings: Mapping[str, JSON]
     """The session's settings, keys in lower case."""
     secrets: Mapping[str, str]
-    """The session's secrets by name (`llm_api_key`, …). Their values are cut out of everything emitted."""
+    """The session's secrets by name (`llm_api_key`), deeper ones by path (`llm.api_key`). They are cut
+    out of everything emitted."""
     workspace: Path
     """A directory for this session's files. It survives passivation; it is not made until asked for."""
 
@@ -118,6 +119,9 @@ class Runtime:
 
     retries_interrupted: bool = False
     """Whether an action cut off by the death of its worker may be handled again from the start, once."""
+
+    secret_settings: tuple[str, ...] = ()
+    """Settings that are secrets beside those that look like one: names, at any depth, or dotted paths."""
 
     def __init__(self, context: RuntimeContext, **options: Any) -> None:
         """`options` are the `OPTIONS` of this runtime's alias in the setting `RUNTIMES`."""

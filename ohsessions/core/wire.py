@@ -14,6 +14,7 @@ from typing import Any
 
 from ohsessions.core.errors import InvalidEvent, WireError
 from ohsessions.core.runtime import JSON
+from ohsessions.core.secret_settings import take_secrets
 from ohsessions.core.strict_json import MAX_DEPTH
 from ohsessions.core.strict_json import check_json as check_json
 from ohsessions.core.strict_json import encode as encode
@@ -23,8 +24,6 @@ INTERRUPTS = frozenset({"change_agent_state"})
 """Actions that concern the one that is running; delivered at once."""
 MAX_CLIENT_ID = 64
 MIN_INIT_CLIENT_ID = 16
-SECRET_KEY = re.compile(r"(api|access|private)[-_]?key|token$|password|secret|credential")
-"""Settings of an INIT whose lower-cased name has one of these are secrets (but not max_input_tokens)."""
 _CURSOR = re.compile(r"-?\d+", re.ASCII)
 
 
@@ -119,17 +118,10 @@ def _parse_init(payload: dict[str, JSON], client_id: str | None) -> Init:
         raise malformed("The token must be a string or null.")
     if client_id is not None and len(client_id) < MIN_INIT_CLIENT_ID:
         raise malformed(f"The client_id of an INIT must be random: {MIN_INIT_CLIENT_ID} characters or more.")
-    settings: dict[str, JSON] = {}
-    secrets: dict[str, str] = {}
-    named = {"github_token": payload.get("github_token")} | {key.lower(): args[key] for key in args}
-    for key, value in named.items():
-        if SECRET_KEY.search(key):
-            if value not in (None, ""):
-                secrets[key] = value if isinstance(value, str) else encode(value)
-        else:
-            settings[key] = value
+    named = {"github_token": payload.get("github_token")} | args
     if payload.get("selected_repository") is not None:
-        settings["selected_repository"] = payload["selected_repository"]
+        named["selected_repository"] = payload["selected_repository"]
+    settings, secrets = take_secrets(named)
     runtime = settings.pop("runtime", None)
     if runtime is not None and not isinstance(runtime, str):
         raise WireError(400, "unknown_runtime", "args.runtime must be the alias of a runtime: a string.")
@@ -162,11 +154,20 @@ def _parse_act(kind: str, payload: dict[str, JSON], client_id: str | None) -> Ac
     if not isinstance(args, dict):
         raise malformed("The args of an action must be an object or null.")
     hidden = None
-    if args.get("hidden") is True:
+    if is_hidden(args):
         hidden = encode(args)
         args = {key: _emptied(value) for key, value in args.items()} | {"hidden": True}
     body = encode({"source": "user", "message": _describe(kind, args), "action": kind, "args": args})
     return Act(type=kind, client_id=client_id, body=body, hidden=hidden)
+
+
+_NOT_HIDDEN = frozenset({"", "0", "false", "no", "off", "none", "null"})
+
+
+def is_hidden(args: Mapping[str, JSON]) -> bool:
+    """Return whether an action is to be hidden: `hidden` is true, 1, "true" or whatever else is no "no"."""
+    value = args.get("hidden")
+    return value.strip().lower() not in _NOT_HIDDEN if isinstance(value, str) else bool(value)
 
 
 def _emptied(value: JSON) -> JSON:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from django.db import IntegrityError, transaction
 
-from ohsessions import access
+from ohsessions import access, vault
 from ohsessions.access import Grant, Role
 from ohsessions.conf import conf
 from ohsessions.core import wire
@@ -65,6 +65,7 @@ def open_session(socket: Socket, init: wire.Init) -> Attached:
     if runtime not in conf.RUNTIMES:
         known = ", ".join(conf.RUNTIMES)
         raise WireError(400, "unknown_runtime", f"There is no runtime {runtime!r}. There are: {known}.")
+    init = vault.apart(init, runtime)
     try:
         return _open(socket, init, runtime)
     except IntegrityError:  # the same INIT came twice at once: the other one made it

@@ -75,7 +75,15 @@ async def test_what_openhands_sends_starts_a_session_and_its_secrets_are_nowhere
     site: Site, connect_raw: Connect
 ) -> None:
     client = await connect_raw(site)
-    secrets = {"LLM_API_KEY": "sk-b7c1e5d09a42", "github_token": "ghp_8d2f61c3"}
+    secrets = {
+        "LLM_API_KEY": "sk-b7c1e5d09a42",
+        "github_token": "ghp_8d2f61c3",
+        "OPENAI_KEY": "sk-55d09a42b7c1",
+        "nested": "sk-7c1e5d02b9a4",
+        "in a list": "pw-0c2f61d883",
+        "in a string": "dsn-61c38d2f",
+        "in a URL": "pw-f61c38d20",
+    }
     args = {
         "LLM_MODEL": "openai/gpt-4o",
         "LLM_BASE_URL": "",
@@ -85,6 +93,10 @@ async def test_what_openhands_sends_starts_a_session_and_its_secrets_are_nowhere
         "CONFIRMATION_MODE": False,
         "SECURITY_ANALYZER": "",
         "Nobody-Knows": {"This": [1]},
+        "OPENAI_KEY": secrets["OPENAI_KEY"],
+        "llm": {"api_key": secrets["nested"], "more": [{"passwd": secrets["in a list"]}, 1]},
+        "config": json.dumps({"dsn": secrets["in a string"], "level": 2}),
+        "proxy": f"https://ann:{secrets['in a URL']}@proxy.example:8080",
     }
     await tell(client, args=args, github_token=secrets["github_token"], selected_repository=None)
     answer = await first_answer(client)
@@ -100,6 +112,8 @@ async def test_what_openhands_sends_starts_a_session_and_its_secrets_are_nowhere
         "confirmation_mode": False,
         "security_analyzer": "",
         "nobody-knows": {"This": [1]},
+        "llm": {"more": [{}, 1]},
+        "config": '{"level":2}',
     }
     await client.wait(lambda: '"agent_state":"init"' in "".join(client.packets), "init")
     places = {str(path): path.read_bytes() for path in site.folder.glob("*") if path.is_file()}

@@ -13,7 +13,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.core.files.storage import default_storage
 from django.db import transaction
 
-from ohsessions import leases, lifecycle, snapshots
+from ohsessions import Runtime, access, leases, lifecycle, snapshots
 from ohsessions.core import policy
 from ohsessions.core.errors import ProcessGone, StaleEpoch, Unavailable, WireError
 from ohsessions.core.states import AWAKE
@@ -139,6 +139,23 @@ def test_secrets_of_an_init_are_stored_encrypted_only(world: World):
     won = lifecycle.claim(row.pk, world.worker)
     assert won is not None
     assert won[0].secrets == row.secrets
+
+
+class Declaring(Runtime):
+    secret_settings = ("PIN", "camera.stream")
+
+
+def test_settings_that_a_runtime_declares_are_stored_encrypted_only(world: World, settings):
+    entry = {"BACKEND": f"{__name__}.Declaring"}
+    settings.OHSESSIONS = {**settings.OHSESSIONS, "RUNTIMES": {"door": entry}}
+    opened = world.open(args={"Pin": 1234, "camera": {"stream": "s-1", "pin": "p-2", "name": "n"}, "a": 1})
+    row = session(opened.change.session_id)
+    assert row.settings == {"camera": {"name": "n"}, "a": 1}
+    assert json.loads(access.decrypt(row.secrets)) == {
+        "pin": "1234",
+        "camera.stream": "s-1",
+        "camera.pin": "p-2",
+    }
 
 
 @pytest.mark.parametrize("call", ["open", "attach"])

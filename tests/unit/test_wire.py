@@ -442,7 +442,20 @@ def test_hidden_arguments_are_masked_and_kept_apart():
         '{"command":"","hidden":true,"n":null,"list":[],"object":{},"none":null}}'
     )
     assert json.loads(request.hidden or "") == args
-    assert act({"hidden": "true", "command": "ls"}).hidden is None
+
+
+@pytest.mark.parametrize("value", [True, 1, -1, 0.5, "true", "True", "1", "yes", "hide", [0], {"a": 1}])
+def test_whatever_says_that_an_action_is_hidden_hides_it(value):
+    request = act({"command": "export A=1", "hidden": value})
+    assert request.body.endswith('"args":{"command":"","hidden":true}}')
+    assert json.loads(request.hidden or "") == {"command": "export A=1", "hidden": value}
+
+
+@pytest.mark.parametrize("value", [False, 0, 0.0, None, "", "false", " No ", "0", "null", "off", [], {}])
+def test_whatever_says_that_an_action_is_not_hidden_leaves_it_in_the_open(value):
+    request = act({"command": "ls", "hidden": value})
+    assert request.hidden is None
+    assert json.loads(request.body)["args"] == {"command": "ls", "hidden": value}
 
 
 def test_only_a_change_of_the_agents_state_is_an_interrupt():
