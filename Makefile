@@ -6,6 +6,7 @@ SECONDS ?= 120
 SEED ?= 1
 RUNS ?= 1
 COUNT ?= 1000000
+ONLY ?=
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3.14 python3 python; do \
 	if "$$python" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
 	then command -v "$$python"; break; fi; done)
@@ -18,7 +19,7 @@ JAVASCRIPT := ohsessions/static/ohsessions/socket.io.esm.min.js
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test bench chaos fuzz lint format
+.PHONY: help install run test bench chaos fuzz attack lint format
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; \
@@ -40,6 +41,9 @@ chaos: install ## kill, stop and cut everything for SECONDS (120), by SEED (1), 
 
 fuzz: install ## give COUNT (1000000) inputs to every decoder, by SEED (random), and see that only declared errors come out
 	@exec $(RUN) tests.fuzz --count $(COUNT) $(if $(filter file,$(origin SEED)),,--seed $(SEED)) $(ARGS)
+
+attack: install ## attack a server in all known ways, each for SECONDS (10), beside a well-behaved client; ONLY (all)
+	@exec $(RUN) tests.attack $(if $(filter file,$(origin SECONDS)),,--seconds $(SECONDS)) --only '$(ONLY)' $(ARGS)
 
 lint: install ## check format, style and types
 	$(RUN) ruff format --check .

@@ -1,0 +1,86 @@
+"""`python -m tests.attack --seconds 10`: what `make attack` runs. Exits with 1 if a bound was broken.
+
+Each attack gets a fresh server on SQLite, and a well-behaved client of another address that does 20 echoes
+a second. Its p99 stays under ten times that of the quiet before and under a second; the server grows by less
+than 50 MB and comes back; and nothing that the attack made stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.attack.attacker import load
+from tests.attack.trial import Trial, play
+from tests.attack.world import ATTACKS
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="attack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long each attack lasts at least")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=1.0,
+        help="limits of time are so many times as long: for busy machines",
+    )
+    parser.add_argument(
+        "--only", default="", help="names of attacks, or of the parts that answer them, with commas"
+    )
+    parser.add_argument("--list", action="store_true", help="name the attacks and say what they do")
+    parser.add_argument("--keep", action="store_true", help="keep the servers' folders, with their logs")
+    given = parser.parse_args()
+    load()
+    wanted = set(filter(None, given.only.split(",")))
+    known = ATTACKS.keys() | {one.part for one in ATTACKS.values()}
+    if wanted - known:
+        parser.error(f"there is no {', '.join(sorted(wanted - known))}; --list names them")
+    attacks = [one for one in ATTACKS.values() if not wanted or {one.name, one.part} & wanted]
+    if given.list:
+        for one in attacks:
+            print(f"{one.name:<30} {one.part:<7} {one.says}")
+        return 0
+    above = Path(tempfile.mkdtemp(prefix="ohsessions-attack-"))
+    print(HEADING, flush=True)
+    trials = []
+    for one in attacks:
+        folder = above / one.name
+        folder.mkdir()
+        trial = play(one, folder, given.seconds, given.patience)
+        trials.append(trial)
+        print(describe(trial), flush=True)
+    broken = [trial for trial in trials if trial.faults()]
+    print(f"{len(trials)} attacks, {len(broken)} succeed")
+    if given.keep:
+        print(f"logs: {above}")
+    else:
+        shutil.rmtree(above, ignore_errors=True)
+    return 1 if broken else 0
+
+
+HEADING = (
+    f"{'attack':<30} {'part':<7} {'quiet':>7} {'p99':>8} {'worst':>8} {'memory':>8} {'after':>7}  what it got"
+)
+
+
+def describe(trial: Trial) -> str:
+    """One line of the table: milliseconds and megabytes."""
+    before = trial.before.megabytes if trial.before else 0
+    after = f"{trial.after.megabytes - before:+.0f} MB" if trial.after else "-"
+    faults = trial.faults()
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(trial.counts.items()))
+    quiet, busy, worst = (seconds * 1000 for seconds in (trial.quiet, trial.busy, trial.worst))
+    return (
+        f"{trial.attack.name:<30} {trial.attack.part:<7} {quiet:>4.0f} ms"
+        f" {busy:>5.0f} ms {worst:>5.0f} ms {trial.peak - before:>+5.0f} MB {after:>7}  "
+        f"{'BROKEN ' + '; '.join(faults) if faults else 'nothing'}{f' ({counts})' if counts else ''}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
