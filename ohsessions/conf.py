@@ -53,7 +53,8 @@ class Settings:
     """How long after its last connection went a session is passivated. 0: at once. None: never."""
 
     MAX_BUSY: float = 3600
-    """How long a runtime that says it is busy can put off a passivation that is due."""
+    """How long an action that runs or waits, or a runtime that says it is busy, can put off a passivation
+    that is due. Then the action is cut off, and its sender told."""
 
     START_TIMEOUT: float = 60
     """How long a runtime may take to be ready, counted from a worker's claim."""

@@ -66,7 +66,7 @@ def _cause(session: Session, attached: int, now: datetime) -> str:
     if attached:
         return f"{_plural(attached, 'connection is', 'connections are')} attached"
     if session.has_pending_work:
-        return "an action is pending"
+        return "an action is pending (for MAX_BUSY at most, once it is due)"
     if session.passivate_at is None:
         return "nothing has made it due for passivation: the setting CLOSE_DELAY is None"
     if is_unowned(session):

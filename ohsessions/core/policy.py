@@ -1,10 +1,12 @@
 """When a session may sleep and when it may be tried again: pure functions of rows and time.
 
-All times are aware datetimes of the database's clock; all durations are seconds.
+All times are of the database's clock; all durations are seconds. Clocks are set back: a time that is stored
+for later is believed only as far as its own delay reaches.
 """
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -21,6 +23,8 @@ SUSPECT = 8
 """From here on a session that ran may be blamed for the death of its workers."""
 RETRY_FIRST, RETRY_MOST = 1.0, 60.0
 """Seconds until the second try, doubled with each further one, and the longest wait."""
+CLOCK_SLACK = 1.0
+"""Seconds by which the times of two transactions that overlap may be out of order."""
 
 
 class Sleeper(Protocol):
@@ -39,6 +43,13 @@ def due_time(connections: int, now: datetime, close_delay: float | None) -> date
     return now + timedelta(seconds=close_delay)
 
 
+def believed_due_time(due: datetime, now: datetime, close_delay: float | None) -> datetime:
+    """Return a stored due time, or the latest that can be true: nothing falls due later than `close_delay`
+    from now. One that says so was stored before the clock was set back."""
+    latest = due_time(0, now, close_delay)
+    return due if latest is None else min(due, latest)
+
+
 def has_pending_work(session: Sleeper) -> bool:
     """Whether an acknowledged action waits or is being handled (interrupts never count)."""
     return session.last_action_number > session.handled_number
@@ -47,16 +58,28 @@ def has_pending_work(session: Sleeper) -> bool:
 def may_passivate(session: Sleeper, now: datetime, *, busy: bool, max_busy: float) -> bool:
     """Whether a due session may be passivated now.
 
-    An operator's wish (`forced_by`) waits for nothing. Otherwise a pending action makes it wait without
-    limit, and a runtime that says it is busy makes it wait up to `max_busy` after the session fell due.
+    An operator's wish (`forced_by`) waits for nothing. Otherwise a pending action, and a runtime that says it
+    is busy, make it wait up to `max_busy` after the session fell due.
     """
     if session.passivate_at is None or session.passivate_at > now:
         return False
     if session.forced_by:
         return True
-    if has_pending_work(session):
-        return False
-    return not busy or now - session.passivate_at >= timedelta(seconds=max_busy)
+    waits = busy or has_pending_work(session)
+    return not waits or now - session.passivate_at >= timedelta(seconds=max_busy)
+
+
+def may_retry(retry_at: datetime | None, now: datetime) -> bool:
+    """Whether a session may be started again. A time further away than RETRY_MOST was stored before the clock
+    was set back, and is over."""
+    return retry_at is None or not now < retry_at <= now + timedelta(seconds=RETRY_MOST)
+
+
+def seconds_since(moment: datetime, now: datetime) -> float:
+    """Return the seconds since something happened. If its time lies more than CLOCK_SLACK ahead, the clock
+    was set back since: how long ago it was is unknown, and it counts as long enough (infinity)."""
+    seconds = (now - moment).total_seconds()
+    return seconds if seconds >= -CLOCK_SLACK else math.inf
 
 
 def retry_delay(crashes: int) -> float:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from ohsessions import journal, lifecycle
 from ohsessions.conf import conf
-from ohsessions.core import wire
+from ohsessions.core import policy, wire
 from ohsessions.core.errors import WireError
 from ohsessions.core.states import State
 from ohsessions.database import database_now
@@ -54,7 +54,7 @@ class Reconciliation:
                 self._subscriptions.doubt(session_id)
             waits = head.state == State.STARTING and head.worker is None
             wanted_at = max(head.state_at, head.retry_at or head.state_at)
-            starved = waits and (now - wanted_at).total_seconds() > conf.START_TIMEOUT
+            starved = waits and policy.seconds_since(wanted_at, now) > conf.START_TIMEOUT
             if starved and not pump.starved:
                 message = "No worker takes this session. It starts as soon as one does."
                 pump.send(wire.error_event(WireError(503, "no_worker", message)))

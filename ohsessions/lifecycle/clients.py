@@ -14,7 +14,7 @@ from django.db import IntegrityError, transaction
 from ohsessions import access, vault
 from ohsessions.access import Grant, Role
 from ohsessions.conf import conf
-from ohsessions.core import wire
+from ohsessions.core import policy, wire
 from ohsessions.core.errors import ProcessGone, Unavailable, WireError
 from ohsessions.core.states import State
 from ohsessions.database import database_now
@@ -188,8 +188,8 @@ def _save_connection(socket: Socket, locked: Locked, role: Role, before: Connect
 
 def _wake_for_attach(locked: Locked, by: str) -> None:
     session = locked.session
-    retry = session.retry_at is None or session.retry_at <= locked.now
-    if session.state == State.PASSIVATED or (session.state == State.FAILED and retry):
+    retry = session.state == State.FAILED and policy.may_retry(session.retry_at, locked.now)
+    if session.state == State.PASSIVATED or retry:
         locked.move(State.STARTING, "a client attached", by)
     locked.set_due(1)
 

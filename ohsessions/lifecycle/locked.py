@@ -14,6 +14,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from django.db.models import Max, Min
+
 from ohsessions import access, journal
 from ohsessions.conf import conf
 from ohsessions.core import policy, states, switches, wire
@@ -21,7 +23,7 @@ from ohsessions.core.errors import StaleEpoch
 from ohsessions.core.states import State
 from ohsessions.database import database_now, lock_rows
 from ohsessions.journal import NewEvent
-from ohsessions.models import Connection, Session, Transition
+from ohsessions.models import Connection, Event, Session, Transition
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ class Change:
     """Whether connections were ended."""
     former: UUID | None = None
     """The worker from whom it was taken."""
+    gives_up: bool = False
+    """Whether it passivates although actions are pending, since MAX_BUSY is over: they are given up."""
 
 
 class Locked:
@@ -51,8 +55,8 @@ class Locked:
     def __init__(self, session: Session, now: datetime) -> None:
         self.session = session
         self.now = now
-        stable_after = timedelta(seconds=policy.STABLE_AFTER)
-        if session.state == State.RUNNING and now - session.state_at >= stable_after:
+        ran = policy.seconds_since(session.state_at, now)
+        if session.state == State.RUNNING and ran >= policy.STABLE_AFTER:
             session.crashes = session.suspicion = 0
         self.stored: list[tuple[int, str]] = []
         self.moved = False
@@ -102,6 +106,19 @@ class Locked:
         )
         self.write(f"error:{reason}", body)
 
+    def give_up_actions(self, up_to: int, reason: str, message: str) -> None:
+        """Mark as handled what is pending of the actions up to a number, and tell the sender of the first."""
+        session = self.session
+        pending = Event.objects.filter(session=session, source="user", number__gt=session.handled_number)
+        pending = pending.filter(number__lte=up_to).exclude(kind__in=wire.INTERRUPTS)
+        found = pending.aggregate(first=Min("number"), last=Max("number"))
+        if found["first"] is None:
+            return
+        self.tell(reason, message, found["first"])
+        session.handled_number = found["last"]
+        kept = Event.objects.filter(session=session, hidden_text__isnull=False, number__lte=found["last"])
+        kept.update(hidden_text=None)
+
     def attached(self) -> int:
         return Connection.objects.attached().filter(session=self.session).count()
 
@@ -115,18 +132,22 @@ class Locked:
     def set_due(self, connections: int) -> None:
         """Sets or clears `passivate_at`, as the number of connections demands it.
 
-        Set already, it stays: takeovers and crashes must not put a passivation off for ever. An operator's
-        wish stands until the session has slept, whoever attaches meanwhile.
+        Set already, it stays: takeovers and crashes must not put a passivation off for ever. It is brought
+        nearer if it is further away than CLOSE_DELAY: then the clock was set back. An operator's wish stands
+        until the session has slept, whoever attaches meanwhile.
         """
         session = self.session
         if session.state not in states.AWAKE:
             session.passivate_at = None
         elif session.forced_by:
-            return
+            if session.passivate_at is not None:
+                session.passivate_at = policy.believed_due_time(session.passivate_at, self.now, 0)
         elif connections:
             session.passivate_at = None
         elif session.passivate_at is None:
             session.passivate_at = policy.due_time(0, self.now, conf.CLOSE_DELAY)
+        else:
+            session.passivate_at = policy.believed_due_time(session.passivate_at, self.now, conf.CLOSE_DELAY)
 
     def crash(self, reason: str, by: str) -> None:
         """Counts a crash: the session is to be tried again later, or fails beyond its budget."""

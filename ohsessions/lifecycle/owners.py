@@ -6,8 +6,8 @@ having written nothing, if the session changed hands since.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +23,12 @@ from ohsessions.database import database_now
 from ohsessions.lifecycle.locked import HEAVY, Change, Locked, check_owned, lock_owned, try_lock
 from ohsessions.models import Process, Session, SessionQuerySet
 from ohsessions.snapshots import Snapshot
+
+BY_OPERATOR = "by an operator"
+NOT_BEGUN = (
+    "This action, and those after it up to here, were not begun: nobody was attached, and the session had"
+    " been busy for MAX_BUSY. Send them again if they are still wanted."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +63,14 @@ def waiting(now: datetime) -> SessionQuerySet:
 
     Those that everybody left before they were ready are not started any more (see settle()).
     """
-    ready = Q(retry_at=None) | Q(retry_at__lte=now)
-    rows = Session.objects.filter(ready, state=State.STARTING, worker=None)
+    rows = Session.objects.filter(may_retry(now), state=State.STARTING, worker=None)
     return rows.exclude(passivate_at__lte=now, last_action_number__lte=F("handled_number"))
+
+
+def may_retry(now: datetime) -> Q:
+    """See core.policy.may_retry()."""
+    latest = now + timedelta(seconds=policy.RETRY_MOST)
+    return Q(retry_at=None) | Q(retry_at__lte=now) | Q(retry_at__gt=latest)
 
 
 def wanted(worker: UUID, limit: int) -> Wanted:
@@ -67,7 +78,7 @@ def wanted(worker: UUID, limit: int) -> Wanted:
     now = database_now()
     rows = waiting(now).order_by("state_at").values_list("pk", "state_at", "retry_at")
     sessions = [
-        (pk, (now - max(state_at, retry_at or state_at)).total_seconds())
+        (pk, policy.seconds_since(max(state_at, retry_at or state_at), now))
         for pk, state_at, retry_at in rows[:limit]
     ]
     lightest = active_workers().exclude(pk=worker).aggregate(least=Min("load"))["least"] if sessions else None
@@ -102,7 +113,7 @@ def claim(session_id: UUID, worker: UUID, load: int = 0) -> tuple[Claimed, Chang
 def _is_wanted(session: Session, now: datetime) -> bool:
     if session.state != State.STARTING or session.worker_id is not None:
         return False
-    if session.retry_at is not None and session.retry_at > now:
+    if not policy.may_retry(session.retry_at, now):
         return False
     left = session.passivate_at is not None and session.passivate_at <= now
     return session.has_pending_work or not left
@@ -162,7 +173,7 @@ def end_start(session_id: UUID, epoch: int) -> Change | None:
     if session.state != State.STARTING or not session.forced_by:
         return None
     locked.write_agent_state("stopped")
-    return _let_go(locked, "by an operator", "by an operator", session.forced_by)
+    return _let_go(locked, BY_OPERATOR, BY_OPERATOR, session.forced_by)
 
 
 @transaction.atomic
@@ -175,25 +186,44 @@ def claim_passivation(session_id: UUID, epoch: int, *, busy: bool, reason: str =
     """
     locked = try_lock(session_id)
     if locked is not None and locked.session.state == State.PASSIVATING and locked.session.epoch == epoch + 1:
-        return locked.change()  # only who owns it under `epoch` can have done that
+        return _passivation(
+            locked, locked.change(), reason
+        )  # only who owned it under `epoch` can have done that
     locked = check_owned(locked, session_id, epoch)
     session = locked.session
     if session.state != State.RUNNING:
         return None
     if not reason and not policy.may_passivate(session, locked.now, busy=busy, max_busy=conf.MAX_BUSY):
         return None
-    if not reason:
-        reason = "by an operator" if session.forced_by else f"no connection for {conf.CLOSE_DELAY} s"
-    locked.move(State.PASSIVATING, reason, session.forced_by or _owner(locked))
-    return locked.save()
+    locked.move(State.PASSIVATING, reason or _why(session, busy), session.forced_by or _owner(locked))
+    return _passivation(locked, locked.save(), reason)
+
+
+def _passivation(locked: Locked, change: Change, drained: str) -> Change:
+    session = locked.session
+    gives_up = session.has_pending_work and not (drained or session.forced_by)
+    return replace(change, gives_up=gives_up)
+
+
+def _why(session: Session, busy: bool) -> str:
+    """The reason of a passivation that is due."""
+    if session.forced_by:
+        return BY_OPERATOR
+    reason = f"no connection for {conf.CLOSE_DELAY} s"
+    if busy or session.has_pending_work:
+        reason += f", and busy for MAX_BUSY ({conf.MAX_BUSY:g} s) more"
+    return reason
 
 
 @transaction.atomic
-def release(session_id: UUID, epoch: int, snapshot: Snapshot | None, reason: str = "") -> Change:
+def release(
+    session_id: UUID, epoch: int, snapshot: Snapshot | None, reason: str = "", *, give_up: int = -1
+) -> Change:
     """The end of a passivation: stores the snapshot (None: the last checkpoint stays) and lets go.
 
     If somebody attached or acted meanwhile the session starts again. `reason`: what went wrong, if anything
-    did. Raises StaleEpoch.
+    did. `give_up`: the number up to which pending actions are given up, since MAX_BUSY was over. Raises
+    StaleEpoch.
     """
     locked = lock_owned(session_id, epoch)
     session = locked.session
@@ -202,6 +232,8 @@ def release(session_id: UUID, epoch: int, snapshot: Snapshot | None, reason: str
     if snapshot is not None:
         snapshots.replace(session, snapshot)
     session.suspicion = 0
+    if give_up > session.handled_number:
+        locked.give_up_actions(give_up, "interrupted", NOT_BEGUN)
     locked.write_agent_state("stopped")
     return _let_go(locked, why, f"{why}; {reason}" if reason else why, by)
 
@@ -211,6 +243,8 @@ def _let_go(locked: Locked, why: str, reason: str, by: str) -> Change:
     connections = locked.attached()
     if connections or locked.session.has_pending_work:
         locked.move(State.STARTING, f"{why}; but a client is attached or an action pending", by)
+        # What came meanwhile has a MAX_BUSY of its own: the one before may be over, and would end this start.
+        locked.session.passivate_at = None
     else:
         locked.move(State.PASSIVATED, reason, by)
     locked.disown()

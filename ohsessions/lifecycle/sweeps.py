@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.contrib.auth import get_user_model
@@ -10,7 +11,7 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q
 
 from ohsessions.conf import conf
-from ohsessions.core import states
+from ohsessions.core import policy, states
 from ohsessions.core.states import State
 from ohsessions.database import database_now
 from ohsessions.lifecycle import suspects
@@ -84,9 +85,9 @@ def strays(limit: int = 200) -> list[UUID]:
     now = database_now()
     attached = Connection.objects.attached()
     outdated = attached.filter(token_version__lt=F("session__token_version"))
-    asleep = attached.filter(
-        Q(session__state=State.PASSIVATED) | Q(session__state=State.FAILED, session__retry_at__lte=now)
-    )
+    late = now + timedelta(seconds=policy.RETRY_MOST)  # see policy.may_retry()
+    retry = Q(session__retry_at__lte=now) | Q(session__retry_at__gt=late)
+    asleep = attached.filter(Q(session__state=State.PASSIVATED) | Q(retry, session__state=State.FAILED))
     pending = Session.objects.with_pending_work().filter(state=State.PASSIVATED)
     unowned = Session.objects.filter(worker=None)
     lost = unowned.filter(state__in=[State.PASSIVATING, State.RUNNING])
@@ -95,17 +96,22 @@ def strays(limit: int = 200) -> list[UUID]:
     found: dict[UUID, None] = {}
     for rows in (outdated, asleep):
         found |= dict.fromkeys(rows.values_list("session", flat=True).distinct()[:limit])
-    for sessions in (pending, lost, left, _undue()):
+    for sessions in (pending, lost, left, _undue(now)):
         found |= dict.fromkeys(sessions.order_by("state_at").values_list("pk", flat=True)[:limit])
     return list(found)
 
 
-def _undue() -> SessionQuerySet:
-    """Awake, nobody attached, and not due ever: CLOSE_DELAY was None when the last one left."""
-    if conf.CLOSE_DELAY is None:
+def _undue(now: datetime) -> SessionQuerySet:
+    """Awake, nobody attached, and not due ever, since CLOSE_DELAY was None when the last one left; or due
+    later than any delay allows, since the clock was set back."""
+    latest = policy.due_time(0, now, conf.CLOSE_DELAY)
+    if latest is None:
         return Session.objects.none()
     attached = Connection.objects.attached().filter(session=OuterRef("pk"))
-    return Session.objects.filter(~Exists(attached), state__in=states.AWAKE, passivate_at=None)
+    never = Q(~Exists(attached), passivate_at=None)
+    forced = ~Q(forced_by="") & Q(passivate_at__gt=now + timedelta(seconds=policy.CLOCK_SLACK))
+    too_late = Q(passivate_at__gt=latest + timedelta(seconds=policy.CLOCK_SLACK))
+    return Session.objects.filter(never | too_late | forced, state__in=states.AWAKE)
 
 
 @transaction.atomic
@@ -139,7 +145,9 @@ def _settled_state(locked: Locked, connections: int) -> tuple[State, str] | None
             return State.PASSIVATED, "everybody left before it was ready"
         case State.PASSIVATED if wanted:
             return State.STARTING, "a client is attached or an action pending"
-        case State.FAILED if connections and session.retry_at and session.retry_at <= locked.now:
+        case State.FAILED if (
+            connections and session.retry_at and policy.may_retry(session.retry_at, locked.now)
+        ):
             return State.STARTING, "tried again"
     return None
 

@@ -59,6 +59,8 @@ class SessionHost:
         self._context: HostContext | None = None
         self._actions = Actions(services, claimed, self._outbox, self._check_lease)
         self._passivating = asyncio.Event()
+        self._passivation: Change
+        """Of its claim."""
         self._claiming_passivation = asyncio.Lock()
         self._writing: asyncio.Task[None]
         self.ready = False
@@ -199,6 +201,7 @@ class SessionHost:
                 if change is None:
                     return False
                 self._outbox.epoch = change.epoch
+                self._passivation = change
                 self._passivating.set()
         logger.info(
             "Session %s passivates: %s", self.session_id, change.reason, extra={"verb": "passivating"}
@@ -253,8 +256,10 @@ class SessionHost:
         # Its processes are gone before anybody can start it elsewhere.
         await self._close()
         await self._outbox.flush()
+        # Given up is what was pending then: what came since is handled by the next activation.
+        give_up = self._passivation.head if self._passivation.gives_up else -1
         change = await self._services.change_patiently(
-            lifecycle.release, self.session_id, self.epoch, snapshot, problem
+            lifecycle.release, self.session_id, self.epoch, snapshot, problem, give_up=give_up
         )
         logger.info("Session %s is %s", self.session_id, change.state, extra={"verb": change.state})
         await self._services.announce(change)
@@ -264,11 +269,17 @@ class SessionHost:
         return await context.store(await runtime.passivate())
 
     async def _end_cut_off_action(self) -> None:
-        """An operator's passivation may come in the middle of an action: its sender is told."""
+        """An operator's passivation, or the end of MAX_BUSY, may come in the middle of an action: its sender
+        is told."""
         assert self._context is not None
         number = self._actions.current
         if number is not None:
             message = "This action was cut off by an operator, who put the session to sleep."
+            if self._passivation.gives_up:
+                message = (
+                    "This action was cut off: nobody was attached, and it was still running when MAX_BUSY"
+                    f" ({conf.MAX_BUSY:g} s) was over. The session sleeps."
+                )
             await self._context.tell("interrupted", message, number)
             await self._outbox.flush(handled=number)
 

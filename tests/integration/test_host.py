@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -520,9 +521,9 @@ async def test_a_program_is_dead_before_anybody_else_may_have_its_session(
     alive: list[bool] = []
     release = lifecycle.release
 
-    def release_and_look(*args: Any) -> Any:
+    def release_and_look(*args: Any, **kwargs: Any) -> Any:
         alive.append(Spawning.lives())
-        return release(*args)
+        return release(*args, **kwargs)
 
     monkeypatch.setattr(lifecycle, "release", release_and_look)
     session_id = (await services.change(world.open)).change.session_id
@@ -580,3 +581,32 @@ async def test_a_drain_passivates_nothing_while_an_action_is_under_way(
             await Breaking.handling.wait()
         assert not await host.drain("its worker stopped", limit=0.01)
         assert not host.is_passivating
+
+
+async def test_an_action_that_still_runs_when_max_busy_is_over_is_cut_off_and_told_with_its_reason(
+    world: World, services: Services, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(settings, Breaking, MAX_BUSY=100)
+    monkeypatch.setattr(Breaking, "handling", asyncio.Event())
+    monkeypatch.setattr(Breaking, "may_break", asyncio.Event())
+    session_id = (await services.change(world.open, "a")).change.session_id
+    begun, waiting = [(await services.append(Append(session_id, [action()]))).numbers[0] for _ in range(2)]
+    async with hosted(world, session_id, services) as (host, task):
+        async with asyncio.timeout(LIMIT):
+            await Breaking.handling.wait()
+        await services.change(lifecycle.detach, "a", "gone")
+        world.clock.advance(conf.CLOSE_DELAY + 99)
+        assert not await host.try_passivate()
+        world.clock.advance(1)
+        assert await host.try_passivate()
+        async with asyncio.timeout(LIMIT):
+            await task
+    rows = Event.objects.filter(session=session_id, kind="error").order_by("number")
+    told = [json.loads(text) for text in await services.database.read(lambda: [row.data for row in rows])]
+    assert [(event["cause"], event["extras"]["reason"]) for event in told] == [
+        (begun, "interrupted"),
+        (waiting, "interrupted"),
+    ]
+    assert "operator" not in told[0]["content"]
+    row = await services.database.read(session, session_id)
+    assert (row.state, row.handled_number) == ("passivated", waiting)

@@ -498,6 +498,9 @@ def test_a_session_that_is_due_passivates_when_nothing_is_pending_or_busy(world:
     assert lifecycle.due(world.worker) == [session_id]
     assert lifecycle.due(leases.register("worker")) == []
     assert not tries(), "an action is pending"
+    world.clock.advance(99)
+    assert not tries(), "for less than MAX_BUSY"
+    world.clock.advance(-99)
     append(Append(session_id, epoch=epoch, started=number))
     append(Append(session_id, epoch=epoch, handled=number))
     assert not tries(busy=True)
@@ -505,6 +508,113 @@ def test_a_session_that_is_due_passivates_when_nothing_is_pending_or_busy(world:
     assert not tries(busy=True)
     world.clock.advance(1)
     assert tries(busy=True), "MAX_BUSY is over"
+
+
+def test_what_is_pending_when_max_busy_is_over_is_told_and_the_session_sleeps(world: World):
+    session_id, epoch = world.run("a")
+    begun, waiting, _ = [world.act(session_id, "a").numbers[0] for _ in range(3)]
+    append(Append(session_id, [action(hidden="{}")], sid="a"))
+    append(Append(session_id, epoch=epoch, started=begun))
+    lifecycle.detach("a", "gone")
+    world.clock.advance(15 + 100)
+    change = lifecycle.claim_passivation(session_id, epoch, busy=False)
+    assert change is not None
+    assert change.gives_up
+    assert change.reason == "no connection for 15 s, and busy for MAX_BUSY (100 s) more"
+    again = lifecycle.claim_passivation(session_id, epoch, busy=False)
+    assert again is not None
+    assert again.gives_up, "also when its answer was lost"
+    append(
+        Append(session_id, epoch=change.epoch, handled=begun)
+    )  # its owner has told of the one that it cut off
+    released = lifecycle.release(session_id, change.epoch, None, give_up=change.head)
+    assert released.state == "passivated"
+    told = [json.loads(data) for _, data in released.stored]
+    assert [(event["observation"], event.get("cause")) for event in told] == [
+        ("error", waiting),
+        ("agent_state_changed", None),
+    ]
+    assert told[0]["extras"] == {"reason": "interrupted"}
+    row = session(session_id)
+    assert (row.handled_number, row.has_pending_work) == (row.last_action_number, False)
+    assert not Event.objects.filter(session=session_id, hidden_text__isnull=False).exists()
+    assert lifecycle.strays() == []
+
+
+def test_an_action_that_comes_while_others_are_given_up_is_handled_and_has_a_max_busy_of_its_own(
+    world: World,
+):
+    session_id, epoch = world.run("a")
+    world.act(session_id, "a")
+    lifecycle.detach("a", "gone")
+    world.clock.advance(15 + 100)
+    change = lifecycle.claim_passivation(session_id, epoch, busy=False)
+    assert change is not None
+    late = world.act(session_id).numbers[0]
+    released = lifecycle.release(session_id, change.epoch, None, give_up=change.head)
+    assert (released.state, due_in(session_id, world)) == ("starting", 15)
+    assert (session(session_id).handled_number, late) == (late - 1, session(session_id).last_action_number)
+    epoch = world.claim(session_id)
+    lifecycle.run(session_id, epoch)
+    world.clock.advance(15 + 99)
+    assert lifecycle.claim_passivation(session_id, epoch, busy=False) is None
+
+
+# Clocks that are set back
+
+
+def test_a_session_sleeps_in_time_although_the_clock_was_set_back(world: World):
+    session_id, epoch = world.run("a")
+    lifecycle.detach("a", "gone")
+    world.clock.advance(-3600)
+    assert lifecycle.strays() == [session_id]
+    lifecycle.settle(session_id, "worker")
+    assert due_in(session_id, world) == 15
+    assert lifecycle.strays() == []
+    world.clock.advance(15)
+    assert lifecycle.due(world.worker) == [session_id]
+    assert lifecycle.claim_passivation(session_id, epoch, busy=False) is not None
+
+
+def test_an_operators_wish_holds_at_once_although_the_clock_was_set_back(world: World):
+    session_id, epoch = world.run("a")
+    lifecycle.force_passivation(session_id, by="ann")
+    world.clock.advance(-3600)
+    assert lifecycle.strays() == [session_id]
+    lifecycle.settle(session_id, "worker")
+    assert lifecycle.due(world.worker) == [session_id]
+    assert lifecycle.claim_passivation(session_id, epoch, busy=False) is not None
+
+
+def test_a_crashed_session_is_started_in_time_although_the_clock_was_set_back(world: World):
+    session_id, epoch = world.run("a")
+    lifecycle.crash(session_id, epoch, "boom")
+    assert lifecycle.wanted(world.worker, 10).sessions == []
+    world.clock.advance(-3600)
+    ((found, waited),) = lifecycle.wanted(world.worker, 10).sessions
+    assert (found, waited > 60) == (session_id, True)
+    assert lifecycle.claim(session_id, world.worker) is not None
+
+
+def test_a_failed_session_may_be_tried_again_although_the_clock_was_set_back(world: World):
+    session_id, epoch = world.run("a")
+    for _ in range(3):
+        lifecycle.crash(session_id, epoch, "boom")
+        world.clock.advance(60)
+        if session(session_id).state == "starting":
+            epoch = world.claim(session_id)
+    assert session(session_id).state == "failed"
+    world.clock.advance(-3600)
+    assert lifecycle.strays() == [session_id]
+    assert lifecycle.settle(session_id, "worker") is not None
+    assert session(session_id).state == "starting"
+
+
+def test_a_new_session_is_taken_at_once_although_the_clock_was_set_back(world: World):
+    session_id = world.open("a").change.session_id
+    world.clock.advance(-3600)
+    ((found, waited),) = lifecycle.wanted(world.worker, 10).sessions
+    assert (found, waited > 60) == (session_id, True)
 
 
 @pytest.mark.parametrize("reason", ["", "drain"])

@@ -121,13 +121,16 @@ class Lives(RuleBasedStateMachine):
         if change is None:
             return
         self.believed[session_id, self.workers[worker]] = change.epoch
-        assert row.forced_by or not row.has_pending_work
         assert row.forced_by or drain or not attached
-        assert row.forced_by or drain or not busy or row.passivate_at + timedelta(hours=1) <= self.now
+        waits = busy or row.has_pending_work
+        assert row.forced_by or drain or not waits or row.passivate_at + timedelta(hours=1) <= self.now
+        assert change.gives_up == bool(row.has_pending_work and not row.forced_by and not drain)
 
-    @rule(index=st.integers(0, 1), worker=st.integers(0, 1))
-    def release(self, index: int, worker: int) -> None:
-        self.as_owner(lifecycle.release, index, worker, None)
+    @rule(index=st.integers(0, 1), worker=st.integers(0, 1), gives_up=st.booleans())
+    def release(self, index: int, worker: int, gives_up: bool) -> None:
+        session_id, _ = self.owner(index, worker)
+        head = Session.objects.get(pk=session_id).head
+        self.as_owner(lifecycle.release, index, worker, None, give_up=head if gives_up else -1)
 
     @rule(
         index=st.integers(0, 1), worker=st.integers(0, 1), write=st.sampled_from(["emit", "start", "handle"])

@@ -42,8 +42,11 @@ def test_a_session_passivates_from_its_due_time_on():
     assert may(Row(), now=after(1000))
 
 
-def test_a_pending_action_makes_it_wait_without_limit():
-    assert not may(Row(last_action_number=3, handled_number=2), now=after(10**6))
+def test_a_pending_action_makes_it_wait_up_to_a_limit():
+    pending = Row(last_action_number=3, handled_number=2)
+    assert not may(pending)
+    assert not may(pending, now=after(99.999))
+    assert may(pending, now=after(100))
     assert may(Row(last_action_number=3, handled_number=3))
 
 
@@ -58,6 +61,29 @@ def test_an_operators_wish_waits_for_nothing_but_its_time():
     assert may(row, busy=True)
     row.passivate_at = after(1)
     assert not may(row)
+
+
+def test_a_due_time_is_believed_only_as_far_as_the_close_delay_reaches():
+    assert policy.believed_due_time(after(14), NOW, 15) == after(14)
+    assert policy.believed_due_time(after(3600), NOW, 15) == after(15)
+    assert policy.believed_due_time(after(-5), NOW, 15) == after(-5)
+    assert policy.believed_due_time(after(3600), NOW, None) == after(3600), (
+        "there is no delay to measure it by"
+    )
+
+
+def test_a_retry_further_away_than_the_longest_wait_is_over():
+    assert policy.may_retry(None, NOW)
+    assert policy.may_retry(NOW, NOW)
+    assert not policy.may_retry(after(0.001), NOW)
+    assert not policy.may_retry(after(policy.RETRY_MOST), NOW)
+    assert policy.may_retry(after(policy.RETRY_MOST + 0.001), NOW)
+
+
+def test_what_lies_ahead_happened_long_ago():
+    assert policy.seconds_since(after(-7), NOW) == 7
+    assert policy.seconds_since(after(0.5), NOW) == -0.5, "transactions overlap"
+    assert policy.seconds_since(after(3600), NOW) == float("inf")
 
 
 @pytest.mark.parametrize(
