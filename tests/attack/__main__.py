@@ -30,6 +30,9 @@ def main() -> int:
         help="limits of time are so many times as long: for busy machines",
     )
     parser.add_argument(
+        "--nice", type=int, default=0, help="of server and client; below 0 (for root) on a busy machine"
+    )
+    parser.add_argument(
         "--only", default="", help="names of attacks, or of the parts that answer them, with commas"
     )
     parser.add_argument("--list", action="store_true", help="name the attacks and say what they do")
@@ -51,7 +54,7 @@ def main() -> int:
     for one in attacks:
         folder = above / one.name
         folder.mkdir()
-        trial = play(one, folder, given.seconds, given.patience)
+        trial = play(one, folder, given.seconds, patience=given.patience, nice=given.nice)
         trials.append(trial)
         print(describe(trial), flush=True)
     broken = [trial for trial in trials if trial.faults()]

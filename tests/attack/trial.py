@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import threading
 import time
@@ -122,7 +123,7 @@ def percentile(sorted_values: list[float], share: float) -> float:
     return sorted_values[min(len(sorted_values) - 1, int(len(sorted_values) * share))]
 
 
-def play(attack: Attack, folder: Path, seconds: float, patience: float) -> Trial:
+def play(attack: Attack, folder: Path, seconds: float, *, patience: float = 1.0, nice: int = 0) -> Trial:
     """Start a server, attack it, and return what was seen."""
     trial = Trial(attack, patience=patience)
     victim = Victim(folder, debug=attack.debug, environment=attack.environment, **attack.settings)
@@ -131,6 +132,8 @@ def play(attack: Attack, folder: Path, seconds: float, patience: float) -> Trial
     try:
         _attack(victim, "warm", 1.0)
         echoes = Echoes(victim)
+        for pid in (victim.pid, echoes.process.pid):
+            _set_priority(pid, nice)
         _wait_for_echoes(echoes)
         quiet = time.monotonic(), time.monotonic() + QUIET
         time.sleep(QUIET)
@@ -153,6 +156,13 @@ def play(attack: Attack, folder: Path, seconds: float, patience: float) -> Trial
             echoes.process.kill()
         victim.kill()
     return trial
+
+
+def _set_priority(pid: int, nice: int) -> None:
+    """Set that of all threads of a process: on Linux each has its own."""
+    if nice:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), nice)
 
 
 def _attack(victim: Victim, name: str, seconds: float) -> dict[str, Any]:
