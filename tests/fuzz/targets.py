@@ -219,6 +219,8 @@ def header_lines(data: bytes) -> None:
     }
     with suppress(RequestRefused):
         admit(scope)
+        hosts = [content for name, content in headers if name == b"host"]
+        assert not any(b"evil" in host for host in hosts), "a host of somebody else was let in"
     requests.credentials(scope, lambda: "sessionid")
     handshake.read_handshake(scope, {})
     socket: Any = SimpleNamespace(scope=scope, sid="s", transport="polling")

@@ -26,6 +26,7 @@ ROWS = [
         "admin",
         "admission",
         "checks",
+        "exposure",
         "health",
         "routing",
         "server",

@@ -1,0 +1,97 @@
+"""
+Deployment checks: settings that each work and that together open a site to strangers.
+
+`manage.py check --deploy` shows them. Each says who can do what because of it, and what to write instead.
+Settings that are wrong by themselves belong to `ohsessions.checks`.
+
+W004 anybody may start sessions        W007 tokens are taken from the query
+W005 pages of any origin may connect   W008 no limit of actions per second
+W006 any host name is ours             W009 a key for secrets that can be guessed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Warning, register
+
+from ohsessions.conf import conf
+
+TAG = "ohsessions"
+LEAST_KEY_LENGTH = 32
+"""Characters of a key: 128 bits in hexadecimal."""
+LEAST_KEY_VARIETY = 8
+"""Different characters of a key. One that is random has twice as many."""
+PLACEHOLDERS = ("django-insecure-", "insecure:", "changeme", "change-me", "secret")
+"""How keys begin that came from an example."""
+
+
+@register(TAG, deploy=True)
+def check_strangers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Who may come: logins, origins, host names, tokens in addresses, rates."""
+    return list(_strangers())
+
+
+def _strangers() -> Iterator[CheckMessage]:
+    if conf.ALLOW_ANONYMOUS and not settings.DEBUG:
+        yield Warning(
+            "Anybody who reaches this site may start sessions: ALLOW_ANONYMOUS is on without DEBUG.",
+            hint="Leave OHSESSIONS['ALLOW_ANONYMOUS'] out and have people log in. If strangers are wanted,"
+            " keep to runtimes that run no commands, and silence this check.",
+            id="ohsessions.W004",
+        )
+    if "*" in (conf.ALLOWED_ORIGINS or []):
+        yield Warning(
+            "Any web page may connect as the person who looks at it: ALLOWED_ORIGINS has '*'.",
+            hint='List the pages that may: OHSESSIONS["ALLOWED_ORIGINS"] = ["https://example.org"].',
+            id="ohsessions.W005",
+        )
+    if "*" in settings.ALLOWED_HOSTS:
+        yield Warning(
+            "Any host name counts as this site's: ALLOWED_HOSTS has '*'. A web page whose name is made to"
+            " mean this server may connect.",
+            hint='List the names of the site: ALLOWED_HOSTS = ["sessions.example.org"].',
+            id="ohsessions.W006",
+        )
+    if conf.ALLOW_TOKEN_IN_QUERY:
+        yield Warning(
+            "Tokens are taken from the query string, which proxies, servers and browsers keep in logs.",
+            hint="Have clients send the token in CONNECT's auth or as Authorization: Bearer, and leave"
+            " OHSESSIONS['ALLOW_TOKEN_IN_QUERY'] out.",
+            id="ohsessions.W007",
+        )
+    if conf.RATE_LIMIT is None:
+        yield Warning(
+            "A single connection may keep this site busy: RATE_LIMIT is None.",
+            hint="Leave OHSESSIONS['RATE_LIMIT'] out for 50 actions per second, or write another number.",
+            id="ohsessions.W008",
+        )
+
+
+@register(TAG, deploy=True)
+def check_keys(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """The keys of secrets at rest. Django checks SECRET_KEY, which stands in where there are none."""
+    return [
+        Warning(
+            f"Key {number} of SECRETS_KEYS can be guessed: whoever gets the database can read its secrets.",
+            hint="Make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'. Put it first,"
+            " and keep the old one behind it until nothing is encrypted with it any more.",
+            id="ohsessions.W009",
+        )
+        for number, key in enumerate(conf.SECRETS_KEYS, 1)
+        if is_weak_key(key)
+    ]
+
+
+def is_weak_key(key: str) -> bool:
+    """Return whether a key is short, repeats itself, or looks like an example's."""
+    plain = key.lower()
+    return (
+        len(key) < LEAST_KEY_LENGTH
+        or len(set(key)) < LEAST_KEY_VARIETY
+        or plain.startswith(PLACEHOLDERS)
+        or any(plain == plain[:length] * (len(plain) // length) for length in range(1, len(plain) // 2 + 1))
+    )

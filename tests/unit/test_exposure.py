@@ -1,0 +1,63 @@
+"""Each unsafe combination of settings is warned of at deployment, with what to write instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core import checks
+from django.test import override_settings
+
+from ohsessions.checks import TAG
+from ohsessions.exposure import is_weak_key
+
+GOOD_KEY = "Zk3bq0VYw8mT5rXcE1uHnS7dPfLaG2oJ"
+SAFE: dict[str, Any] = {"ALLOWED_HOSTS": ["sessions.example.org"], "DEBUG": False}
+
+
+def warned(site: dict[str, Any] | None = None, **django: Any) -> dict[str, str]:
+    """The ids of this module's warnings, with their hints."""
+    with override_settings(OHSESSIONS=site or {}, **SAFE | django):
+        found = checks.run_checks(tags=[TAG], include_deployment_checks=True)
+    mine = [message for message in found if message.id and message.id > "ohsessions.W003"]
+    return {str(message.id): str(message.hint) for message in mine}
+
+
+def test_a_site_with_the_defaults_is_warned_of_nothing() -> None:
+    assert warned() == {}
+
+
+@pytest.mark.parametrize(
+    ("site", "django", "id", "hint"),
+    [
+        ({"ALLOW_ANONYMOUS": True}, {}, "W004", "have people log in"),
+        ({"ALLOWED_ORIGINS": ["https://example.org", "*"]}, {}, "W005", "List the pages"),
+        ({}, {"ALLOWED_HOSTS": ["example.org", "*"]}, "W006", "List the names"),
+        ({"ALLOW_TOKEN_IN_QUERY": True}, {}, "W007", "Authorization: Bearer"),
+        ({"RATE_LIMIT": None}, {}, "W008", "50 actions per second"),
+        ({"SECRETS_KEYS": [GOOD_KEY, "short"]}, {}, "W009", "secrets.token_urlsafe"),
+    ],
+)
+def test_what_opens_a_site_is_warned_of_with_what_to_write_instead(
+    site: dict[str, Any], django: dict[str, Any], id: str, hint: str
+) -> None:
+    found = warned(site, **django)
+    assert [*found] == [f"ohsessions.{id}"]
+    assert hint in found[f"ohsessions.{id}"]
+
+
+def test_a_developers_machine_is_not_warned_of_strangers() -> None:
+    assert warned(DEBUG=True) == {}
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "short", "a" * 60, "abcd" * 10, "password" * 5, "django-insecure-" + GOOD_KEY, "Secret " + GOOD_KEY],
+)
+def test_a_key_that_can_be_guessed_is_weak(key: str) -> None:
+    assert is_weak_key(key)
+
+
+@pytest.mark.parametrize("key", [GOOD_KEY, "0123456789abcdef0123456789abcdee", GOOD_KEY * 2 + "x"])
+def test_a_random_key_is_not_weak(key: str) -> None:
+    assert not is_weak_key(key)
