@@ -29,7 +29,8 @@ _CURSOR = re.compile(r"-?\d+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """A client wants to be attached. `cursor`: the last event that it has, -1 for none."""
+    """A client wants to be attached. `cursor`: the last event that it has, -1 for none; `cursor_timestamp`:
+    that event's timestamp, if the client says it."""
 
     settings: dict[str, JSON]
     secrets: dict[str, str]
@@ -39,6 +40,7 @@ class Init:
     client_id: str | None
     batch: bool
     as_viewer: bool
+    cursor_timestamp: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ def _parse_init(payload: dict[str, JSON], client_id: str | None) -> Init:
         client_id=client_id,
         batch=payload.get("replay") == "batch",
         as_viewer=payload.get("role") == "viewer",
+        cursor_timestamp=parse_cursor_timestamp(payload.get("latest_event_timestamp")),
     )
 
 
@@ -145,6 +148,11 @@ def parse_cursor(value: JSON) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         return -1
     return max(value, -1)
+
+
+def parse_cursor_timestamp(value: JSON) -> str | None:
+    """Read `latest_event_timestamp`; None for what is no string, as if it had not been sent."""
+    return value if isinstance(value, str) else None
 
 
 def _parse_act(kind: str, payload: dict[str, JSON], client_id: str | None) -> Act:
@@ -190,7 +198,12 @@ def timestamp(moment: datetime) -> str:
 
 def stamp(body: str, number: int, moment: datetime) -> str:
     """The stored and sent form of an event: its encoded `body` with `id` and `timestamp` in front."""
-    return f'{{"id":{number},"timestamp":"{timestamp(moment)}",{body[1:]}'
+    return stamp_prefix(number, timestamp(moment)) + body[1:]
+
+
+def stamp_prefix(number: int, timestamp: str) -> str:
+    """The text with which the stored form of the event of this number and timestamp begins."""
+    return f'{{"id":{number},"timestamp":"{timestamp}",'
 
 
 def unstamp(data: str) -> str:

@@ -174,7 +174,7 @@ class Client:
         self._author = self._author_of(attached.token)
         self.batch = init.batch
         self.cursor, first = init.cursor, None
-        if init.cursor > change.head or init.cursor + 1 < attached.first_number:
+        if attached.resets:
             first = attached.first_number
             self.cursor = first - 1
         self._cancel("unattached")

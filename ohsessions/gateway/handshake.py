@@ -55,6 +55,7 @@ def read_handshake(scope: Mapping[str, Any], auth: object) -> Handshake | None:
         client_id=None,
         batch=asked.get("replay") == "batch",
         as_viewer=asked.get("role") == "viewer",
+        cursor_timestamp=wire.parse_cursor_timestamp(asked.get("latest_event_timestamp")),
     )
     return Handshake(session_id, init)
 

@@ -2,7 +2,7 @@
 
 from ohsessions.journal.appends import Append, Appended, NewEvent
 from ohsessions.journal.batch import commit_appends
-from ohsessions.journal.reading import Head, heads, new_actions, read_action, read_page
+from ohsessions.journal.reading import Head, has_event, heads, new_actions, read_action, read_page
 from ohsessions.journal.rows import new_row
 from ohsessions.journal.trimming import trim
 
@@ -12,6 +12,7 @@ __all__ = [
     "Head",
     "NewEvent",
     "commit_appends",
+    "has_event",
     "heads",
     "new_actions",
     "new_row",

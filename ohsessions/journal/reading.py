@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from django.db.models.functions import Substr
+
 from ohsessions import access
+from ohsessions.core import wire
 from ohsessions.core.runtime import Action
 from ohsessions.models import Event, Session
 
 PAGE_EVENTS = 300
 PAGE_CHARACTERS = 256 * 1024
+MAX_TIMESTAMP = 64
+"""Characters of a client's timestamp that are looked at; ours have 32."""
 
 
 def read_page(session_id: UUID, after: int) -> list[tuple[int, str]]:
@@ -30,6 +35,14 @@ def read_page(session_id: UUID, after: int) -> list[tuple[int, str]]:
         if size >= PAGE_CHARACTERS:
             break
     return page
+
+
+def has_event(session_id: UUID, number: int, timestamp: str) -> bool:
+    """Whether the log's event of this number has this timestamp, as the wire has it."""
+    prefix = wire.stamp_prefix(number, timestamp[:MAX_TIMESTAMP])
+    found = Event.objects.filter(session_id=session_id, number=number)
+    # No more of it than is compared: an event may be large.
+    return prefix in found.values_list(Substr("data", 1, len(prefix)), flat=True)
 
 
 def new_actions(session_id: UUID, after: int) -> list[tuple[int, str]]:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from django.db import IntegrityError, transaction
 
-from ohsessions import access, vault
+from ohsessions import access, journal, vault
 from ohsessions.access import Grant, Role
 from ohsessions.conf import conf
 from ohsessions.core import policy, wire
@@ -49,6 +49,8 @@ class Attached:
     token_version: int
     left: Change | None = None
     """What became of the session that the connection was attached to before."""
+    resets: bool = False
+    """Whether the client has to start anew, at `first_number`: its cursor is none of this log."""
 
 
 def _name(user: Any) -> str:
@@ -159,7 +161,19 @@ def _attach(
         old.set_due(old.attached())
         left = old.save()
     token = grant.token or access.issue_token(locked.session, grant.role)
-    return Attached(change, role, token, locked.session.first_number, locked.session.token_version, left)
+    first, version = locked.session.first_number, locked.session.token_version
+    return Attached(change, role, token, first, version, left, resets=_is_foreign(init, locked.session))
+
+
+def _is_foreign(init: wire.Init, session: Session) -> bool:
+    """Whether the client's cursor is none of this log: trimmed, not there yet, or of the log that a restored
+    database had before. The last is known only of clients that send the timestamp of their last event; for
+    the others nothing is read."""
+    if init.cursor > session.head or init.cursor + 1 < session.first_number:
+        return True
+    if init.cursor < session.first_number or init.cursor_timestamp is None:
+        return False
+    return not journal.has_event(session.pk, init.cursor, init.cursor_timestamp)
 
 
 def _save_connection(socket: Socket, locked: Locked, role: Role, before: Connection | None) -> None:

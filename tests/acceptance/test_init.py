@@ -318,6 +318,63 @@ async def test_a_cursor_above_the_head_is_reset(site: Site, connect_raw: Connect
     assert numbers(client) == list(range(head + 1))
 
 
+@pytest.mark.parametrize("by", ["init", "connect"])
+async def test_a_cursor_of_the_log_that_a_restored_database_had_before_is_reset(
+    site: Site, connect_raw: Connect, by: str
+) -> None:
+    writer, token, session_id = await begin(connect_raw, site, "one", "two", "three")
+    before = numbers(writer)[-1]
+    cursor = next(event for event in writer.got("oh_event") if event.get("id") == before)
+    kept, pk = before - 3, UUID(session_id).hex
+    await writer.act("leave")
+    wait_until(lambda: site.state(session_id) == "passivated", "the session asleep")
+    # The backup is of some events ago; a colleague writes as many, and more, before the client comes back.
+    site.execute("DELETE FROM ohsessions_event WHERE session_id = ? AND number > ?", pk, kept)
+    marks = "last_action_number = -1, last_user_number = -1, handled_number = -1, started_number = -1"
+    site.execute(f"UPDATE ohsessions_session SET next_number = ?, {marks} WHERE id = ?", kept + 1, pk)
+    colleague = await connect_raw(site)
+    await colleague.act("initialize", token=token)
+    for content in ("4", "5", "6"):
+        done = await colleague.act("message", {"content": content})
+        await colleague.wait_event(observation="echo", cause=done["id"])
+    head = numbers(colleague)[-1]
+    assert head > before
+    position = {"latest_event_id": before, "latest_event_timestamp": cursor["timestamp"]}
+    if by == "init":
+        client = await connect_raw(site)
+        await client.act("initialize", token=token, **position)
+    else:
+        client = await connect_raw(site, auth={"conversation_id": session_id, "token": token, **position})
+    answer = await first_answer(client)
+    assert (answer["reset"], answer["first_event_id"]) == (True, 0)
+    await client.wait(lambda: head in numbers(client), "the replay")
+    assert numbers(client) == list(range(head + 1))
+
+
+@pytest.mark.parametrize("said", ["its own", None, 7, "none"])
+async def test_a_cursor_with_the_timestamp_of_its_event_or_none_is_believed(
+    site: Site, connect_raw: Connect, said: Any
+) -> None:
+    writer, token, _ = await begin(connect_raw, site, "one")
+    event = next(event for event in writer.got("oh_event") if event.get("id") == 2)
+    client = await connect_raw(site)
+    position = {} if said == "none" else {"latest_event_timestamp": said}
+    if said == "its own":
+        position = {"latest_event_timestamp": event["timestamp"]}
+    await client.act("initialize", token=token, latest_event_id=2, **position)
+    assert (await first_answer(client))["reset"] is False
+
+
+@pytest.mark.parametrize("said", ["", "2026", "x" * 100_000, '","x":"%_'])
+async def test_a_cursor_with_a_timestamp_that_no_event_has_is_reset(
+    site: Site, connect_raw: Connect, said: str
+) -> None:
+    _, token, _ = await begin(connect_raw, site, "one")
+    client = await connect_raw(site)
+    await client.act("initialize", token=token, latest_event_id=2, latest_event_timestamp=said)
+    assert (await first_answer(client))["reset"] is True
+
+
 async def test_a_cursor_at_the_head_gets_what_comes_next(site: Site, connect_raw: Connect) -> None:
     writer, token, _ = await begin(connect_raw, site, "one")
     head = numbers(writer)[-1]

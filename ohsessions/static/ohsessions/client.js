@@ -225,6 +225,11 @@ class Outbox {
     }
   }
 
+  /** The stream begins anew: what was taken for an action's event may be another one's. */
+  forgetEventIds() {
+    for (const action of this.#actions) action.eventId = null;
+  }
+
   remove(action) {
     this.#actions = this.#actions.filter((other) => other !== action);
     if (!this.#prefix || !this.#storage) return;
@@ -296,6 +301,8 @@ export class SessionClient extends EventTarget {
 
   #token;
   #cursor;
+  /** Of the event at the cursor: with it the server knows whether its log is the one that we have (restored databases). */
+  #cursorTimestamp;
   /** @type {SessionInfo} */
   #session;
   #agentState = null;
@@ -324,6 +331,7 @@ export class SessionClient extends EventTarget {
    * @param {string|null} [options.sessionId]  without a token: the session of the logged-in user to join
    * @param {Record<string, unknown>} [options.args]  settings of a new session, `runtime` among them
    * @param {number} [options.cursor]   the last event id the caller still has; -1: none
+   * @param {string|null} [options.cursorTimestamp]  the timestamp of that event; a caller that kept events should give it
    * @param {"viewer"|null} [options.role]  ask for less than the token grants
    * @param {Storage|null} [options.storage]  where unsent actions survive a reload, such as localStorage
    * @param {Function} [options.io]     socket.io-client's `io`, if not the one that lies beside this file
@@ -336,6 +344,7 @@ export class SessionClient extends EventTarget {
     sessionId = null,
     args = {},
     cursor = -1,
+    cursorTimestamp = null,
     role = null,
     storage = null,
     io = null,
@@ -348,6 +357,7 @@ export class SessionClient extends EventTarget {
     this.#args = args;
     this.#role = role;
     this.#cursor = cursor;
+    this.#cursorTimestamp = cursorTimestamp;
     this.#io = io;
     this.#environment = environment;
     this.#session = { id: sessionId, token: this.#token, role: null, state: null, reason: null, title: null, head: -1 };
@@ -368,6 +378,11 @@ export class SessionClient extends EventTarget {
   /** The id of the last event that was dispatched; -1: none. */
   get cursor() {
     return this.#cursor;
+  }
+
+  /** The timestamp of that event; null: none. */
+  get cursorTimestamp() {
+    return this.#cursorTimestamp;
   }
 
   /** What the agent does: loading, init, running … or null before it said so. */
@@ -507,8 +522,14 @@ export class SessionClient extends EventTarget {
   }
 
   #connectAuth() {
-    const auth = { conversation_id: this.#session.id, latest_event_id: this.#cursor, replay: "batch" };
+    const auth = { conversation_id: this.#session.id, ...this.#position, replay: "batch" };
     return this.#role ? { ...auth, role: this.#role } : auth;
+  }
+
+  /** Where we are in the event stream, as an attach says it. */
+  get #position() {
+    const position = { latest_event_id: this.#cursor };
+    return this.#cursorTimestamp ? { ...position, latest_event_timestamp: this.#cursorTimestamp } : position;
   }
 
   #dial() {
@@ -594,7 +615,7 @@ export class SessionClient extends EventTarget {
       return;
     }
     this.#setTimer("attach", ANSWER_TIMEOUT, () => this.#dial());
-    const request = { action: "initialize", args: this.#args, latest_event_id: this.#cursor, replay: "batch" };
+    const request = { action: "initialize", args: this.#args, ...this.#position, replay: "batch" };
     if (this.#token) request.token = this.#token;
     else request.client_id = this.#birthId;
     if (this.#role) request.role = this.#role;
@@ -629,6 +650,9 @@ export class SessionClient extends EventTarget {
     this.#token = answer.token || this.#token;
     if (answer.reset) {
       this.#cursor = (answer.first_event_id ?? 0) - 1;
+      this.#cursorTimestamp = null;
+      this.#agentState = null;
+      this.#outbox.forgetEventIds();
       this.#tell("reset", { firstEventId: this.#cursor + 1 });
     }
     const taken = this.#outbox.bind(answer.session_id);
@@ -675,6 +699,7 @@ export class SessionClient extends EventTarget {
         break;
       }
       this.#cursor = event.id;
+      this.#cursorTimestamp = event.timestamp ?? null;
       fresh.push(event);
     }
     if (!fresh.length) return;

@@ -209,6 +209,21 @@ test("a reset starts anew at the first event that is kept", async () => {
   assert.deepEqual(seen.events, [40, 41]);
 });
 
+test("an attach says the timestamp of the last event, until a reset drops what is known of the log", async () => {
+  const { socket, seen, client } = await attached({ token: "t1", cursor: 2, cursorTimestamp: "then" });
+  assert.equal(socket.inits[0].latest_event_timestamp, "then");
+  socket.receive("oh_event", { ...stored(3), timestamp: "now" });
+  client.send("message", { content: "a" });
+  socket.receive("oh_event", { ...stored(4), timestamp: "soon", action: "message", args: { content: "a" }, source: "user" });
+  assert.equal(client.actions[0].eventId, 4);
+  socket.receive("oh_event", stored(9)); // a hole: it asks again
+  await pass(0);
+  assert.deepEqual([socket.inits[1].latest_event_id, socket.inits[1].latest_event_timestamp], [4, "soon"]);
+  socket.accept({ reset: true, first_event_id: 0, head: 4 });
+  assert.deepEqual([seen.reset, client.cursor, client.cursorTimestamp], [[0], -1, null]);
+  assert.equal(client.actions[0].eventId, null);
+});
+
 test("actions go out one at a time, in order, after the attach", async () => {
   const world = makeClient();
   const { client } = world;
