@@ -26,6 +26,7 @@ from django.db import connections
 from django.utils.module_loading import import_string
 
 from ohsessions.conf import Settings, conf
+from ohsessions.core.addresses import HEADERS, parse_networks
 from ohsessions.core.runtime import Runtime
 
 TAG = "ohsessions"
@@ -46,6 +47,15 @@ LEAST = {
     "PING_TIMEOUT": 0.05,
     "SLOW_TIMEOUT": 0.05,
     "RATE_LIMIT": 0.01,
+    "USER_RATE_LIMIT": 0.01,
+    "INIT_RATE": 1,
+    "INIT_RATE_PER_USER": 1,
+    "INIT_RATE_PER_ADDRESS": 1,
+    "START_RATE": 1,
+    "MAX_CONNECTIONS_PER_USER": 1,
+    "MAX_CONNECTIONS_PER_ADDRESS": 1,
+    "MAX_UNATTACHED_PER_ADDRESS": 1,
+    "MAX_UNATTACHED": 1,
     "TOKEN_MAX_AGE": 1,
 }
 
@@ -139,6 +149,20 @@ def values() -> Iterator[CheckMessage]:
                 f"'ALLOWED_ORIGINS'] has {origin!r}, which no browser sends.",
                 'Scheme, host and port without a slash at the end: "https://example.org".',
             )
+
+    yield from proxies()
+
+
+def proxies() -> Iterator[CheckMessage]:
+    for network in conf.TRUSTED_PROXIES:
+        try:
+            parse_networks((network,))
+        except ValueError as error:
+            hint = 'The networks of your proxies: ["127.0.0.1", "fd00::/8"]; "unix" stands for a Unix socket.'
+            yield out_of_range(f"'TRUSTED_PROXIES'] has {network!r}: {error}.", hint)
+    if conf.FORWARDED_HEADER not in HEADERS:
+        hint = f"What your proxies extend, in lower case: {' or '.join(HEADERS)}."
+        yield out_of_range(f"'FORWARDED_HEADER'] is {conf.FORWARDED_HEADER!r}, which is not read.", hint)
 
 
 def out_of_range(what: str, hint: str) -> CheckMessage:

@@ -88,8 +88,45 @@ class Settings:
     MAX_ACTION_BYTES: int = 4 * 1024 * 1024
     """The largest action, as JSON. Images come inside messages."""
 
+    # How much a client may ask. None: any. These count in each gateway process for itself.
     RATE_LIMIT: float | None = 50
-    """Actions per second, sustained, of one connection; ten seconds' worth may come at once. None: any."""
+    """Actions per second, sustained, of one connection; ten seconds' worth may come at once. An action counts
+    once more for each 16 KiB that it has. None: any."""
+
+    USER_RATE_LIMIT: float | None = 200
+    """The same for all connections of one user together, or of all without a login that share an address."""
+
+    INIT_RATE: float | None = 60
+    """INITs per minute of one connection; a minute's worth may come at once. None: any."""
+
+    INIT_RATE_PER_USER: float | None = 600
+    """The same for all connections of one user."""
+
+    INIT_RATE_PER_ADDRESS: float | None = 3000
+    """The same for all connections without a login that share an address: an office reconnects at once."""
+
+    START_RATE: float | None = 60
+    """New sessions per minute of one user, or of all without a login that share an address."""
+
+    MAX_CONNECTIONS_PER_USER: int | None = 200
+    """How many connections one user may have."""
+
+    MAX_CONNECTIONS_PER_ADDRESS: int | None = 2000
+    """How many connections without a login may come from one address."""
+
+    MAX_UNATTACHED_PER_ADDRESS: int | None = 1000
+    """How many of these may be unattached: INIT has not come, or they left their session."""
+
+    MAX_UNATTACHED: int | None = 3000
+    """How many unattached connections without a login there may be in all."""
+
+    TRUSTED_PROXIES: list[str] = []
+    """Networks of proxies, as ``10.0.0.0/8``, whose FORWARDED_HEADER says where a client is; ``unix`` stands
+    for whoever connects over a Unix socket. Empty: nobody is believed, the peer is the client."""
+
+    FORWARDED_HEADER: str = "x-forwarded-for"
+    """The header that these proxies extend: ``x-forwarded-for`` or ``forwarded``. No other one is read, since
+    a proxy passes on those that it does not know as the client wrote them."""
 
     # Who may do what
     ALLOWED_ORIGINS: list[str] | None = None

@@ -88,6 +88,7 @@ class Mount:
             settings=self._gateway.engine_settings,
             admit=admit,
             farewell=say_farewell,
+            make_guest=self._gateway.guests.admit,
         )
         self._server = server
         self._socketio = SocketIOConsumer.as_asgi(server=server)

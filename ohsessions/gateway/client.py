@@ -16,14 +16,15 @@ from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser
 
-from ohsessions import lifecycle
+from ohsessions import access, lifecycle
 from ohsessions.access import Role
 from ohsessions.conf import conf
 from ohsessions.core import wire
 from ohsessions.core.errors import WireError
 from ohsessions.core.runtime import JSON
+from ohsessions.gateway.guests import HELD_SECONDS
 from ohsessions.gateway.handshake import describe, read_handshake
-from ohsessions.gateway.limits import Held, RateLimit
+from ohsessions.gateway.held import Held
 from ohsessions.gateway.pump import Pump
 from ohsessions.gateway.refusals import client_id_of, not_attached, translate
 from ohsessions.journal import Append, NewEvent
@@ -33,8 +34,6 @@ from ohsessions.socketio import Ack, ConnectionRefused, MalformedEvent, Socket
 if TYPE_CHECKING:
     from ohsessions.gateway.gateway import Gateway
 
-HELD_SECONDS = 10.0
-"""How long actions may wait for INIT."""
 UNATTACHED_SECONDS = 30.0
 """How long a client may stay connected without an INIT."""
 STAY_AWAY = frozenset({"operator", "revoked", "unattached"})
@@ -61,8 +60,10 @@ class Client:
         self._author = ""
         self._answer: dict[str, JSON] = {}
         self._pump: Pump | None = None
-        self._rate = RateLimit(conf.RATE_LIMIT)
-        self._held = Held()
+        self._guest = gateway.guests.of(socket)
+        self._held = Held(self._guest)
+        self._may_start = self._user.is_authenticated or conf.ALLOW_ANONYMOUS
+        """Whether it may start sessions, as far as is known: the policy is asked when it matters."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     # What its pump asks
@@ -95,6 +96,7 @@ class Client:
         self._gateway.clients[self.sid] = self
         self._after(UNATTACHED_SECONDS, "unattached", self._end_unattached)
         try:
+            self._guest.check_connections()
             wanted = read_handshake(self.socket.scope, auth)
             if wanted is not None:
                 await self._initialize(wanted.init, None, wanted.session_id)
@@ -108,23 +110,21 @@ class Client:
 
     async def event(self, name: str, args: list[Any], ack: Ack | None) -> None:
         try:
-            self._rate.check()
             if name not in wire.ACTION_EVENTS:
                 raise wire.malformed(f"There is no event {name[:64]!r}: send oh_action.")
             request = wire.parse_request(args, max_bytes=conf.MAX_ACTION_BYTES)
             if self.session_id is None and not isinstance(request, wire.Init):
-                self._hold(request, len(wire.encode(args[0])), ack)
+                await self._hold(request, ack)
             else:
                 await self._take(request, ack)
         except Exception as error:
             self._refuse(error, ack, client_id_of(args[0] if args else None))
 
     async def malformed(self, problem: MalformedEvent, ack: Ack | None) -> None:
-        try:
-            self._rate.check()
-            raise WireError(400, problem.reason, problem.message)
-        except WireError as error:
-            self._refuse(error, ack)
+        self._refuse(WireError(400, problem.reason, problem.message), ack)
+
+    async def refused(self, error: Exception, ack: Ack | None) -> None:
+        self._refuse(error, ack)
 
     async def disconnect(self, reason: str) -> None:
         self._gateway.clients.pop(self.sid, None)
@@ -153,6 +153,7 @@ class Client:
         attach: Callable[..., Attached] = lifecycle.open_session
         if init.token or wanted:
             attach = partial(lifecycle.attach, session_id=wanted)
+        self._guest.check_init(is_new=attach is lifecycle.open_session)
         self.changing = True
         try:
             self._gateway.check_lease()
@@ -170,6 +171,7 @@ class Client:
         """From the old session to the new one in one step: nothing of the old comes after the answer."""
         change = attached.change
         self.forget_session()
+        self._guest.attach()
         self.session_id, self._pump, self._role = change.session_id, pump, attached.role
         self._author = self._author_of(attached.token)
         self.batch = init.batch
@@ -234,9 +236,12 @@ class Client:
 
     # Actions that came before INIT
 
-    def _hold(self, request: wire.Request, characters: int, ack: Ack | None) -> None:
-        if not self._held.try_put(request, ack, characters, conf.MAX_ACTION_BYTES):
-            raise not_attached("Too many actions are waiting for INIT.")
+    async def _hold(self, request: wire.Request, ack: Ack | None) -> None:
+        """Keeps an action for INIT. Raises WireError 409, 429; 401 if its INIT needs a token to succeed."""
+        if not self._may_start:
+            await self._services.database.read(access.check_may_open, self._user)
+            self._may_start = True
+        self._held.put(request, ack)
         if len(self._held) == 1:
             self._after(HELD_SECONDS, "held", self._refuse_held)
 
@@ -277,6 +282,7 @@ class Client:
         """Nothing of its session is sent to it any more."""
         self.session_id = None
         self.generation += 1
+        self._guest.detach()
         pump, self._pump = self._pump, None
         if pump is not None:
             self._gateway.leave_pump(pump, self)

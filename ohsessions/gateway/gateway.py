@@ -22,6 +22,7 @@ from ohsessions.core import switches, wire
 from ohsessions.core.errors import Unavailable
 from ohsessions.gateway.client import Client
 from ohsessions.gateway.farewells import farewell
+from ohsessions.gateway.guests import Guests
 from ohsessions.gateway.pump import Pump
 from ohsessions.gateway.reconciliation import Reconciliation
 from ohsessions.gateway.subscriptions import Subscriptions
@@ -50,6 +51,7 @@ class Gateway:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.clients: dict[str, Client] = {}
+        self.guests = Guests()
         self._pumps: dict[UUID, Pump] = {}
         self._subscriptions = Subscriptions(self._pumps.keys(), self._hear)
         self._membership = Membership(services, Process.Kind.GATEWAY, self)

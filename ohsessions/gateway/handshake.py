@@ -13,6 +13,7 @@ from ohsessions import access, lifecycle
 from ohsessions.conf import conf
 from ohsessions.core import wire
 from ohsessions.core.wire import Init
+from ohsessions.gateway.addresses import address_of
 from ohsessions.socketio import Socket
 
 
@@ -74,7 +75,7 @@ def describe(socket: Socket, user: Any, gateway: UUID, connected_at: datetime) -
         gateway=gateway,
         user=user,
         transport=socket.transport,
-        address=str((socket.scope.get("client") or [""])[0]),
+        address=address_of(socket.scope),
         user_agent=headers.get(b"user-agent", b"").decode("latin-1"),
         connected_at=connected_at,
     )

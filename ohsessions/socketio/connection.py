@@ -13,7 +13,7 @@ from ohsessions.socketio.engine import EngineIO, State, Transport
 from ohsessions.socketio.errors import PacketError
 from ohsessions.socketio.packets import decode_payload
 
-__all__ = ["FAIR_SHARE", "Connection", "Credentials", "Receiver", "Scope", "Send"]
+__all__ = ["FAIR_SHARE", "Connection", "Credentials", "Guest", "Receiver", "Scope", "Send"]
 
 Scope = Mapping[str, Any]
 # What must be the same in all requests of a connection: see requests.credentials().
@@ -35,6 +35,19 @@ class Receiver(Protocol):
         """Called once, when nothing can be sent or received any more."""
 
 
+class Guest(Protocol):
+    """What the application knows of a connection from its handshake on; see server.EngineServer."""
+
+    def arriving(self, size: int) -> Exception | None:
+        """Count an event of `size` characters that came and is not parsed yet; what to refuse it with."""
+
+    def handled(self, size: int) -> None:
+        """An event that was let in has been handled, or never will be."""
+
+    def leave(self) -> None:
+        """Called once, when the connection is forgotten."""
+
+
 class Connection:
     """
     What a server holds of one client.
@@ -54,6 +67,7 @@ class Connection:
         self.scope = scope
         self.credentials = credentials
         self.receiver: Receiver | None = None
+        self.guest: Guest | None = None
         self.closed_by_us = False
         self.is_posting = False  # a POST is being read; another one would overtake it
         self._on_end = on_end

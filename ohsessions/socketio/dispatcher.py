@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from ohsessions.socketio.codec import (
     MalformedEvent,
@@ -37,7 +38,8 @@ class Dispatcher:
         self._max_events = settings.inbox_events
         self._max_bytes = settings.inbox_limit
         self._on_refused = on_refused
-        self._inbox: deque[Packet] = deque()
+        self._guest = socket.guest
+        self._inbox: deque[tuple[Packet, Exception | None]] = deque()
         self._inbox_bytes = 0
         self._wake = asyncio.Event()
         self._reason: str | None = None
@@ -49,7 +51,10 @@ class Dispatcher:
         size = len(packet.data)
         if len(self._inbox) >= self._max_events or self._inbox_bytes + size > self._max_bytes:
             return False
-        self._inbox.append(packet)
+        refusal = self._guest.arriving(size) if self._guest is not None else None
+        if refusal is not None:  # its answer keeps its place in the order; its text is not kept
+            packet, size = replace(packet, data=""), 0
+        self._inbox.append((packet, refusal))
         self._inbox_bytes += size
         self._wake.set()
         return True
@@ -61,6 +66,8 @@ class Dispatcher:
         self._reason = reason
         self.socket.end()
         if drop:
+            for packet, _ in self._inbox:
+                self._handled(packet)
             self._inbox.clear()
         self._wake.set()
 
@@ -101,23 +108,33 @@ class Dispatcher:
         inbox = self._inbox
         while True:
             while inbox:
-                packet = inbox.popleft()
+                packet, refusal = inbox.popleft()
                 self._inbox_bytes -= len(packet.data)
-                await self._handle(packet)
+                try:
+                    await self._handle(packet, refusal)
+                finally:
+                    self._handled(packet)
             if self._reason is not None:
                 return
             self._wake.clear()
             await self._wake.wait()
 
-    async def _handle(self, packet: Packet) -> None:
+    def _handled(self, packet: Packet) -> None:
+        if self._guest is not None and packet.data:
+            self._guest.handled(len(packet.data))
+
+    async def _handle(self, packet: Packet, refusal: Exception | None) -> None:
         problem: MalformedEvent | None = None
         try:
-            name, args = parse_event(packet)
+            if refusal is None:
+                name, args = parse_event(packet)
         except MalformedEventError as exc:
             problem = exc.problem
         ack = self.socket.ack_for(packet.ack_id)
         try:
-            if problem is None:
+            if refusal is not None:
+                await self._handler.refused(refusal, ack)
+            elif problem is None:
                 await self._handler.event(name, args, ack)
             else:
                 await self._handler.malformed(problem, ack)

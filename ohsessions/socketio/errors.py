@@ -89,6 +89,11 @@ class RequestRefused(SocketIOError):
         return cls(3, "Payload too large", status=413)
 
     @classmethod
+    def too_many(cls, message: str) -> "RequestRefused":
+        """The application lets no more in for now; `message` says of what there are too many."""
+        return cls(3, message, status=429)
+
+    @classmethod
     def stopping(cls) -> "RequestRefused":
         """The server accepts no new connections; the client's next try may reach another."""
         return cls(3, "Server is stopping", status=503)

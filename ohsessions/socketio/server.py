@@ -16,7 +16,7 @@ from django.conf import ENVIRONMENT_VARIABLE
 from django.conf import settings as django_settings
 
 from ohsessions.socketio.client import Client
-from ohsessions.socketio.connection import Connection, Receiver, Scope
+from ohsessions.socketio.connection import Connection, Guest, Receiver, Scope
 from ohsessions.socketio.engine import EngineIO, Transport
 from ohsessions.socketio.errors import RequestRefused
 from ohsessions.socketio.requests import credentials
@@ -30,11 +30,23 @@ GRACE = 5.0
 
 
 class EngineServer(ABC):
-    """The connections of a mount, whatever their messages mean."""
+    """
+    The connections of a mount, whatever their messages mean.
 
-    def __init__(self, *, settings: Callable[[], EngineSettings], admit: Callable[[Scope], None]) -> None:
+    `make_guest` is asked at each handshake that was admitted. It raises RequestRefused, or gives what the
+    application wants to keep of the connection.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Callable[[], EngineSettings],
+        admit: Callable[[Scope], None],
+        make_guest: Callable[[Scope], Guest] | None = None,
+    ) -> None:
         self.settings = settings
         self.admit = admit
+        self._make_guest = make_guest
         self._connections: dict[str, Connection] = {}
         self._stopping = False
         self._empty = asyncio.Event()
@@ -49,11 +61,13 @@ class EngineServer(ABC):
         return MappingProxyType(self._connections)
 
     def open(self, scope: Scope, transport: Transport) -> Connection:
-        """A new connection. Raises RequestRefused while the server stops."""
+        """A new connection. Raises RequestRefused while the server stops, and what make_guest raises."""
         if self._stopping:
             raise RequestRefused.stopping()
+        guest = self._make_guest(scope) if self._make_guest is not None else None
         engine = EngineIO(self.settings(), transport, asyncio.get_running_loop().time)
         connection = Connection(engine, scope, credentials(scope, session_cookie_name), self._forget)
+        connection.guest = guest
         self._connections[engine.sid] = connection
         connection.receiver = self.make_receiver(connection)
         return connection
@@ -89,7 +103,8 @@ class EngineServer(ABC):
                     connection.abort(reason)
 
     def _forget(self, connection: Connection) -> None:
-        self._connections.pop(connection.engine.sid, None)
+        if self._connections.pop(connection.engine.sid, None) and connection.guest is not None:
+            connection.guest.leave()
         if not self._connections:
             self._empty.set()
 
@@ -112,6 +127,7 @@ class SocketIOServer(EngineServer):
         namespaces: Iterable[str] = ("/",),
         settings: Callable[[], EngineSettings] | None = None,
         farewell: Callable[[Socket, str], None] | None = None,
+        make_guest: Callable[[Scope], Guest] | None = None,
         **numbers: Any,
     ) -> None:
         if settings is None:
@@ -119,7 +135,7 @@ class SocketIOServer(EngineServer):
             settings = lambda: fixed  # noqa: E731
         elif numbers:
             raise TypeError(f"settings() already gives {', '.join(numbers)}; pass one or the other")
-        super().__init__(settings=settings, admit=admit)
+        super().__init__(settings=settings, admit=admit, make_guest=make_guest)
         self.handler_factory = handler_factory
         self.namespaces = tuple(namespaces)
         self.farewell = farewell

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ohsessions.socketio import codec
-from ohsessions.socketio.connection import Connection, Scope
+from ohsessions.socketio.connection import Connection, Guest, Scope
 from ohsessions.socketio.errors import SocketClosedError
 from ohsessions.socketio.packets import MESSAGE
 
@@ -43,6 +43,9 @@ class Handler(Protocol):
     async def malformed(self, problem: codec.MalformedEvent, ack: Ack | None) -> None:
         """Handle an event that could not be read; `ack` as in event()."""
 
+    async def refused(self, error: Exception, ack: Ack | None) -> None:
+        """Answer an event that the connection's guest refused at its arrival, in its place in the order."""
+
     async def disconnect(self, reason: str) -> None:
         """Called exactly once and last, for each connect() that was called, whether it accepted or not."""
 
@@ -68,6 +71,11 @@ class Socket:
     def scope(self) -> Scope:
         """The ASGI scope of the handshake: user, headers, client, query_string."""
         return self._connection.scope
+
+    @property
+    def guest(self) -> Guest | None:
+        """What the server's make_guest gave for the connection."""
+        return self._connection.guest
 
     @property
     def transport(self) -> str:

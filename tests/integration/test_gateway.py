@@ -14,20 +14,19 @@ from ohsessions import leases, lifecycle
 from ohsessions.access import Role, issue_token
 from ohsessions.conf import conf
 from ohsessions.core.clock import FakeClock
-from ohsessions.core.errors import Unavailable, WireError
+from ohsessions.core.errors import Unavailable
 from ohsessions.database import database_clock, lanes
 from ohsessions.gateway import client as client_module
 from ohsessions.gateway import gateway as gateway_module
 from ohsessions.gateway import subscriptions as subscriptions_module
 from ohsessions.gateway.client import Client
 from ohsessions.gateway.gateway import Gateway
-from ohsessions.gateway.limits import BURST_SECONDS, HELD_ACTIONS, Held, RateLimit
 from ohsessions.gateway.subscriptions import Subscriptions
 from ohsessions.models import Connection, Process, Session
 from ohsessions.services import Services
 from ohsessions.wakeups import session_group
 from tests.integration.boundaries import until
-from tests.integration.world import init, row_locked
+from tests.integration.world import row_locked
 
 LIMIT = 10.0
 
@@ -37,6 +36,7 @@ class FakeSocket:
 
     transport = "websocket"
     writable = True
+    guest = None
 
     def __init__(self) -> None:
         self.sid = uuid4().hex
@@ -657,46 +657,3 @@ async def test_a_message_that_cannot_be_heard_does_not_end_the_listening(
     await layer.group_send(session_group(one), {"type": "nonsense"})
     assert await hears(layer, one, heard)
     assert "A message 'nonsense' could not be heard" in caplog.text
-
-
-# Limits
-
-
-def test_actions_may_come_in_a_burst_and_then_as_fast_as_the_rate_says() -> None:
-    clock = FakeClock()
-    limit = RateLimit(4, clock)
-    for _ in range(int(4 * BURST_SECONDS)):
-        limit.check()
-    for _ in range(3):
-        with pytest.raises(WireError) as refused:
-            limit.check()
-        assert (refused.value.code, refused.value.reason) == (429, "rate")
-        assert refused.value.extra["retry_after"] == pytest.approx(0.25, abs=0.002)
-    clock.advance(refused.value.extra["retry_after"])
-    limit.check()
-    with pytest.raises(WireError):
-        limit.check()
-    clock.advance(3600)
-    for _ in range(int(4 * BURST_SECONDS)):
-        limit.check()
-    with pytest.raises(WireError):
-        limit.check()
-
-
-def test_without_a_rate_nothing_is_limited() -> None:
-    limit = RateLimit(None, FakeClock())
-    for _ in range(10_000):
-        limit.check()
-
-
-def test_what_is_held_is_bounded_in_number_and_size() -> None:
-    held = Held()
-    request = init()
-    assert held.try_put(request, None, 600, most=1000)
-    assert not held.try_put(request, None, 401, most=1000)
-    assert held.try_put(request, None, 400, most=1000)
-    assert len(held.take_all()) == 2
-    assert [held.try_put(request, None, 1, most=1000) for _ in range(HELD_ACTIONS + 1)] == [
-        *[True] * HELD_ACTIONS,
-        False,
-    ]

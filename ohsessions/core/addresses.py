@@ -1,0 +1,102 @@
+"""Where a client is: its address, behind proxies that are trusted to say so, and what counts as one address.
+
+A forwarded header is a list that each proxy extends at its right end, and whose left end anybody may have
+written. So it is read from the right: each entry is believed only if a trusted proxy wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+X_FORWARDED_FOR = "x-forwarded-for"
+FORWARDED = "forwarded"
+HEADERS = (X_FORWARDED_FOR, FORWARDED)
+"""Headers that can be read. The second one is that of RFC 7239."""
+UNIX_SOCKET = "unix"
+"""Stands in TRUSTED_PROXIES for a peer without an address."""
+IPV6_CLIENT = 64
+"""The bits of an IPv6 address that tell clients apart: each is given a network of this size."""
+
+
+@lru_cache(maxsize=16)
+def parse_networks(networks: tuple[str, ...]) -> tuple[Network, ...]:
+    """Return the networks of TRUSTED_PROXIES. Raises ValueError for one that is none."""
+    return tuple(ip_network(network) for network in networks if network != UNIX_SOCKET)
+
+
+def client_address(peer: str, forwarded: Iterable[str], header: str, trusted: Sequence[str]) -> str:
+    """Return the address of a client whose connection comes from `peer`.
+
+    `forwarded` are the values of `header`, one of HEADERS, in their order. As long as an address is that of a
+    trusted proxy the entry which it wrote is believed; the first one that is not trusted is the client's.
+    """
+    if not trusted:
+        return _normal(peer)
+    networks = parse_networks(tuple(trusted))
+    here, is_trusted = _normal(peer), _is_trusted(peer, networks, UNIX_SOCKET in trusted)
+    for entry in reversed(list(_entries(forwarded, header))):
+        if not is_trusted:
+            break
+        address = _parse(entry)
+        if address is None:  # "unknown", or what nobody should write: its proxy is as far as we can see
+            break
+        here, is_trusted = str(address), _is_in(address, networks)
+    return here
+
+
+def limit_key(address: str) -> str:
+    """Return what counts as one client for limits: an IPv4 address, or the /64 of an IPv6 address."""
+    parsed = _parse(address)
+    if isinstance(parsed, IPv6Address):
+        return str(ip_network((int(parsed) >> 64 << 64, IPV6_CLIENT)))
+    return address if parsed is None else str(parsed)
+
+
+def _is_trusted(peer: str, networks: tuple[Network, ...], trusts_unix: bool) -> bool:
+    address = _parse(peer)
+    return trusts_unix and not peer if address is None else _is_in(address, networks)
+
+
+def _is_in(address: Address, networks: tuple[Network, ...]) -> bool:
+    return any(address in network for network in networks)
+
+
+def _normal(text: str) -> str:
+    address = _parse(text)
+    return text if address is None else str(address)
+
+
+def _parse(text: str) -> Address | None:
+    """Read an address, perhaps with a port, in brackets or with a zone; None if it is none."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def _entries(values: Iterable[str], header: str) -> Iterable[str]:
+    for value in values:
+        for element in value.split(","):
+            yield element if header == X_FORWARDED_FOR else _forwarded_for(element)
+
+
+def _forwarded_for(element: str) -> str:
+    """The node of one element of `Forwarded`; empty if it names none."""
+    for pair in element.split(";"):
+        name, _, value = pair.partition("=")
+        if name.strip().lower() == "for":
+            return value.strip().strip('"')
+    return ""

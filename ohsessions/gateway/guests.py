@@ -1,0 +1,228 @@
+"""The connections of a gateway, counted from the handshake on: of each user and address, unattached ones.
+
+Whoever has logged in counts as a user, wherever from; all others count by their address (see
+core.addresses.limit_key). What counts here counts in this process only: each gateway has limits of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from django.contrib.auth.models import AnonymousUser
+
+from ohsessions.conf import conf
+from ohsessions.core.addresses import limit_key
+from ohsessions.core.clock import Clock
+from ohsessions.core.counters import over_quota, refusals, too_fast
+from ohsessions.core.errors import WireError
+from ohsessions.gateway.addresses import address_of
+from ohsessions.gateway.limits import BURST_SECONDS, MINUTE, Bucket, Buckets, cost
+from ohsessions.socketio import RequestRefused, Socket
+
+SMALL = 64 * 1024
+"""Bytes that an event may have before its connection is attached, where that needs a login or a token."""
+HELD_PER_ADDRESS = 4
+"""All unattached connections of an address may hold so many times MAX_ACTION_BYTES."""
+HELD_SECONDS = 10.0
+"""How long actions may wait for INIT."""
+TOLD = 10
+"""So many connections over a user's limit are let in to be told at CONNECT; an HTTP status says less."""
+FREED_SECONDS = 30.0
+"""When somebody whose connections are too many may try again: what is gone is noticed by then."""
+
+
+class Guests:
+    """Counts, and says who is one too many."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
+        self.connections: Counter[str] = Counter()
+        """Of each user and each address, by Guest.key."""
+        self.unattached: Counter[str] = Counter()
+        """Of each address: connections without a login."""
+        self.held: Counter[str] = Counter()
+        """Bytes, of each address: what unattached connections without a login have sent that waits."""
+        self.actions = Buckets(lambda: conf.USER_RATE_LIMIT, BURST_SECONDS, self.clock)
+        self.user_inits = Buckets(lambda: _per_second(conf.INIT_RATE_PER_USER), MINUTE, self.clock)
+        self.address_inits = Buckets(lambda: _per_second(conf.INIT_RATE_PER_ADDRESS), MINUTE, self.clock)
+        self.starts = Buckets(lambda: _per_second(conf.START_RATE), MINUTE, self.clock)
+
+    def admit(self, scope: Mapping[str, Any]) -> Guest:
+        """Let a connection in whose handshake is being answered. Raises RequestRefused if it is one too many.
+
+        A client tries again by itself after that, unlike after a refused CONNECT: connections that it lost
+        may still be counted, and whole offices come back at once when a server was restarted.
+        """
+        guest = Guest(self, scope)
+        for limit, most, count, message in self._limits(guest):
+            if most is not None and count >= most:
+                refusals.count(limit)
+                raise RequestRefused.too_many(message)
+        guest.enter()
+        return guest
+
+    def of(self, socket: Socket) -> Guest:
+        """Return the guest of a socket; only a server without make_guest has none."""
+        return socket.guest if isinstance(socket.guest, Guest) else self.admit(socket.scope)
+
+    def _limits(self, guest: Guest) -> list[tuple[str, int | None, int, str]]:
+        """Name, number, present count and message of each limit that concerns a new connection."""
+        count = self.connections[guest.key]
+        if guest.is_user:
+            most = conf.MAX_CONNECTIONS_PER_USER
+            spared = None if most is None else most + TOLD
+            return [("MAX_CONNECTIONS_PER_USER", spared, count, "You have too many connections.")]
+        here = "There are too many connections from your address. Try again later."
+        anywhere = "Too many connections wait for an INIT. Try again later."
+        mine, all_of_them = self.unattached[guest.key], self.unattached.total()
+        return [
+            ("MAX_CONNECTIONS_PER_ADDRESS", conf.MAX_CONNECTIONS_PER_ADDRESS, count, here),
+            ("MAX_UNATTACHED_PER_ADDRESS", conf.MAX_UNATTACHED_PER_ADDRESS, mine, here),
+            ("MAX_UNATTACHED", conf.MAX_UNATTACHED, all_of_them, anywhere),
+        ]
+
+
+class Guest:
+    """One connection; see socketio.connection.Guest. `key` is under what it counts."""
+
+    def __init__(self, guests: Guests, scope: Mapping[str, Any]) -> None:
+        user = scope.get("user") or AnonymousUser()
+        self.is_user = bool(user.is_authenticated)
+        self.key = f"user {user.pk}" if self.is_user else limit_key(address_of(scope))
+        self._guests = guests
+        self._is_attached = self._has_left = False
+        self._held = 0
+        self._large = 0
+        rate = conf.RATE_LIMIT
+        self._actions = Bucket(rate, (rate or 0) * BURST_SECONDS, guests.clock)
+        inits = _per_second(conf.INIT_RATE)
+        self._inits = Bucket(inits, (inits or 0) * MINUTE, guests.clock)
+
+    # Coming and going
+
+    def enter(self) -> None:
+        """Count it: called once."""
+        self._guests.connections[self.key] += 1
+        if not self.is_user:
+            self._guests.unattached[self.key] += 1
+
+    def leave(self) -> None:
+        """See socketio.connection.Guest."""
+        if self._has_left:
+            return
+        self.attach()
+        self._has_left = True
+        _subtract(self._guests.connections, self.key, 1)
+
+    def attach(self) -> None:
+        """It is attached to a session: what it sends is limited as everybody's is."""
+        if self._is_attached or self._has_left:
+            return
+        self._is_attached = True
+        self.release(self._held)
+        self._large = 0
+        if not self.is_user:
+            _subtract(self._guests.unattached, self.key, 1)
+
+    def detach(self) -> None:
+        """It is attached no more."""
+        if self._is_attached and not self._has_left:
+            self._is_attached = False
+            if not self.is_user:
+                self._guests.unattached[self.key] += 1
+
+    def check_connections(self) -> None:
+        """Raise WireError 429 `quota` if its user has more connections than MAX_CONNECTIONS_PER_USER."""
+        most = conf.MAX_CONNECTIONS_PER_USER
+        if self.is_user and most is not None and self._guests.connections[self.key] > most:
+            message = f"You have {most} connections already. Close some of them: tabs, or other devices."
+            raise over_quota("MAX_CONNECTIONS_PER_USER", message, FREED_SECONDS)
+
+    # What it sends
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether it has shown neither a login nor, by being attached, a token."""
+        return not (self.is_user or self._is_attached)
+
+    @property
+    def most_held(self) -> int:
+        """Bytes of actions that may wait for INIT."""
+        return conf.MAX_ACTION_BYTES if self.is_user or conf.ALLOW_ANONYMOUS else SMALL
+
+    def arriving(self, size: int) -> WireError | None:
+        """See socketio.connection.Guest: rates, and until it is attached the size."""
+        if wait := self._actions.take(cost(size)):
+            message = f"At most {self._actions.rate:g} actions per second, please."
+            return too_fast("RATE_LIMIT", message, wait)
+        if wait := self._guests.actions.take(self.key, cost(size)):
+            message = "You send too much, on all your connections together."
+            return too_fast("USER_RATE_LIMIT", message, wait)
+        if not self.is_bounded:
+            return None
+        if size > SMALL:
+            self._large += size
+            # The largest action is in a frame that is a little larger.
+            if self._large > (conf.MAX_ACTION_BYTES + SMALL if self.most_held > SMALL else SMALL):
+                refusals.count("MAX_ACTION_BYTES")
+                message = f"Before INIT a connection without a login may send at most {self.most_held} bytes."
+                return WireError(413, "too_large", message)
+        if not self.try_hold(size):
+            return held_too_much()
+        return None
+
+    def handled(self, size: int) -> None:
+        """See socketio.connection.Guest."""
+        self.release(size)
+
+    def try_hold(self, size: int) -> bool:
+        """Count bytes that wait, unless all unattached connections of the address hold too many then."""
+        if self.is_bounded and not self._has_left:
+            held = self._guests.held
+            if held[self.key] and held[self.key] + size > HELD_PER_ADDRESS * conf.MAX_ACTION_BYTES:
+                return False
+            held[self.key] += size
+            self._held += size
+        return True
+
+    def release(self, size: int) -> None:
+        """Count bytes that wait no more. What came while it was attached was not counted."""
+        size = min(size, self._held)
+        self._held -= size
+        _subtract(self._guests.held, self.key, size)
+
+    # What it asks
+
+    def check_init(self, *, is_new: bool) -> None:
+        """Count an INIT. Raises WireError 429 `rate`.
+
+        One that joins costs a transaction, and a whole office may send one each at the same time; one that
+        makes a session costs a runtime, so there are fewer of them.
+        """
+        of_all = self._guests.user_inits if self.is_user else self._guests.address_inits
+        name = "INIT_RATE_PER_USER" if self.is_user else "INIT_RATE_PER_ADDRESS"
+        if wait := self._inits.take():
+            raise too_fast("INIT_RATE", "This connection sends INIT too often.", wait)
+        if wait := of_all.take(self.key):
+            raise too_fast(name, "You attach to sessions too often, on all your connections together.", wait)
+        if is_new and (wait := self._guests.starts.take(self.key)):
+            raise too_fast("START_RATE", f"At most {conf.START_RATE} new sessions a minute, please.", wait)
+
+
+def held_too_much() -> WireError:
+    """Return what is said to a client whose address holds too much before INIT."""
+    message = "Too many actions from your address wait for an INIT. Send INIT first."
+    return over_quota("MAX_ACTION_BYTES", message, HELD_SECONDS)
+
+
+def _per_second(rate: float | None) -> float | None:
+    return None if rate is None else rate / MINUTE
+
+
+def _subtract(counter: Counter[str], key: str, amount: int) -> None:
+    """Keep no zeros: there are as many keys as there are connections."""
+    counter[key] -= amount
+    if counter[key] <= 0:
+        del counter[key]

@@ -1,0 +1,72 @@
+"""Actions that came before INIT, until it comes: in order, and bounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ohsessions.core.wire import Act, Request
+from ohsessions.gateway.guests import Guest, held_too_much
+from ohsessions.gateway.refusals import not_attached
+from ohsessions.socketio import Ack
+
+HELD_ACTIONS = 100
+"""So many actions may wait for INIT."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldAction:
+    """A request without its texts; these are kept as UTF-8, so that they cost what they count.
+
+    (One character beyond Latin-1 makes a string of Python's twice or four times as large.)
+    """
+
+    request: Request
+    body: bytes
+    hidden: bytes | None
+    ack: Ack | None
+
+    @classmethod
+    def pack(cls, request: Request, ack: Ack | None) -> HeldAction:
+        if not isinstance(request, Act):
+            return cls(request, b"", None, ack)
+        hidden = None if request.hidden is None else request.hidden.encode()
+        return cls(replace(request, body="", hidden=None), request.body.encode(), hidden, ack)
+
+    def unpack(self) -> Request:
+        if not isinstance(self.request, Act):
+            return self.request
+        hidden = None if self.hidden is None else self.hidden.decode()
+        return replace(self.request, body=self.body.decode(), hidden=hidden)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the texts."""
+        return len(self.body) + len(self.hidden or b"")
+
+
+class Held:
+    """Actions of one guest that wait: at most HELD_ACTIONS, of Guest.most_held bytes together."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._held: list[HeldAction] = []
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def put(self, request: Request, ack: Ack | None) -> None:
+        """Keep an action. Raises WireError 409, or 429 if others of its address hold too much."""
+        action = HeldAction.pack(request, ack)
+        if len(self._held) >= HELD_ACTIONS or self._bytes + action.size > self._guest.most_held:
+            raise not_attached("Too many actions are waiting for INIT.")
+        if not self._guest.try_hold(action.size):
+            raise held_too_much()
+        self._held.append(action)
+        self._bytes += action.size
+
+    def take_all(self) -> list[tuple[Request, Ack | None]]:
+        """Return all, in order, and hold none."""
+        self._guest.release(self._bytes)
+        held, self._held, self._bytes = self._held, [], 0
+        return [(action.unpack(), action.ack) for action in held]

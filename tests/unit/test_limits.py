@@ -1,0 +1,358 @@
+"""How much is let in: buckets, guests, what is held, and the addresses that all of it is counted by."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import AnonymousUser, User
+from django.test import override_settings
+
+from ohsessions.core import counters
+from ohsessions.core.addresses import FORWARDED, X_FORWARDED_FOR, client_address, limit_key
+from ohsessions.core.clock import FakeClock
+from ohsessions.core.counters import LOG_EVERY, Refusals
+from ohsessions.core.errors import WireError
+from ohsessions.core.wire import Act
+from ohsessions.gateway import addresses
+from ohsessions.gateway.guests import HELD_PER_ADDRESS, SMALL, TOLD, Guest, Guests
+from ohsessions.gateway.held import HELD_ACTIONS, Held
+from ohsessions.gateway.limits import BURST_SECONDS, BYTES_PER_ACTION, FEWEST_SWEPT, Bucket, Buckets, cost
+from ohsessions.socketio import RequestRefused
+
+MAX_ACTION = 1_000_000
+
+
+def settings(**values: Any) -> override_settings:
+    """With anonymous visitors, as a site that lets them start sessions has it."""
+    return override_settings(OHSESSIONS={"ALLOW_ANONYMOUS": True, "MAX_ACTION_BYTES": MAX_ACTION} | values)
+
+
+def scope(address: str = "192.0.2.1", user: Any = None, **headers: str) -> dict[str, Any]:
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return {"client": (address, 4711), "user": user or AnonymousUser(), "headers": raw}
+
+
+def act(text: str, hidden: str | None = None) -> Act:
+    return Act("message", None, text, hidden)
+
+
+# Buckets
+
+
+def test_actions_may_come_in_a_burst_and_then_as_fast_as_the_rate_says() -> None:
+    clock = FakeClock()
+    bucket = Bucket(4, 4 * BURST_SECONDS, clock)
+    assert [bucket.take() for _ in range(int(4 * BURST_SECONDS))] == [0.0] * 40
+    assert [bucket.take() for _ in range(3)] == [pytest.approx(0.25)] * 3
+    clock.advance(0.2501)
+    assert bucket.take() == 0.0
+    assert bucket.take() > 0
+    clock.advance(3600)
+    assert [bucket.take() > 0 for _ in range(41)] == [*[False] * 40, True]
+
+
+def test_without_a_rate_nothing_is_limited() -> None:
+    bucket = Bucket(None, 0, FakeClock())
+    assert not any(bucket.take(1000) for _ in range(10_000))
+
+
+def test_what_is_larger_than_the_bucket_takes_a_full_one() -> None:
+    clock = FakeClock()
+    bucket = Bucket(1, 10, clock)
+    assert bucket.take(257) == 0.0
+    assert bucket.take(257) == pytest.approx(10)
+    clock.advance(10)
+    assert bucket.take(257) == 0.0
+
+
+def test_bytes_count_towards_the_rate() -> None:
+    assert (cost(0), cost(BYTES_PER_ACTION), cost(256 * BYTES_PER_ACTION)) == (1, 2, 257)
+
+
+def test_keyed_buckets_are_dropped_when_they_are_full_again() -> None:
+    clock = FakeClock()
+    buckets = Buckets(lambda: 1.0, 10, clock)
+    for number in range(10 * FEWEST_SWEPT):
+        buckets.take(f"address {number}")
+        clock.advance(0.1)
+    assert len(buckets) <= FEWEST_SWEPT
+
+
+def test_keyed_buckets_that_are_not_full_are_kept() -> None:
+    clock = FakeClock()
+    buckets = Buckets(lambda: 1.0, 10, clock)
+    buckets.take("busy", 10)
+    for number in range(10 * FEWEST_SWEPT):
+        buckets.take(f"address {number}")
+    assert buckets.take("busy") == pytest.approx(1)
+
+
+# Counting
+
+
+def test_a_limit_that_refuses_again_and_again_is_logged_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = FakeClock()
+    refusals = Refusals(clock)
+    with caplog.at_level(logging.WARNING, logger=counters.__name__):
+        for _ in range(100):
+            refusals.count("RATE_LIMIT")
+        refusals.count("INIT_RATE")
+        clock.advance(LOG_EVERY)
+        refusals.count("RATE_LIMIT")
+    assert [record.getMessage() for record in caplog.records] == [
+        "RATE_LIMIT refused 1 (1 since this process began)",
+        "INIT_RATE refused 1 (1 since this process began)",
+        "RATE_LIMIT refused 100 (101 since this process began)",
+    ]
+    assert refusals.counts() == {"RATE_LIMIT": 101, "INIT_RATE": 1}
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "trusted", "expected"),
+    [
+        ("10.0.0.1", ["6.6.6.6"], [], "10.0.0.1"),
+        ("9.9.9.9", ["6.6.6.6"], ["10.0.0.0/8"], "9.9.9.9"),
+        ("10.0.0.1", ["192.0.2.7"], ["10.0.0.0/8"], "192.0.2.7"),
+        # What the client wrote itself stands at the left.
+        ("10.0.0.1", ["6.6.6.6, 192.0.2.7"], ["10.0.0.0/8"], "192.0.2.7"),
+        ("10.0.0.1", ["6.6.6.6", "192.0.2.7, 10.0.0.2"], ["10.0.0.0/8"], "192.0.2.7"),
+        ("10.0.0.1", ["10.0.0.9, 10.0.0.2"], ["10.0.0.0/8"], "10.0.0.9"),
+        ("10.0.0.1", ["6.6.6.6, unknown, 10.0.0.2"], ["10.0.0.0/8"], "10.0.0.2"),
+        ("10.0.0.1", [""], ["10.0.0.0/8"], "10.0.0.1"),
+        ("10.0.0.1", [], ["10.0.0.0/8"], "10.0.0.1"),
+        ("::ffff:10.0.0.1", ["[2001:db8::1]:443"], ["10.0.0.0/8"], "2001:db8::1"),
+        ("10.0.0.1", ["192.0.2.7:51000"], ["10.0.0.0/8"], "192.0.2.7"),
+        ("", ["192.0.2.7"], ["10.0.0.0/8"], ""),
+        ("", ["192.0.2.7"], ["unix"], "192.0.2.7"),
+        ("10.0.0.1", ["192.0.2.7"], ["unix"], "10.0.0.1"),
+    ],
+)
+def test_an_address_is_believed_only_from_trusted_proxies(
+    peer: str, forwarded: list[str], trusted: list[str], expected: str
+) -> None:
+    assert client_address(peer, forwarded, X_FORWARDED_FOR, trusted) == expected
+
+
+def test_the_header_of_rfc_7239_is_read() -> None:
+    value = 'for=6.6.6.6;proto=http, for="[2001:db8::1]:4711";by=203.0.113.43'
+    assert client_address("10.0.0.1", [value], FORWARDED, ["10.0.0.0/8"]) == "2001:db8::1"
+    assert client_address("10.0.0.1", ["proto=https"], FORWARDED, ["10.0.0.0/8"]) == "10.0.0.1"
+
+
+def test_an_ipv6_client_counts_by_its_network() -> None:
+    assert limit_key("2001:db8:1:2:3:4:5:6") == limit_key("2001:db8:1:2::9") == "2001:db8:1:2::/64"
+    assert limit_key("2001:db8:1:3::9") != limit_key("2001:db8:1:2::9")
+    assert limit_key("::ffff:192.0.2.1") == limit_key("192.0.2.1") == "192.0.2.1"
+    assert limit_key("") == ""
+
+
+def test_only_the_header_that_the_proxies_write_is_read() -> None:
+    written = scope("10.0.0.1", forwarded="for=6.6.6.6", x_forwarded_for="192.0.2.7")
+    with settings(TRUSTED_PROXIES=["10.0.0.1"]):
+        assert addresses.address_of(written) == "192.0.2.7"
+    with settings(TRUSTED_PROXIES=["10.0.0.1"], FORWARDED_HEADER="forwarded"):
+        assert addresses.address_of(written) == "6.6.6.6"
+    with settings():
+        assert addresses.address_of(written) == "10.0.0.1"
+
+
+# Guests
+
+
+def refused(guests: Guests, **fields: Any) -> str:
+    with pytest.raises(RequestRefused) as refusal:
+        guests.admit(scope(**fields))
+    assert refusal.value.status == 429
+    return refusal.value.message
+
+
+def test_connections_of_an_address_are_limited_until_one_leaves() -> None:
+    with settings(MAX_CONNECTIONS_PER_ADDRESS=2):
+        guests = Guests(FakeClock())
+        first = guests.admit(scope())
+        first.attach()
+        guests.admit(scope())
+        assert "your address" in refused(guests)
+        guests.admit(scope("192.0.2.2"))
+        first.leave()
+        first.leave()
+        guests.admit(scope())
+        refused(guests)
+
+
+def test_who_has_logged_in_is_counted_as_a_user_wherever_from() -> None:
+    ann, bob = User(pk=1, username="ann"), User(pk=2, username="bob")
+    with settings(MAX_CONNECTIONS_PER_USER=1, MAX_CONNECTIONS_PER_ADDRESS=1, MAX_UNATTACHED=1):
+        guests = Guests(FakeClock())
+        guests.admit(scope())
+        mine = [guests.admit(scope(f"192.0.2.{number}", ann)) for number in range(1 + TOLD)]
+        refused(guests, address="192.0.2.99", user=ann)
+        guests.admit(scope(user=bob)).check_connections()
+        with pytest.raises(WireError) as told:
+            mine[-1].check_connections()
+        assert (told.value.code, told.value.reason) == (429, "quota")
+
+
+@pytest.mark.parametrize("name", ["MAX_UNATTACHED_PER_ADDRESS", "MAX_UNATTACHED"])
+def test_unattached_connections_are_limited_until_they_attach(name: str) -> None:
+    with settings(**{name: 1}):
+        guests = Guests(FakeClock())
+        first = guests.admit(scope())
+        refused(guests)
+        first.attach()
+        second = guests.admit(scope())
+        second.leave()
+        guests.admit(scope())
+        first.detach()
+        refused(guests)
+
+
+def test_guests_that_left_leave_nothing_behind() -> None:
+    with settings():
+        guests = Guests(FakeClock())
+        for number in range(1000):
+            guest = guests.admit(scope(f"192.0.2.{number % 250}"))
+            guest.arriving(100)
+            if number % 2:
+                guest.attach()
+                guest.arriving(100)
+                guest.detach()
+            guest.leave()
+            guest.attach()
+            guest.detach()
+            guest.handled(100)
+        assert [*guests.connections, *guests.unattached, *guests.held] == []
+        assert len(guests.actions) <= FEWEST_SWEPT
+
+
+def code(error: WireError | None) -> tuple[int, str] | None:
+    return error and (error.code, error.reason)
+
+
+def test_before_init_a_stranger_sends_small_events_where_only_a_token_helps() -> None:
+    with settings(ALLOW_ANONYMOUS=False):
+        guest = Guests(FakeClock()).admit(scope())
+        assert code(guest.arriving(SMALL)) is None
+        assert code(guest.arriving(SMALL + 1)) == (413, "too_large")
+        guest.attach()
+        assert code(guest.arriving(MAX_ACTION)) is None
+
+
+def test_before_init_a_stranger_sends_one_large_action_in_all() -> None:
+    with settings(RATE_LIMIT=None):
+        guest = Guests(FakeClock()).admit(scope())
+        assert code(guest.arriving(MAX_ACTION)) is None
+        guest.handled(MAX_ACTION)
+        assert code(guest.arriving(SMALL + 1)) == (413, "too_large")
+        assert code(guest.arriving(SMALL)) is None  # an INIT must get through
+
+
+def test_a_login_may_send_more_before_init() -> None:
+    with settings(ALLOW_ANONYMOUS=False, RATE_LIMIT=None, USER_RATE_LIMIT=None):
+        guest = Guests(FakeClock()).admit(scope(user=User(pk=1)))
+        assert [code(guest.arriving(MAX_ACTION)) for _ in range(10)] == [None] * 10
+
+
+def test_all_unattached_connections_of_an_address_hold_a_bounded_number_of_bytes() -> None:
+    with settings(USER_RATE_LIMIT=None):
+        guests = Guests(FakeClock())
+        strangers = [guests.admit(scope()) for _ in range(60)]
+        answers = [code(stranger.arriving(MAX_ACTION)) for stranger in strangers]
+        assert answers == [*[None] * HELD_PER_ADDRESS, *[(429, "quota")] * 56]
+        assert guests.held["192.0.2.1"] == HELD_PER_ADDRESS * MAX_ACTION
+        assert code(guests.admit(scope("192.0.2.2")).arriving(MAX_ACTION)) is None
+        strangers[0].attach()
+        assert code(strangers[1].arriving(SMALL)) is None
+
+
+def test_one_rate_holds_for_all_connections_of_an_address() -> None:
+    clock = FakeClock()
+    with settings(USER_RATE_LIMIT=1):
+        guests = Guests(clock)
+        answers = [code(guests.admit(scope()).arriving(0)) for _ in range(int(BURST_SECONDS) + 1)]
+        assert answers == [*[None] * int(BURST_SECONDS), (429, "rate")]
+        assert code(guests.admit(scope("192.0.2.2")).arriving(0)) is None
+        clock.advance(1.01)
+        assert code(guests.admit(scope()).arriving(0)) is None
+
+
+def inits(guest: Guest, count: int, *, is_new: bool) -> int:
+    """How many of so many INITs are let through."""
+    errors: list[WireError] = []
+    for _ in range(count):
+        try:
+            guest.check_init(is_new=is_new)
+        except WireError as error:
+            errors.append(error)
+    assert {(error.code, error.reason) for error in errors} <= {(429, "rate")}
+    assert all(error.extra["retry_after"] > 0 for error in errors)
+    return count - len(errors)
+
+
+def test_inits_are_limited_by_connection_user_and_address_and_new_sessions_strictly() -> None:
+    ann = User(pk=1)
+    with settings(INIT_RATE=5, INIT_RATE_PER_USER=7, INIT_RATE_PER_ADDRESS=9, START_RATE=2):
+        guests = Guests(FakeClock())
+        strangers = [guests.admit(scope()) for _ in range(3)]
+        assert [inits(stranger, 10, is_new=False) for stranger in strangers] == [5, 4, 0]
+        mine = [guests.admit(scope(user=ann)) for _ in range(3)]
+        assert [inits(guest, 10, is_new=False) for guest in mine] == [5, 2, 0]
+        other = [guests.admit(scope("192.0.2.2")) for _ in range(2)]
+        assert [inits(guest, 3, is_new=True) for guest in other] == [2, 0]
+        assert inits(other[1], 1, is_new=False) == 1
+
+
+def test_a_thousand_clients_of_one_address_reconnect_at_once_with_the_defaults() -> None:
+    with settings():
+        guests = Guests(FakeClock())
+        lost = [guests.admit(scope()) for _ in range(1000)]
+        for guest in lost:  # the server does not know yet that they are gone
+            guest.attach()
+        again = [guests.admit(scope()) for _ in range(1000)]
+        assert sum(inits(guest, 1, is_new=False) for guest in again) == 1000
+
+
+# What is held
+
+
+def held() -> tuple[Guests, Held]:
+    guests = Guests(FakeClock())
+    return guests, Held(guests.admit(scope()))
+
+
+def test_what_is_held_is_bounded_in_size() -> None:
+    with settings(MAX_ACTION_BYTES=1000):
+        guests, waiting = held()
+        waiting.put(act("x" * 600), None)
+        with pytest.raises(WireError) as error:
+            waiting.put(act("x" * 300, "x" * 101), None)
+        assert (error.value.code, error.value.reason) == (409, "not_attached")
+        waiting.put(act("x" * 300, "x" * 100), None)
+        assert guests.held["192.0.2.1"] == 1000
+        assert waiting.take_all() == [(act("x" * 600), None), (act("x" * 300, "x" * 100), None)]
+        assert not guests.held
+
+
+def test_what_is_held_is_bounded_in_number() -> None:
+    with settings():
+        _, waiting = held()
+        for _ in range(HELD_ACTIONS):
+            waiting.put(act(""), None)
+        with pytest.raises(WireError):
+            waiting.put(act(""), None)
+
+
+def test_what_is_held_counts_as_many_bytes_as_it_costs() -> None:
+    with settings(MAX_ACTION_BYTES=4000):
+        _, waiting = held()
+        waiting.put(act("€" * 1000), None)
+        with pytest.raises(WireError):
+            waiting.put(act("€" * 400), None)
+        assert waiting.take_all() == [(act("€" * 1000), None)]
