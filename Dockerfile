@@ -23,15 +23,18 @@ COPY project project
 COPY templates templates
 COPY --from=javascript /build/ohsessions/static/ohsessions/socket.io.esm.min.js* ohsessions/static/ohsessions/
 
-# What must outlive a container: workspaces and large snapshots. All workers need the same ones.
-RUN useradd --create-home --uid 10001 ohsessions \
+# Two users: what a session runs in a worker is not who serves its visitors. What must outlive a container, workspaces
+# and large snapshots, is the worker's alone. All workers need the same ones.
+RUN useradd --create-home --uid 10001 ohsessions-gateway \
+    && useradd --create-home --uid 10002 ohsessions-worker \
     && mkdir -p /var/lib/ohsessions/files /var/lib/ohsessions/workspaces \
-    && chown -R ohsessions: /var/lib/ohsessions
+    && chown -R ohsessions-worker: /var/lib/ohsessions \
+    && chmod -R go= /var/lib/ohsessions
 ENV DJANGO_STATIC_ROOT=/srv/ohsessions/static \
     DJANGO_MEDIA_ROOT=/var/lib/ohsessions/files \
     OHSESSIONS_WORKSPACE_ROOT=/var/lib/ohsessions/workspaces
 RUN DJANGO_SECRET_KEY=build python manage.py collectstatic --noinput --verbosity 0
 
-USER ohsessions
+USER ohsessions-gateway
 EXPOSE 8000
 CMD ["python", "manage.py", "ohsessions", "serve", "--bind", "0.0.0.0", "--port", "8000", "--proxy-headers"]

@@ -36,11 +36,19 @@ def words(name: str, default: list[str]) -> list[str]:
     return default if value is None else [word.strip() for word in value.split(",") if word.strip()]
 
 
+def secret(name: str) -> str | None:
+    """The variable, or the content of the file that NAME_FILE names."""
+    if value := os.environ.get(name):
+        return value
+    file = os.environ.get(f"{name}_FILE")
+    return Path(file).read_text().strip() if file else None
+
+
 DEBUG = flag("DJANGO_DEBUG", False)
 
 
 def find_secret_key() -> str:
-    if key := os.environ.get("DJANGO_SECRET_KEY"):
+    if key := secret("DJANGO_SECRET_KEY"):
         return key
     file = VAR_DIR / "secret_key"
     if file.exists():
@@ -140,6 +148,8 @@ def read_ohsessions() -> dict[str, Any]:
         name = variable.removeprefix("OHSESSIONS_")
         if name == variable or name.startswith(("TEST_", "BENCH_")):
             continue
+        if name.endswith("_FILE"):
+            name, value = name.removesuffix("_FILE"), Path(value).read_text()
         try:
             site[name] = json.loads(value)
         except ValueError:
@@ -156,6 +166,8 @@ def read_database() -> dict[str, Any]:
         VAR_DIR.mkdir(exist_ok=True)
         url = f"sqlite:///{VAR_DIR / 'db.sqlite3'}"
     database: dict[str, Any] = dict(dj_database_url.parse(url))
+    if password := secret("DATABASE_PASSWORD"):
+        database["PASSWORD"] = password
     # A connection that the pool kept over a restart of the database is noticed before it is used.
     database["CONN_HEALTH_CHECKS"] = True
     options = database.setdefault("OPTIONS", {})

@@ -25,7 +25,8 @@ store[HASH_SESSION_KEY] = user.get_session_auth_hash()
 store.save()
 print(f"{settings.SESSION_COOKIE_NAME}={store.session_key}")
 """
-CLOSE_DELAY = 2
+SETTINGS = {"CLOSE_DELAY": 2, "PING_INTERVAL": 6, "PING_TIMEOUT": 8}
+"""Shorter than the defaults, so that what is left by itself is gone while it is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Victim(Site):
     prepared: tuple[bytes, str] | None = None
 
     def __init__(self, folder: Path, *, debug: bool, environment: Mapping[str, str], **settings: Any) -> None:
-        super().__init__(folder, **{"CLOSE_DELAY": CLOSE_DELAY} | settings)
+        super().__init__(folder, **SETTINGS | settings)
         self.environment |= {"DJANGO_DEBUG": "1" if debug else "0", "DJANGO_HTTPS": "0", **environment}
 
     def prepare(self) -> None:

@@ -127,6 +127,20 @@ def test_settings_of_ohsessions_are_json_or_bare_words(site: Site):
     }
 
 
+def test_secrets_may_lie_in_files_that_the_environment_names(site: Site, tmp_path: Path):
+    for name, content in {"key": "from a file\n", "password": "p/w:@\n", "keys": '["one"]\n'}.items():
+        (tmp_path / name).write_text(content)
+    settings = site.settings(
+        DJANGO_SECRET_KEY_FILE=str(tmp_path / "key"),
+        DATABASE_URL="postgresql://u@127.0.0.1/name",
+        DATABASE_PASSWORD_FILE=str(tmp_path / "password"),
+        OHSESSIONS_SECRETS_KEYS_FILE=str(tmp_path / "keys"),
+    )
+    assert settings["SECRET_KEY"] == "from a file"
+    assert settings["DATABASES"]["default"]["PASSWORD"] == "p/w:@"
+    assert settings["OHSESSIONS"]["SECRETS_KEYS"] == ["one"]
+
+
 def test_a_flag_that_is_neither_yes_nor_no_is_refused(site: Site):
     assert "DJANGO_DEBUG='maybe'" in site.load(DJANGO_DEBUG="maybe").stderr
 
