@@ -150,7 +150,7 @@ class Settings:
     """Whether a token is accepted in the query string, where proxies and servers log it."""
 
     SECRETS_KEYS: list[str] = []
-    """Keys for secrets at rest: the first encrypts, all decrypt. Empty: derived from SECRET_KEY."""
+    """Keys for secrets and snapshots at rest: the first encrypts, all decrypt. Empty: that of SECRET_KEY."""
 
     def __getattribute__(self, name: str) -> Any:
         if name.isupper():

@@ -1,12 +1,15 @@
 """Where a session's snapshot lives: in its row when small, else in a file of Django's storage.
 
-A file has a name that was never used before and is never overwritten: the row that names it is written after
-it, under the epoch, and the file it named before is deleted after the commit. So a crash at any point leaves
-the row naming a whole file; a file that no row names is garbage for the sweep.
+It is encrypted with SECRETS_KEYS in both places, since what a runtime keeps (the variables of a shell, say)
+may be as secret as what INIT brought. A file has a name that was never used before and is never overwritten:
+the row that names it is written after it, under the epoch, and the file it named before is deleted after the
+commit. So a crash at any point leaves the row naming a whole file. A file that no row names is garbage for
+the sweep.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -22,6 +25,7 @@ from django.core.files.storage import FileSystemStorage, default_storage
 from django.db import transaction
 from django.utils import timezone
 
+from ohsessions import access
 from ohsessions.core.threads import Threads
 from ohsessions.core.wire import encode
 from ohsessions.database import Database
@@ -30,7 +34,12 @@ from ohsessions.models import Session
 logger = logging.getLogger(__name__)
 
 MAX_INLINE = 64 * 1024
-"""Characters of JSON that are kept in the row."""
+"""Characters of JSON that are kept in the row, where they take a third more."""
+ENCRYPTED = "$encrypted"
+"""The one key of the object that stands in the row for an encrypted snapshot."""
+TOKEN_START = b"gAAAA"
+"""How an encrypted file begins, and JSON never does."""
+FILE_MODE, FOLDER_MODE = 0o600, 0o700
 FOLDER = "ohsessions/snapshots"
 MOST_AT_ONCE = 16
 """Files that a process reads and writes at a time."""
@@ -67,43 +76,53 @@ async def astore(session_id: UUID, value: Any) -> Snapshot:
 
 
 def _inline(value: Any) -> Snapshot | None:
-    """The snapshot for a value that fits into the row; what PostgreSQL's jsonb refuses (NUL, lone surrogates)
-    goes into a file however small it is."""
+    """Return the snapshot for a value that fits into the row. None stays None: there is nothing to keep."""
+    text = _encode(value)
+    if len(text) > MAX_INLINE:
+        return None
+    return Snapshot(None if value is None else {ENCRYPTED: access.encrypt(text)})
+
+
+def _encode(value: Any) -> str:
     text = encode(value)
-    if len(text) <= MAX_INLINE and "\\u0000" not in text and _is_unicode(text):
-        return Snapshot(value)
-    return None
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # lone surrogates
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text
 
 
 def _save(session_id: UUID, value: Any) -> Snapshot:
     name = f"{FOLDER}/{session_id.hex}.{uuid.uuid4().hex}.json"
-    content = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    name = default_storage.save(name, ContentFile(content.encode()))
+    name = default_storage.save(name, ContentFile(access.encrypt(_encode(value)).encode()))
     _reach_the_disk(name)
     return Snapshot(None, name)
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _reach_the_disk(name: str) -> None:
-    """The row that names the file outlives a power cut, so the file must, with the folders that may have been
-    made for it. Other storages see to it."""
+    """Make a file, and the folders that may have been made for it, durable and readable by this user only.
+
+    The row that names the file outlives a power cut, so the file must. Other storages see to both.
+    """
     if not isinstance(default_storage, FileSystemStorage):
         return
     path = Path(default_storage.path(name))
-    folders = [folder for folder in path.parents if folder.is_relative_to(default_storage.location)]
+    root = Path(default_storage.location)
+    folders = [folder for folder in path.parents if folder.is_relative_to(root)]
     for part in (path, *folders):
         descriptor = os.open(part, os.O_RDONLY)
         try:
+            if part != root:  # which is the site's, and may be served to the world
+                _close_to_others(descriptor, FILE_MODE if part == path else FOLDER_MODE)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _close_to_others(descriptor: int, mode: int) -> None:
+    if os.fstat(descriptor).st_mode & 0o777 != mode:
+        with contextlib.suppress(PermissionError):  # another user's, who made it
+            os.fchmod(descriptor, mode)
 
 
 def named_by(session: Session) -> Snapshot:
@@ -112,16 +131,31 @@ def named_by(session: Session) -> Snapshot:
 
 
 def load(snapshot: Snapshot) -> Any:
-    """The value of a snapshot, None if there was none. Raises OSError or ValueError if its file is lost."""
-    if not snapshot.file:
-        return snapshot.value
-    with default_storage.open(snapshot.file) as file:
-        return json.loads(file.read())
+    """Return the value of a snapshot, None if there was none.
+
+    Raises OSError or ValueError if its file is lost, WireError if no key of SECRETS_KEYS decrypts it.
+    """
+    if snapshot.file:
+        with default_storage.open(snapshot.file) as file:
+            content = file.read()
+        if content.startswith(TOKEN_START):
+            content = access.decrypt(content.decode())
+        return json.loads(content)
+    if is_encrypted(snapshot.value):
+        return json.loads(access.decrypt(snapshot.value[ENCRYPTED]))
+    return snapshot.value
+
+
+def is_encrypted(value: Any) -> bool:
+    """Return whether what stands in the row is encrypted. Older versions stored the value itself."""
+    return isinstance(value, dict) and value.keys() == {ENCRYPTED}
 
 
 async def aload(snapshot: Snapshot) -> Any:
     """See load()."""
-    return await _storage.call(load, snapshot) if snapshot.file else snapshot.value
+    if snapshot.file:
+        return await _storage.call(load, snapshot)
+    return await _encoding.call(load, snapshot) if is_encrypted(snapshot.value) else snapshot.value
 
 
 def replace(session: Session, snapshot: Snapshot) -> None:

@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.text import Truncator
 
-from ohsessions import vault
+from ohsessions import snapshots, vault
 from ohsessions.admin import display, events, overview
 from ohsessions.admin.filters import (
     ConnectedFilter,
@@ -203,7 +203,8 @@ class SessionAdmin(OperatedAdmin):
             return f"In the file {row.snapshot_file}"
         if row.snapshot is None:
             return "None."
-        return f"{len(encode(row.snapshot).encode()):,} bytes, in the row"
+        how = "encrypted" if snapshots.is_encrypted(row.snapshot) else "in clear, of an older version"
+        return f"{len(encode(row.snapshot).encode()):,} bytes in the row, {how}"
 
 
 def passivation(session: Session, now: datetime) -> str:

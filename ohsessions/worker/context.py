@@ -91,6 +91,9 @@ class HostContext:
         """The value of the snapshot to start from. Raises RuntimeFailure if it is lost."""
         try:
             return await snapshots.aload(snapshot)
+        except WireError as error:
+            reason = "its snapshot cannot be decrypted: its key is no longer in SECRETS_KEYS; put that back"
+            raise RuntimeFailure("snapshot_lost", reason) from error
         except Exception as error:
             reason = f"its snapshot cannot be read: {type(error).__name__}"
             raise RuntimeFailure("snapshot_lost", reason) from error

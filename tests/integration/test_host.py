@@ -28,7 +28,7 @@ from ohsessions.services import Services
 from ohsessions.worker import host as host_module
 from ohsessions.worker.host import SessionHost
 from ohsessions.worker.worker import SessionWorker
-from tests.integration.world import World, action, append, in_thread, log, session
+from tests.integration.world import World, action, append, in_thread, log, session, snapshot
 
 LIMIT = 10.0
 
@@ -335,6 +335,29 @@ async def test_a_snapshot_that_cannot_be_read_fails_its_session(world: World, se
     assert {row.reason for row in rows} == {reason}
 
 
+async def test_a_snapshot_whose_key_is_gone_fails_the_start_and_says_which_setting_it_is_about(
+    world: World, settings: Any
+) -> None:
+    use(settings, Answering)
+    services = Services()
+    try:
+        session_id, epoch = await services.change(world.run)
+        await services.append(
+            Append(session_id, epoch=epoch, checkpoint=await snapshots.astore(session_id, 1))
+        )
+        await services.change(lifecycle.hand_over, session_id, world.worker, "gone")
+        world.clock.advance(60)
+        won = await services.change(lifecycle.claim, session_id, world.worker)
+        assert won is not None
+        settings.OHSESSIONS = {**settings.OHSESSIONS, "SECRETS_KEYS": ["another"]}
+        await SessionHost(services, won[0], time.monotonic()).run()
+        row = await services.database.read(Session.objects.get, pk=session_id)
+    finally:
+        await services.close()
+    assert row.reason.startswith("it could not start")
+    assert "SECRETS_KEYS" in row.reason
+
+
 class Growing(Runtime):
     """Has a checkpoint that is a file."""
 
@@ -440,7 +463,7 @@ async def test_a_checkpoint_is_stored_with_the_end_of_its_action_or_at_once_outs
     number = (await services.append(Append(session_id, [action()]))).numbers[0]
 
     def seen() -> tuple[list[str], int, JSON]:
-        return *stored(session_id), session(session_id).snapshot
+        return *stored(session_id), snapshot(session_id)
 
     async with hosted(world, session_id, services) as (host, _):
         await until(services, lambda: seen() == (["answer"], -1, None), "the answer alone")

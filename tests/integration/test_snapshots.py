@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, default_storage
 
 from ohsessions import snapshots
+from ohsessions.core.errors import WireError
 from ohsessions.database import Database
 from ohsessions.journal import Append
 from ohsessions.models import Session
@@ -58,8 +60,52 @@ def test_a_large_snapshot_is_in_a_file(world: World, value):
 
 
 @pytest.mark.parametrize("value", ["nul \0", "surrogate \ud800", {"\0": 1}, "a backslash \\u0000"])
-def test_what_postgresql_refuses_is_in_a_file_however_small(world: World, value):
-    assert snapshots.load(snapshots.named_by(stored(world, value))) == value
+@pytest.mark.parametrize("size", [1, 70_000])
+def test_what_postgresql_refuses_comes_back_as_it_was(world: World, value, size):
+    assert snapshots.load(snapshots.named_by(stored(world, [value, "x" * size]))) == [value, "x" * size]
+
+
+CANARY = "canary-5b1f"
+
+
+def test_neither_row_nor_file_tells_what_is_in_a_snapshot(world: World, tmp_path):
+    row = stored(world, {"KEY": CANARY})
+    assert CANARY not in json.dumps(row.snapshot)
+    assert snapshots.load(snapshots.named_by(row)) == {"KEY": CANARY}
+    large = stored(world, {"KEY": CANARY, "more": "x" * 70_000})
+    assert CANARY.encode() not in Path(default_storage.path(large.snapshot_file)).read_bytes()
+
+
+def test_files_and_their_folders_are_for_their_user_only(world: World, tmp_path):
+    tmp_path.chmod(0o755)
+    path = Path(default_storage.path(stored(world, "x" * 70_000).snapshot_file))
+    modes = [oct(part.stat().st_mode & 0o777) for part in (path, *path.parents[:3])]
+    assert path.parents[2] == tmp_path, "which is the site's"
+    assert modes == ["0o600", "0o700", "0o700", "0o755"]
+
+
+def test_snapshots_of_older_versions_still_load(world: World):
+    row = stored(world, None)
+    for value in ({"a": 1}, "text", [1], 0, False, None, {"$encrypted": 1, "more": 2}):
+        Session.objects.filter(pk=row.pk).update(snapshot=value)
+        assert snapshots.load(snapshots.named_by(session(row.pk))) == value
+    for value in ({"a": 1}, "text", None, [1]):
+        file = default_storage.save(f"{FOLDER}/old.json", ContentFile(json.dumps(value).encode()))
+        assert snapshots.load(Snapshot(None, file)) == value
+
+
+@pytest.mark.parametrize("size", [1, 70_000])
+def test_a_snapshot_outlives_its_key_while_that_is_among_the_keys(world: World, settings, size):
+    def use(*keys: str) -> None:
+        settings.OHSESSIONS = {**settings.OHSESSIONS, "SECRETS_KEYS": [*keys]}
+
+    use("first")
+    row = stored(world, "x" * size)
+    use("second", "first")
+    assert snapshots.load(snapshots.named_by(row)) == "x" * size
+    use("second")
+    with pytest.raises(WireError, match="SECRETS_KEYS"):
+        snapshots.load(snapshots.named_by(row))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), b"bytes", object()])
