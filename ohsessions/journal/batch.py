@@ -18,6 +18,7 @@ from django.db import DataError, IntegrityError, InterfaceError, OperationalErro
 from ohsessions import access, snapshots
 from ohsessions.core import switches
 from ohsessions.core.errors import StaleEpoch, WireError
+from ohsessions.core.faults import public_reason
 from ohsessions.core.states import State
 from ohsessions.database import LATER, Later, database_now, means_lost_connection
 from ohsessions.journal.appends import Append, Appended, NewEvent
@@ -213,5 +214,5 @@ def _check_takes_actions(session: Session) -> None:
     if session.state == State.CLOSED:
         raise WireError(409, "session_closed", "This session was closed; it can only be read.")
     if session.state == State.FAILED:
-        message = f"This session failed and cannot take actions: {session.reason}"
+        message = f"This session failed and cannot take actions: {public_reason(session.reason)}"
         raise WireError(409, "session_failed", message)

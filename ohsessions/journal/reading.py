@@ -12,6 +12,7 @@ from django.db.models.functions import Substr
 
 from ohsessions import access
 from ohsessions.core import wire
+from ohsessions.core.faults import public_reason
 from ohsessions.core.runtime import Action
 from ohsessions.models import Event, Session
 
@@ -68,6 +69,7 @@ class Head:
     number: int
     state: str
     reason: str
+    """What users may read of it."""
     title: str
     worker: UUID | None
     state_at: datetime
@@ -79,4 +81,4 @@ def heads(session_ids: Iterable[UUID]) -> dict[UUID, Head]:
     rows = Session.objects.filter(pk__in=list(session_ids))
     fields = ("pk", "next_number", "state", "reason", "title", "worker", "state_at", "retry_at")
     found = rows.values_list(*fields)
-    return {row[0]: Head(row[1] - 1, *row[2:]) for row in found}
+    return {row[0]: Head(row[1] - 1, row[2], public_reason(row[3]), *row[4:]) for row in found}

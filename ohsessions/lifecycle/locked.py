@@ -20,6 +20,7 @@ from ohsessions import access, journal
 from ohsessions.conf import conf
 from ohsessions.core import policy, states, switches, wire
 from ohsessions.core.errors import StaleEpoch
+from ohsessions.core.faults import public_reason
 from ohsessions.core.states import State
 from ohsessions.database import database_now, lock_rows
 from ohsessions.journal import NewEvent
@@ -35,6 +36,7 @@ class Change:
     session_id: UUID
     state: str
     reason: str
+    """What users may read of it."""
     title: str
     head: int
     worker: UUID | None
@@ -175,7 +177,7 @@ class Locked:
         return Change(
             session.pk,
             session.state,
-            session.reason,
+            public_reason(session.reason),
             session.title,
             session.head,
             session.worker_id,

@@ -20,6 +20,7 @@ from ohsessions import access, lifecycle
 from ohsessions.conf import RuntimeEntry, conf
 from ohsessions.core import wire
 from ohsessions.core.errors import NotFed, RuntimeFailure, StaleEpoch, Unavailable, WireError
+from ohsessions.core.faults import Fault
 from ohsessions.core.runtime import Runtime
 from ohsessions.lifecycle import Change, Claimed
 from ohsessions.membership import HOLD
@@ -251,7 +252,8 @@ class SessionHost:
             saving = self._save(self._runtime, self._context)
             snapshot = await within(conf.PASSIVATE_TIMEOUT, "saving its state", saving)
         except Exception as error:
-            problem = f"{self._describe(error)}; its last checkpoint counts"
+            fault = Fault("its state was not saved", f"{self._describe(error)}; its last checkpoint counts")
+            problem = fault.reason
             logger.warning("Session %s: %s", self.session_id, problem, extra={"verb": "passivate_failed"})
         # Its processes are gone before anybody can start it elsewhere.
         await self._close()
@@ -284,25 +286,27 @@ class SessionHost:
             await self._outbox.flush(handled=number)
 
     async def _crash(self, error: Exception) -> None:
-        reason = f"{'its runtime broke' if self.ready else 'it could not start'}: {self._describe(error)}"
+        fault = Fault("its runtime broke" if self.ready else "it could not start", self._describe(error))
         trace = self._redacted("".join(traceback.format_exception(error)))
-        logger.warning("Session %s: %s\n%s", self.session_id, reason, trace, extra={"verb": "crashed"})
+        logger.warning("Session %s: %s\n%s", self.session_id, fault.reason, trace, extra={"verb": "crashed"})
         await self._close()
-        await self._tell_of_crash(reason)
-        change = await self._services.change_patiently(lifecycle.crash, self.session_id, self.epoch, reason)
+        await self._tell_of_crash(fault)
+        change = await self._services.change_patiently(
+            lifecycle.crash, self.session_id, self.epoch, fault.reason
+        )
         await self._services.announce(change)
         if not self.ready:
-            failed = WireError(503, "start_failed", f"The session is {change.state}: {reason}.")
+            failed = WireError(503, "start_failed", f"The session is {change.state}: {fault.public}.")
             await self._services.wakeups.error(self.session_id, wire.error_event(failed))
 
-    async def _tell_of_crash(self, reason: str) -> None:
+    async def _tell_of_crash(self, fault: Fault) -> None:
         """The action or interrupt under way is not tried again: it may be what breaks the runtime."""
         if self._context is None or not self.ready:
             return
         try:
             current, interrupting = self._actions.current, self._actions.interrupting
             cause = interrupting if current is None else current
-            await self._context.tell("crashed", f"Sorry, {reason}.", cause)
+            await self._context.tell("crashed", f"Sorry, {fault.public}.", cause)
             await self._outbox.flush(handled=current, interrupted=interrupting)
         except WireError as error:
             # What broke may be the writing itself; the crash is stored all the same.
@@ -323,6 +327,6 @@ class SessionHost:
         return self._context.redact(text) if self._context is not None else text
 
     def _describe(self, error: BaseException) -> str:
-        """One line about an error, for the reason column and for users: no traceback, no secret."""
+        """One line about an error, for operators: no traceback, no secret."""
         name, text = type(error).__name__, self._redacted(str(error)).partition("\n")[0]
         return (f"{name}: {text}" if text else name)[:200]

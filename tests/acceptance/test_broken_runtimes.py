@@ -1,9 +1,10 @@
-"""A runtime that breaks harms its own session only; users are told, the reason stored, no secret told."""
+"""A runtime that breaks harms its own session only. Users get a reference, operators the reason."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -72,6 +73,19 @@ class World:
                     return reasons[-1]
                 await asyncio.sleep(0.02)
 
+    async def check_fault(self, client: Client, said: str, what: str, text: str) -> None:
+        """Checks that users were told `what` broke and no more, and operators the `text` under one reference:
+        in a transition and in the log, which may say more."""
+        found = re.search(rf"{what} \(reference [0-9a-f]{{8}}\)(?=\.?$)", said)
+        assert found, said
+        reason = f"{found[0]}: {text}"
+        async with asyncio.timeout(15):  # the crash is stored after it was told
+            while not any(why.startswith(reason) for _, why in self.transitions(client)):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert reason in self.site.log.read_text()
+        heard = [client.events, client.others, client.notices, client.answers]
+        assert text not in texts_in(heard)
+
     def check_secret_is_nowhere(self) -> None:
         """Not in the database (it is encrypted there), nor in the log, nor in anything a client got."""
         for file in self.site.folder.glob("*"):
@@ -79,6 +93,13 @@ class World:
                 assert SECRET.encode() not in file.read_bytes(), file
         for client in self.clients:
             assert SECRET not in json.dumps([client.events, client.others, client.notices, client.answers])
+
+
+def texts_in(value: Any) -> str:
+    """All strings that a value has in it, one below the other."""
+    if isinstance(value, dict | list):
+        return "\n".join(map(texts_in, value.values() if isinstance(value, dict) else value))
+    return str(value)
 
 
 @pytest.fixture
@@ -91,9 +112,9 @@ async def test_a_runtime_that_cannot_start_fails_within_its_budget_and_is_tried_
 ) -> None:
     broken = "RuntimeError: {} broke with the key <secret>"
     expected = {
-        "init": "it could not start: " + broken.format("init"),
-        "start": "it could not start: " + broken.format("start"),
-        "start-hangs": "it could not start: TimeoutError: its start took longer than 2 s",
+        "init": broken.format("init"),
+        "start": broken.format("start"),
+        "start-hangs": "TimeoutError: its start took longer than 2 s",
     }
     clients = {where: await world.start(where, ready=False) for where in expected}
     vanished = Path(world.site.folder) / "workspaces" / VANISHED
@@ -102,26 +123,34 @@ async def test_a_runtime_that_cannot_start_fails_within_its_budget_and_is_tried_
     try:
         clients["vanished"] = await world.start(runtime="vanishing", ready=False)
         expected["vanished"] = (
-            'it could not start: ImportError: Module "tests.acceptance.runtimes" does not define a'
+            'ImportError: Module "tests.acceptance.runtimes" does not define a'
             ' "VanishingRuntime" attribute/class'
         )
         for where, client in clients.items():
-            reason = expected[where]
-            assert await world.wait_transition(client, "failed") == reason
-            assert [why for _, why in world.transitions(client)][:4] == ["a new session", *[reason] * 3]
+            assert (await world.wait_transition(client, "failed")).endswith(expected[where])
+            first, *crashes = [why for _, why in world.transitions(client)][:4]
+            assert (first, len(crashes)) == ("a new session", 3)
             await client.wait_state("error")
-            await client.wait(lambda c=client: len(c.others) >= 3, "three errors")
-            assert client.others[0] == {
-                "error": True,
-                "error_code": 503,
-                "reason": "start_failed",
-                "message": f"The session is starting: {reason}.",
-            }
-            assert client.others[2]["message"] == f"The session is failed: {reason}."
+
+            def failures(of: Client = client) -> list[dict[str, Any]]:
+                return [error for error in of.others if error["reason"] == "start_failed"]
+
+            await client.wait(lambda found=failures: len(found()) >= 3, "three errors")
+            for error, state in zip(failures(), ("starting", "starting", "failed"), strict=False):
+                message = error.pop("message")
+                assert error == {"error": True, "error_code": 503, "reason": "start_failed"}
+                assert message.startswith(f"The session is {state}: it could not start (reference ")
+                await world.check_fault(client, message, "it could not start", expected[where])
+            told = [notice["reason"] for notice in client.notices if notice["notice"] == "session_state"]
+            assert [why for why in told if why.startswith("it could not start (reference ")]
+            assert not [why for why in told if ":" in why]
         await world.check_neighbour()
         refused = await client.act("say")
         assert refused["reason"] == "session_failed"
-        assert refused["message"] == f"This session failed and cannot take actions: {reason}"
+        assert refused["message"].startswith(
+            "This session failed and cannot take actions: it could not start"
+        )
+        await world.check_fault(client, refused["message"], "it could not start", expected[where])
     finally:
         vanished.unlink()
     # It recovers by itself, since its client is still there.
@@ -143,13 +172,14 @@ async def test_an_action_that_breaks_the_runtime_is_told_and_not_repeated(world:
     broken = await client.act("raise")
     waiting = await client.act("say")
     error = await client.wait_for(observation="error", cause=broken["id"])
-    reason = "its runtime broke: RuntimeError: the key is <secret>"
-    assert error["content"] == f"Sorry, {reason}."
+    assert error["content"] == error["message"]
+    await world.check_fault(
+        client, error["content"], "its runtime broke", "RuntimeError: the key is <secret>"
+    )
     assert error["extras"] == {"reason": "crashed"}
     # What waited behind it is handled by the next activation, from the last checkpoint.
     said = await client.wait_for(observation="said", cause=waiting["id"])
     assert said["content"] == "1"
-    assert ("starting", reason) in world.transitions(client)
     assert world.site.state(client.session_id) == "running"
     await witness.wait_for(observation="said", cause=waiting["id"])
     assert witness.events == client.events
@@ -171,7 +201,7 @@ async def test_a_runtime_cannot_end_the_process_or_pass_for_cancelled(
     client = await world.start()
     broken = await client.act(kind)
     error = await client.wait_for(observation="error", cause=broken["id"])
-    assert error["content"] == f"Sorry, its runtime broke: {reason}."
+    await world.check_fault(client, error["content"], "its runtime broke", reason)
     done = await client.act("say")
     await client.wait_for(observation="said", cause=done["id"])
     await world.check_neighbour()
@@ -182,7 +212,7 @@ async def test_what_is_not_json_is_not_emitted(world: World) -> None:
     for (kind, what), client in clients.items():
         broken = await client.act(kind, {"what": what})
         error = await client.wait_for(observation="error", cause=broken["id"])
-        assert error["content"].startswith("Sorry, its runtime broke: InvalidEvent: "), (kind, what)
+        await world.check_fault(client, error["content"], "its runtime broke", "InvalidEvent: ")
     await world.check_neighbour()
     for client in clients.values():
         done = await client.act("say")
@@ -196,9 +226,8 @@ async def test_a_checkpoint_that_is_not_json_leaves_the_one_before(world: World)
     await client.act("say")
     broken = await client.act("checkpoint", {"what": "circular"})
     error = await client.wait_for(observation="error", cause=broken["id"])
-    assert error["content"].startswith(
-        "Sorry, its runtime broke: InvalidEvent: The snapshot cannot be stored as JSON"
-    )
+    text = "InvalidEvent: The snapshot cannot be stored as JSON"
+    await world.check_fault(client, error["content"], "its runtime broke", text)
     done = await client.act("say")
     said = await client.wait_for(observation="said", cause=done["id"])
     assert said["content"] == "1"
@@ -228,17 +257,16 @@ async def test_an_interrupt_that_breaks_the_runtime_is_delivered_once(world: Wor
     hanging = await client.act("hang")
     interrupt = await client.act("change_agent_state", {"agent_state": "stopped"})
     error = await client.wait_for(observation="error", cause=hanging["id"])
-    assert (
-        error["content"] == "Sorry, its runtime broke: RuntimeError: interrupt broke with the key <secret>."
-    )
+    text = "RuntimeError: interrupt broke with the key <secret>"
+    await world.check_fault(client, error["content"], "its runtime broke", text)
     done = await client.act("say")
     await client.wait_for(observation="said", cause=done["id"])
     again = await client.act("change_agent_state", {"agent_state": "stopped"})
     assert again["id"] > interrupt["id"]
     await client.wait_for(observation="error", cause=again["id"])
     reasons = [why for state, why in world.transitions(client) if state == "starting"]
-    crash = "its runtime broke: RuntimeError: interrupt broke with the key <secret>"
-    assert reasons[:2] == ["a new session", crash]
+    assert reasons[0] == "a new session"
+    assert reasons[1].endswith(text)
     assert world.site.query(
         "SELECT count(*) FROM ohsessions_event WHERE session_id = ? AND kind = 'error'",
         client.session_id.replace("-", ""),
@@ -248,13 +276,13 @@ async def test_an_interrupt_that_breaks_the_runtime_is_delivered_once(world: Wor
 
 LAST_COUNTS = "; its last checkpoint counts"
 PASSIVATIONS = {
-    "passivate": "; RuntimeError: passivate broke with the key <secret>" + LAST_COUNTS,
-    "passivate-hangs": "; TimeoutError: saving its state took longer than 1 s" + LAST_COUNTS,
-    "passivate-ignores-cancel": "; TimeoutError: saving its state took longer than 1 s" + LAST_COUNTS,
-    "snapshot-object": "; InvalidEvent: The snapshot cannot be stored as JSON: ",
-    "snapshot-nan": "; InvalidEvent: The snapshot cannot be stored as JSON: ",
-    "snapshot-surrogate": "; InvalidEvent: The snapshot cannot be stored as JSON: ",
-    "snapshot-circular": "; InvalidEvent: The snapshot cannot be stored as JSON: ",
+    "passivate": "RuntimeError: passivate broke with the key <secret>" + LAST_COUNTS,
+    "passivate-hangs": "TimeoutError: saving its state took longer than 1 s" + LAST_COUNTS,
+    "passivate-ignores-cancel": "TimeoutError: saving its state took longer than 1 s" + LAST_COUNTS,
+    "snapshot-object": "InvalidEvent: The snapshot cannot be stored as JSON: ",
+    "snapshot-nan": "InvalidEvent: The snapshot cannot be stored as JSON: ",
+    "snapshot-surrogate": "InvalidEvent: The snapshot cannot be stored as JSON: ",
+    "snapshot-circular": "InvalidEvent: The snapshot cannot be stored as JSON: ",
     "close": "",
     "close-hangs": "",
     "busy": "",
@@ -270,9 +298,13 @@ async def test_passivation_is_certain_and_says_what_went_wrong(world: World) -> 
         await client.close()
     for where, client in clients.items():
         reason = await world.wait_transition(client, "passivated")
-        assert reason.startswith("no connection for 0 s" + PASSIVATIONS[where]), where
         if not PASSIVATIONS[where]:
-            assert reason == "no connection for 0 s"
+            assert reason == "no connection for 0 s", where
+            continue
+        public, _, text = reason.partition(": ")
+        what = r"no connection for 0 s; its state was not saved \(reference [0-9a-f]{8}\)"
+        assert re.fullmatch(what, public), where
+        assert text.startswith(PASSIVATIONS[where]), where
     await world.check_neighbour()
     for where in ("passivate", "passivate-hangs", "snapshot-nan", "close"):
         again = await world.connect(world.site)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,6 +21,7 @@ from django.core.files.storage import InMemoryStorage, default_storage
 from ohsessions import journal, leases, lifecycle, snapshots
 from ohsessions.conf import conf
 from ohsessions.core.errors import StaleEpoch
+from ohsessions.core.faults import public_reason
 from ohsessions.core.runtime import JSON, Action, BlockingRuntime, Runtime, SupervisedProcess
 from ohsessions.journal import Append
 from ohsessions.membership import HOLD
@@ -269,7 +271,9 @@ async def test_blocking_code_that_never_returns_is_given_up_and_holds_up_nobody(
             await until(services, running.all().exists, "the other session running")
             assert (await asleep(services, keeping)).snapshot_file
             problem = "TimeoutError: saving its state took longer than 0.5 s; its last checkpoint counts"
-            assert (await asleep(services, stuck)).reason == f"by an operator; {problem}"
+            reason = (await asleep(services, stuck)).reason
+            assert public_reason(reason).startswith("by an operator; its state was not saved (reference ")
+            assert reason.endswith(f": {problem}")
     finally:
         Stuck.may_end.set()
 
@@ -309,7 +313,9 @@ async def test_a_storage_that_hangs_keeps_no_session_from_sleeping(world: World,
         await until(services, running.all().exists, "the session running")
         row = await asleep(services, session_id)
         problem = "TimeoutError: saving its state took longer than 0.2 s; its last checkpoint counts"
-        assert (row.reason, row.snapshot_file) == (f"by an operator; {problem}", "")
+        assert row.snapshot_file == ""
+        what = r"by an operator; its state was not saved \(reference [0-9a-f]{8}\): "
+        assert re.fullmatch(what + re.escape(problem), row.reason)
 
 
 async def test_a_snapshot_that_cannot_be_read_fails_its_session(world: World, settings: Any) -> None:
@@ -331,8 +337,9 @@ async def test_a_snapshot_that_cannot_be_read_fails_its_session(world: World, se
     finally:
         await services.close()
     assert [row.state for row in rows] == ["starting", "starting", "failed"]
-    reason = "it could not start: RuntimeFailure: its snapshot cannot be read: FileNotFoundError"
-    assert {row.reason for row in rows} == {reason}
+    text = "RuntimeFailure: its snapshot cannot be read: FileNotFoundError"
+    assert {row.reason.partition("): ")[2] for row in rows} == {text}
+    assert {public_reason(row.reason)[:30] for row in rows} == {"it could not start (reference "}
 
 
 async def test_a_snapshot_whose_key_is_gone_fails_the_start_and_says_which_setting_it_is_about(
@@ -391,9 +398,11 @@ async def test_a_checkpoint_that_cannot_be_stored_is_a_crash_that_is_told_and_st
         row = await services.database.read(crashed.get)
         told = Event.objects.filter(session=session_id, kind="error")
         (error,) = await services.database.read(lambda: list(told))
-    reason = f"its runtime broke: {PROBLEMS[storage]}"
-    assert (row.state, row.reason, row.handled_number) == ("starting", reason, number)
-    assert f"Sorry, {reason}." in error.data
+    assert (row.state, row.handled_number) == ("starting", number)
+    public, _, text = row.reason.partition(": ")
+    assert text == PROBLEMS[storage]
+    assert re.fullmatch(r"its runtime broke \(reference [0-9a-f]{8}\)", public)
+    assert f"Sorry, {public}." in error.data
 
 
 # What an activation may do, and what it leaves
