@@ -37,4 +37,4 @@ RUN DJANGO_SECRET_KEY=build python manage.py collectstatic --noinput --verbosity
 
 USER ohsessions-gateway
 EXPOSE 8000
-CMD ["python", "manage.py", "ohsessions", "serve", "--bind", "0.0.0.0", "--port", "8000", "--proxy-headers"]
+CMD ["python", "manage.py", "ohsessions", "serve", "--bind", "0.0.0.0", "--port", "8000"]

@@ -7,11 +7,13 @@ Settings that are wrong by themselves belong to `ohsessions.checks`.
 W004 anybody may start sessions        W007 tokens are taken from the query
 W005 pages of any origin may connect   W008 no limit of actions per second
 W006 any host name is ours             W009 a key for secrets that can be guessed
+W010 forwarded headers of nobody's     W011 proxies that are too wide
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
 from typing import Any
 
 from django.apps import AppConfig
@@ -19,8 +21,11 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Warning, register
 
 from ohsessions.conf import conf
+from ohsessions.core.addresses import parse_networks
 
 TAG = "ohsessions"
+LEAST_PREFIX_4, LEAST_PREFIX_6 = 8, 7
+"""The widest networks of proxies, in bits that are fixed: 10.0.0.0/8 and fc00::/7 are private."""
 LEAST_KEY_LENGTH = 32
 """Characters of a key: 128 bits in hexadecimal."""
 LEAST_KEY_VARIETY = 8
@@ -69,6 +74,56 @@ def _strangers() -> Iterator[CheckMessage]:
             hint="Leave OHSESSIONS['RATE_LIMIT'] out for 50 actions per second, or write another number.",
             id="ohsessions.W008",
         )
+
+
+@register(TAG, deploy=True)
+def check_proxies(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Headers that a proxy sets and a visitor may set as well."""
+    return list(_proxies())
+
+
+def _proxies() -> Iterator[CheckMessage]:
+    names = ("SECURE_PROXY_SSL_HEADER", "USE_X_FORWARDED_HOST")
+    believed = [name for name in names if getattr(settings, name)]
+    if believed and not conf.TRUSTED_PROXIES:
+        yield Warning(
+            f"There is a proxy ({', '.join(believed)}), and TRUSTED_PROXIES names none: all visitors count as"
+            " one address.",
+            hint='Name its network: OHSESSIONS["TRUSTED_PROXIES"] = ["127.0.0.1"]. See that nobody reaches'
+            " the gateways but through it.",
+            id="ohsessions.W010",
+        )
+    for name in conf.TRUSTED_PROXIES:
+        if _is_wide(name):
+            yield Warning(
+                f"TRUSTED_PROXIES has {name}, where visitors are, too: they can claim any address.",
+                hint="Write the addresses of the proxies alone, or the network that only they are in.",
+                id="ohsessions.W011",
+            )
+
+
+def _is_wide(name: str) -> bool:
+    """Return whether a network is too wide for proxies. One that is none is an error elsewhere."""
+    try:
+        networks = parse_networks((name,))
+    except ValueError:
+        return False
+    least = {4: LEAST_PREFIX_4, 6: LEAST_PREFIX_6}
+    return any(network.prefixlen < least[network.version] for network in networks)
+
+
+def proxy_headers_risk(bind: str) -> str | None:
+    """Return what is wrong with `serve --proxy-headers` on this address; None on one of this host alone."""
+    try:
+        is_local = ip_address(bind.strip("[]")).is_loopback
+    except ValueError:
+        is_local = bind == "localhost"
+    if is_local:
+        return None
+    return (
+        f"--proxy-headers believes whoever reaches {bind}: a visitor may write any address for theirs. Leave"
+        " it out and name the proxies in OHSESSIONS['TRUSTED_PROXIES'], or bind to 127.0.0.1."
+    )
 
 
 @register(TAG, deploy=True)

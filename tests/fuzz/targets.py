@@ -23,7 +23,7 @@ from django.core import signing
 
 from ohsessions import access
 from ohsessions.admission import admit
-from ohsessions.core import strict_json, wire
+from ohsessions.core import addresses, strict_json, wire
 from ohsessions.core.errors import WireError
 from ohsessions.gateway import handshake
 from ohsessions.server import BodyLimits
@@ -228,6 +228,17 @@ def header_lines(data: bytes) -> None:
     assert isinstance(told.address, str)
 
 
+def forwarded_addresses(data: bytes) -> None:
+    """Find the client behind proxies. A header of nobody that is trusted changes nothing."""
+    peer, *values = data.decode("latin-1").split("\n")
+    for header in addresses.HEADERS:
+        for trusted in ((), ("127.0.0.1", "10.0.0.0/8", "unix"), ("0.0.0.0/0", "::/0", "unix")):
+            found = addresses.client_address(peer, values, header, trusted)
+            assert isinstance(addresses.limit_key(found), str)
+            if not trusted:
+                assert found == addresses.client_address(peer, [], header, trusted)
+
+
 def request_target(data: bytes) -> None:
     """Find the limit of a body by the request's target."""
     limits = BodyLimits(prefix="/socket.io/", below=10, default=5)
@@ -244,6 +255,20 @@ def _engine_steps(random: Random) -> bytes:
         for _ in range(random.randrange(12))
     ]
     return random.choice((b"w", b"\xff")) + b"\n".join(steps)
+
+
+def _forwarded(random: Random) -> bytes:
+    peer = random.choice(
+        (b"127.0.0.1", b"10.0.0.1", b"1.2.3.4", b"::1", b"::ffff:10.0.0.1", b"fe80::1%eth0", b"")
+    )
+    lists = [
+        random.choice((b", ", b",", b";")).join(
+            random.choice((b"", b"for=", b'for="', b"by=")) + random.choice(inputs.HOSTS)
+            for _ in range(random.randrange(4))
+        )
+        for _ in range(random.randrange(3))
+    ]
+    return b"\n".join([peer, *lists])
 
 
 def _token(random: Random) -> bytes:
@@ -331,6 +356,7 @@ TARGETS = [
         5,
     ),
     Target("headers", header_lines, (), HEADERS, inputs.header_block, 15),
+    Target("addresses", forwarded_addresses, (), [b"127.0.0.1\n1.2.3.4, 10.0.0.1"], _forwarded, 5),
     Target("target", request_target, (), [b"/socket.io/?EIO=4", b"/api/%2e%2e/socket.io"], inputs.query, 2),
     Target("polling", feed_polling, (), PAYLOADS, inputs.payload, 2),
     Target("websocket", feed_websocket, (), PAYLOADS, inputs.payload, 2),

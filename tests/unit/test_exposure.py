@@ -9,7 +9,7 @@ from django.core import checks
 from django.test import override_settings
 
 from ohsessions.checks import TAG
-from ohsessions.exposure import is_weak_key
+from ohsessions.exposure import is_weak_key, proxy_headers_risk
 
 GOOD_KEY = "Zk3bq0VYw8mT5rXcE1uHnS7dPfLaG2oJ"
 SAFE: dict[str, Any] = {"ALLOWED_HOSTS": ["sessions.example.org"], "DEBUG": False}
@@ -36,6 +36,10 @@ def test_a_site_with_the_defaults_is_warned_of_nothing() -> None:
         ({"ALLOW_TOKEN_IN_QUERY": True}, {}, "W007", "Authorization: Bearer"),
         ({"RATE_LIMIT": None}, {}, "W008", "50 actions per second"),
         ({"SECRETS_KEYS": [GOOD_KEY, "short"]}, {}, "W009", "secrets.token_urlsafe"),
+        ({}, {"SECURE_PROXY_SSL_HEADER": ("HTTP_X_FORWARDED_PROTO", "https")}, "W010", "Name its network"),
+        ({}, {"USE_X_FORWARDED_HOST": True}, "W010", "Name its network"),
+        ({"TRUSTED_PROXIES": ["127.0.0.1", "0.0.0.0/0"]}, {}, "W011", "proxies alone"),
+        ({"TRUSTED_PROXIES": ["::/0"]}, {}, "W011", "proxies alone"),
     ],
 )
 def test_what_opens_a_site_is_warned_of_with_what_to_write_instead(
@@ -44,6 +48,28 @@ def test_what_opens_a_site_is_warned_of_with_what_to_write_instead(
     found = warned(site, **django)
     assert [*found] == [f"ohsessions.{id}"]
     assert hint in found[f"ohsessions.{id}"]
+
+
+def test_a_proxy_that_is_none_does_not_break_the_check() -> None:
+    assert warned({"TRUSTED_PROXIES": ["no network"]}) == {}
+
+
+def test_proxies_of_a_private_network_are_not_warned_of() -> None:
+    proxies = ["unix", "127.0.0.1", "10.0.0.0/8", "fd00::/8", "fc00::/7"]
+    assert (
+        warned({"TRUSTED_PROXIES": proxies}, SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https"))
+        == {}
+    )
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0", "[::]", "::", "10.0.0.5", "sessions.example.org"])
+def test_proxy_headers_on_an_address_that_others_reach_are_warned_of(bind: str) -> None:
+    assert "TRUSTED_PROXIES" in (proxy_headers_risk(bind) or "")
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1", "127.0.0.9", "[::1]", "::1", "localhost"])
+def test_proxy_headers_on_this_host_are_not_warned_of(bind: str) -> None:
+    assert proxy_headers_risk(bind) is None
 
 
 def test_a_developers_machine_is_not_warned_of_strangers() -> None:

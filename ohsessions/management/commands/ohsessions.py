@@ -17,6 +17,7 @@ from django.db import OperationalError, connections
 
 from ohsessions import leases
 from ohsessions.conf import conf
+from ohsessions.exposure import proxy_headers_risk
 from ohsessions.models import Process
 from ohsessions.services import Services
 from ohsessions.wakeups import is_embedded
@@ -57,6 +58,8 @@ class Command(BaseCommand):
 
         application = get_default_application()
         self.warn_of_migrations()
+        if proxy_headers and (risk := proxy_headers_risk(bind)):
+            self.stderr.write(risk)
         connections.close_all()
         # It bounds what is sent, too: the event of an action may have its content twice.
         max_message = 2 * conf.MAX_ACTION_BYTES + FRAME_SLACK + ABOVE
