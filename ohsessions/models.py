@@ -93,7 +93,8 @@ class Session(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.title or str(self.id)
+        # Not its title: Django prints this to people who may not see sessions (histories, related rows).
+        return str(self.id)
 
     @property
     def head(self) -> int:

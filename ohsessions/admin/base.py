@@ -1,14 +1,18 @@
-"""What the five tables have in common: read-only, bounded in what a page costs, and linked to each other."""
+"""What the five tables have in common: read-only, and bounded in what a page costs and may be asked."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.paginator import Paginator
-from django.db.models import Model, QuerySet
+from django.db import router
+from django.db.models import CharField, F, Model, QuerySet, Value
 from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.utils.functional import cached_property
+
+from ohsessions.admin import lookups, patience
 
 if TYPE_CHECKING:  # Django's own is not subscriptable
     ModelAdmin = admin.ModelAdmin[Any]
@@ -72,11 +76,52 @@ class ReadOnlyAdmin(ModelAdmin):
         rows: QuerySet[Any] = super().get_queryset(request)
         return rows.defer(*self.hidden)
 
+    # What a list can be asked, and for how long
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
+        if lookups.is_of_a_popup(self.model, lookup, value):
+            return True
+        list_filter = self.list_filter if request is None else self.get_list_filter(request)
+        return lookup in lookups.declared(list_filter, self.date_hierarchy) and lookups.is_sound(
+            lookup, value
+        )
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[lookups.DeclaredChangeList]:
+        return lookups.DeclaredChangeList
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        # A site's own field that completes what is typed has no form with a limit.
+        term = search_term.replace("\0", "")[: lookups.MOST_SEARCHED]
+        return (self.search(request, queryset, term), False) if term.strip() else (queryset, False)
+
+    def search(self, request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
+        """The rows that a search finds. (`search_fields` says only that there is one.)"""
+        raise NotImplementedError
+
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         title = str(self.opts.verbose_name_plural).capitalize()
-        return super().changelist_view(request, {"title": title} | (extra_context or {}))
+        try:
+            with patience.limited(router.db_for_read(self.model)):
+                response = super().changelist_view(request, {"title": title} | (extra_context or {}))
+                # Here, not later: the filters and the dates are read while the page is rendered.
+                return response.render() if isinstance(response, TemplateResponse) else response
+        except patience.TooSlow:
+            return self._give_up(request, title)
+
+    def _give_up(self, request: HttpRequest, title: str) -> HttpResponse:
+        """Says so, on a page that asks the database for nothing."""
+        told = f"This list took the database longer than {patience.LIMIT:g} s, and was given up."
+        messages.warning(request, f"{told} Search for less, or for an id, or filter.")
+        context = self.admin_site.each_context(request) | {
+            "title": title,
+            "opts": self.opts,
+            "media": self.media,
+        }
+        return TemplateResponse(request, "admin/ohsessions/too_slow.html", context)
 
     def heading(self, row: Any) -> str:
         """What a row's page is called."""
@@ -88,3 +133,20 @@ class ReadOnlyAdmin(ModelAdmin):
         # Not the row's own text: a connection's is its sid, which is as good as a password.
         context |= {"title": self.heading(context["original"]), "subtitle": None}
         return super().render_change_form(request, context, *args, **kwargs)
+
+
+def may_see_sessions(request: HttpRequest) -> bool:
+    """Whether a user may look at sessions; who may not sees their ids only, and no title."""
+    return any(request.user.has_perm(f"ohsessions.{verb}_session") for verb in ("view", "change"))
+
+
+def with_titles(rows: QuerySet[Any], request: HttpRequest) -> QuerySet[Any]:
+    """Rows with `session_title`, for display.session_link: None where the user may not see it.
+
+    Of the session nothing else is read: each row would bring its snapshot along.
+    """
+    hidden = Value(None, output_field=CharField(null=True))
+    titled: QuerySet[Any] = rows.annotate(
+        session_title=F("session__title") if may_see_sessions(request) else hidden
+    )
+    return titled

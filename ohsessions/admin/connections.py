@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from django.contrib import admin
 from django.contrib.auth import get_user_model
-from django.db.models import QuerySet
+from django.db.models import F, Q, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 
 from ohsessions.admin import display
-from ohsessions.admin.base import ReadOnlyAdmin
+from ohsessions.admin.base import ReadOnlyAdmin, with_titles
 from ohsessions.admin.filters import ConnectionFilter, GatewayFilter, RoleFilter, SessionFilter, uuid_or_none
 from ohsessions.models import Connection
+
+if TYPE_CHECKING:
+    from django_stubs_ext import WithAnnotations
+
+    class Named(TypedDict):
+        session_title: str | None
+        session_head: int
+
+    Row = WithAnnotations[Connection, Named]
+
+SHOWN_OF_A_SID = 8
+"""Characters. With all of it somebody could speak in its place, so a search must not tell the others."""
 
 
 @admin.register(Connection)
@@ -31,9 +43,10 @@ class ConnectionAdmin(ReadOnlyAdmin):
         "behind",
     )
     list_filter = (ConnectionFilter, RoleFilter, SessionFilter, GatewayFilter)
-    list_select_related = ("session", "user", "gateway")
+    list_select_related = ("user", "gateway")
     ordering = ("-pk",)  # as they came, by an index
     sortable_by = ()
+    search_fields = ("sid",)
     search_help_text = "A session's id, the beginning of a connection's, a user's name, or an address."
     readonly_fields = (
         "name",
@@ -63,43 +76,40 @@ class ConnectionAdmin(ReadOnlyAdmin):
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        rows = super().get_queryset(request).select_related("session")
-        # Of the session only what is shown: else each row would bring its snapshot along.
+        rows = with_titles(super().get_queryset(request), request)
+        rows = rows.annotate(session_head=F("session__next_number") - 1)
         columns = [field.name for field in Connection._meta.fields]
         user, gateway = get_user_model().USERNAME_FIELD, ("kind", "host", "pid")
-        return rows.select_related(*self.list_select_related).only(
+        shown: QuerySet[Any] = rows.select_related(*self.list_select_related).only(
             *columns,
-            "session__title",
-            "session__next_number",
             f"user__{user}",
             *(f"gateway__{column}" for column in gateway),
         )
+        return shown
 
-    def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
-        return ("^sid", f"user__{get_user_model().USERNAME_FIELD}", "^address")
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        if key := uuid_or_none(search_term):
-            return queryset.filter(session=key), False
-        return super().get_search_results(request, queryset, search_term)
+    def search(self, request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
+        if key := uuid_or_none(term):
+            return rows.filter(session=key)
+        for word in term.split():
+            user = Q((f"user__{get_user_model().USERNAME_FIELD}__icontains", word))
+            beginning = Q(sid__istartswith=word[:SHOWN_OF_A_SID])
+            rows = rows.filter(user | beginning | Q(address__istartswith=word))
+        return rows
 
     def heading(self, row: Connection) -> str:
-        return f"Connection {display.short(row.sid)}"
+        return f"Connection {row.sid[:SHOWN_OF_A_SID]}"
 
     @admin.display(description="connection")
     def name(self, row: Connection) -> str:
-        # Only the beginning: with all of it somebody could speak in its place.
-        return display.short(row.sid)
+        return row.sid[:SHOWN_OF_A_SID]
 
     @admin.display(description="status")
     def status(self, row: Connection) -> str:
         return display.badge(status_of(row))
 
     @admin.display(description="session")
-    def session_link(self, row: Connection) -> str:
-        return display.session_link(row.session)
+    def session_link(self, row: Row) -> str:
+        return display.session_link(row.session_id, row.session_title)
 
     @admin.display(description="user")
     def user_name(self, row: Connection) -> str:
@@ -128,11 +138,11 @@ class ConnectionAdmin(ReadOnlyAdmin):
         return format_html("{} {}", display.when(row.ended_at), display.quiet(row.end_reason))
 
     @admin.display(description="behind")
-    def behind(self, row: Connection) -> str:
+    def behind(self, row: Row) -> str:
         """Events of its session that it was not sent yet."""
-        if row.ended_at or row.session is None:
+        if row.ended_at or row.session_id is None:
             return display.NOTHING
-        return f"{max(0, row.session.head - row.sent_number):,}"
+        return f"{max(0, row.session_head - row.sent_number):,}"
 
 
 def status_of(row: Connection) -> str:

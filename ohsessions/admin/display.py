@@ -78,10 +78,13 @@ def link(row: Model, text: str) -> str:
     return anchor(page_of(row), text)
 
 
-def session_link(session: Session | None) -> str:
-    if session is None:
+def session_link(key: UUID | None, title: str | None) -> str:
+    """A link to a session's page by its title; only its id where `title` is None: the user may not see it."""
+    if key is None:
         return NOTHING
-    return link(session, Truncator(session.title).chars(40) or short(session.pk))
+    if title is None:
+        return identifier(key)
+    return link(Session(pk=key), Truncator(title).chars(40) or short(key))
 
 
 def process_link(process: Process | None) -> str:

@@ -14,7 +14,7 @@ from django.utils.html import format_html
 from django.utils.text import Truncator
 
 from ohsessions.admin import display
-from ohsessions.admin.base import ReadOnlyAdmin
+from ohsessions.admin.base import ReadOnlyAdmin, with_titles
 from ohsessions.admin.filters import SessionFilter, SourceFilter, uuid_or_none
 from ohsessions.core.wire import unstamp
 from ohsessions.models import Event
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     class Cut(TypedDict):
         excerpt: str
         length: int
+        session_title: str | None
 
     Row = WithAnnotations[Event, Cut]
 
@@ -67,7 +68,6 @@ def pretty(data: str) -> str:
 class EventAdmin(ReadOnlyAdmin):
     list_display = ("number", "session_link", "source", "kind", "says", "size", "created")
     list_filter = (SessionFilter, SourceFilter)
-    list_select_related = ("session",)
     sortable_by = ()  # any other order would sort the whole table
     search_fields = ("kind",)
     search_help_text = "A session's id, or the exact kind of an event; within a session also any text."
@@ -79,10 +79,7 @@ class EventAdmin(ReadOnlyAdmin):
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        # Of the session only what its link says: else each row would bring its snapshot along.
-        rows = excerpts(super().get_queryset(request)).select_related("session")
-        columns = [field.name for field in Event._meta.fields if field.name not in ("data", "hidden_text")]
-        return rows.only(*columns, "session__title")
+        return with_titles(excerpts(super().get_queryset(request)), request)
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         shown = super().get_list_display(request)
@@ -92,17 +89,13 @@ class EventAdmin(ReadOnlyAdmin):
         # The newest first, by an index: within a session by number, else by the table's own id.
         return ["-number", "-pk"] if SESSION in request.GET else ["-pk"]
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        if not search_term:
-            return queryset, False
-        if key := uuid_or_none(search_term):
-            return queryset.filter(session=key), False
-        found = Q(kind=search_term)
+    def search(self, request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
+        if key := uuid_or_none(term):
+            return rows.filter(session=key)
+        found = Q(kind=term)
         if SESSION in request.GET:  # text has no index; within a session looking through it is fine
-            found |= Q(data__icontains=search_term)
-        return queryset.filter(found), False
+            found |= Q(data__icontains=term)
+        return rows.filter(found)
 
     def heading(self, row: Event) -> str:
         return f"Event #{row.number}: {row.kind}"
@@ -117,8 +110,8 @@ class EventAdmin(ReadOnlyAdmin):
         return super().render_change_form(request, context, *args, **kwargs)
 
     @admin.display(description="session")
-    def session_link(self, row: Event) -> str:
-        return display.session_link(row.session)
+    def session_link(self, row: Row) -> str:
+        return display.session_link(row.session_id, row.session_title)
 
     @admin.display(description="says")
     def says(self, row: Row) -> str:

@@ -13,7 +13,9 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from ohsessions.access import Role
+from ohsessions.admin.base import may_see_sessions
 from ohsessions.admin.overview import AWAKE
+from ohsessions.conf import conf
 from ohsessions.core.states import State
 from ohsessions.models import Connection, Process, Session
 
@@ -52,10 +54,13 @@ class RelatedFilter(admin.SimpleListFilter):
         if value is None:
             return []
         row = self.model._default_manager.filter(pk=self.key()).only(*self.named_by).first()
-        return [(value, str(row) if row else "unknown")]
+        return [(value, self.label(row, request) if row else "unknown")]
 
     named_by: tuple[str, ...] = ()
     """The columns that make up a row's text."""
+
+    def label(self, row: Any, request: HttpRequest) -> str:
+        return str(row)
 
     def key(self) -> UUID | None:
         """The id in the address; None if it is none: whoever mistypes it finds nothing."""
@@ -71,6 +76,9 @@ class SessionFilter(RelatedFilter):
     title = parameter_name = "session"
     model = Session
     named_by = ("id", "title")
+
+    def label(self, row: Session, request: HttpRequest) -> str:
+        return (row.title if may_see_sessions(request) else "") or str(row.pk)
 
 
 class GatewayFilter(RelatedFilter):
@@ -169,12 +177,23 @@ class FieldFilter(admin.ChoicesFieldListFilter):
     """Django's filter of a column with choices, looking like ours."""
 
     template = "admin/ohsessions/filter.html"
+    declared_lookups = ("exact",)
+    """What it takes of an address; see admin.lookups."""
 
 
-class ValuesFilter(admin.AllValuesFieldListFilter):
-    """Django's filter of the values that occur, looking like ours."""
+class RuntimeFilter(admin.SimpleListFilter):
+    """The runtimes that there are: to list those of all sessions would be a query over the whole table."""
 
+    title = parameter_name = "runtime"
     template = "admin/ohsessions/filter.html"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        value = self.value()
+        asked = [value] if value else []  # it may have been taken out of RUNTIMES since
+        return [(alias, alias) for alias in dict.fromkeys([*conf.RUNTIMES, *asked])]
+
+    def queryset(self, request: HttpRequest, queryset: Rows) -> Rows:
+        return queryset.filter(runtime=self.value()) if self.value() is not None else queryset
 
 
 def uuid_or_none(text: str) -> UUID | None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from django.contrib import admin
-from django.db.models import Count, IntegerField, OuterRef, QuerySet, Subquery
+from django.db.models import Count, IntegerField, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
@@ -51,7 +51,7 @@ class ProcessAdmin(OperatedAdmin):
     operations = (DRAIN,)
     actions = ("drain_now",)
     list_filter = (("kind", FieldFilter), ("state", FieldFilter))
-    search_fields = ("host", "version", "=pid")
+    search_fields = ("host",)
     search_help_text = "Host, version or pid."
     readonly_fields = ("state_badge", "heartbeat_age", "owned", "served", "started")
     fieldsets = (
@@ -71,6 +71,12 @@ class ProcessAdmin(OperatedAdmin):
             served_count=counted(Connection.objects.attached(), "gateway"),
         )
         return held
+
+    def search(self, request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
+        for word in term.split():
+            pid = Q(pid=int(word)) if word.isascii() and word.isdigit() and len(word) < 10 else Q()
+            rows = rows.filter(Q(host__icontains=word) | Q(version__icontains=word) | pid)
+        return rows
 
     def heading(self, row: Process) -> str:
         return f"{row.get_kind_display()} {row.address}"

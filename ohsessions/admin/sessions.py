@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from django.contrib import admin
 from django.contrib.auth import get_user_model
-from django.db.models import Count, F, QuerySet
+from django.db.models import Count, F, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html
@@ -20,8 +20,8 @@ from ohsessions.admin.filters import (
     ConnectedFilter,
     DueFilter,
     FieldFilter,
+    RuntimeFilter,
     TroubleFilter,
-    ValuesFilter,
     WorkerFilter,
     uuid_or_none,
 )
@@ -66,10 +66,11 @@ class SessionAdmin(OperatedAdmin):
         TroubleFilter,
         ConnectedFilter,
         DueFilter,
-        ("runtime", ValuesFilter),
+        RuntimeFilter,
         WorkerFilter,
     )
     date_hierarchy = "active_at"
+    search_fields = ("id",)
     search_help_text = "An id, or a part of it, of the title, or of the owner's name."
     hidden = ("secrets", "init_key", "snapshot", "settings")
     operations = (PASSIVATE, WAKE)
@@ -110,15 +111,13 @@ class SessionAdmin(OperatedAdmin):
         shown: QuerySet[Any] = rows.annotate(attached_count=attached)
         return shown
 
-    def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
-        return ("id", "title", f"owner__{get_user_model().USERNAME_FIELD}")
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        if key := uuid_or_none(search_term):  # in any spelling, and by its index
-            return queryset.filter(pk=key), False
-        return super().get_search_results(request, queryset, search_term)
+    def search(self, request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
+        if key := uuid_or_none(term):  # in any spelling, and by its index
+            return rows.filter(pk=key)
+        for word in term.split():
+            owner = Q((f"owner__{get_user_model().USERNAME_FIELD}__icontains", word))
+            rows = rows.filter(owner | Q(title__icontains=word) | Q(id__icontains=word))
+        return rows
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
@@ -10,16 +10,23 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 
 from ohsessions.admin import display
-from ohsessions.admin.base import ReadOnlyAdmin
+from ohsessions.admin.base import ReadOnlyAdmin, with_titles
 from ohsessions.admin.filters import SessionFilter, TargetFilter, uuid_or_none
 from ohsessions.models import Transition
+
+if TYPE_CHECKING:
+    from django_stubs_ext import WithAnnotations
+
+    class Named(TypedDict):
+        session_title: str | None
+
+    Row = WithAnnotations[Transition, Named]
 
 
 @admin.register(Transition)
 class TransitionAdmin(ReadOnlyAdmin):
     list_display = ("move", "session_link", "reason", "actor", "epoch", "moved")
     list_filter = (SessionFilter, TargetFilter)
-    list_select_related = ("session",)
     ordering = ("-pk",)  # as they happened, by an index
     sortable_by = ()
     search_fields = ("reason", "by")
@@ -28,18 +35,12 @@ class TransitionAdmin(ReadOnlyAdmin):
     fieldsets = ((None, {"fields": ("move", "session_link", "reason", "actor", "epoch", "moved", "at")}),)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        # Of the session only what its link says: else each row would bring its snapshot along.
-        columns = [field.name for field in Transition._meta.fields]
-        rows = super().get_queryset(request).select_related("session")
-        return rows.only(*columns, "session__title")
+        return with_titles(super().get_queryset(request), request)
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        if key := uuid_or_none(search_term):
-            return queryset.filter(session=key), False
-        found = Q(reason__icontains=search_term) | Q(by__icontains=search_term)
-        return queryset.filter(found) if search_term else queryset, False
+    def search(self, request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
+        if key := uuid_or_none(term):
+            return rows.filter(session=key)
+        return rows.filter(Q(reason__icontains=term) | Q(by__icontains=term))
 
     def heading(self, row: Transition) -> str:
         return f"Transition: {row}"
@@ -50,8 +51,8 @@ class TransitionAdmin(ReadOnlyAdmin):
         return format_html('<span class="oh-move">{} → {}</span>', origin, display.badge(row.target))
 
     @admin.display(description="session")
-    def session_link(self, row: Transition) -> str:
-        return display.session_link(row.session)
+    def session_link(self, row: Row) -> str:
+        return display.session_link(row.session_id, row.session_title)
 
     @admin.display(description="by")
     def actor(self, row: Transition) -> str:
