@@ -6,6 +6,8 @@ Times named `_at` are of the database's clock. Numbers count a session's events 
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
+from typing import Any
 
 from django.conf import settings
 from django.db import models
@@ -13,6 +15,17 @@ from django.db.models import F, Q
 
 from ohsessions.core.policy import has_pending_work
 from ohsessions.core.states import State
+from ohsessions.core.titles import MAX_TITLE, clean_title
+
+
+class TitleField(models.CharField):  # type: ignore[type-arg]
+    """A title, cleaned when it is stored, and when it is read: older rows may hold what is now left out."""
+
+    def from_db_value(self, value: str | None, *context: Any) -> str | None:
+        return value if value is None else clean_title(value)
+
+    def get_prep_value(self, value: Any) -> Any:
+        return clean_title(value) if isinstance(value, str) else super().get_prep_value(value)
 
 
 class SessionQuerySet(models.QuerySet["Session"]):
@@ -32,7 +45,7 @@ class Session(models.Model):
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
-    title = models.CharField(max_length=200, blank=True)
+    title = TitleField(max_length=MAX_TITLE, blank=True)
     runtime = models.CharField(max_length=100, help_text="Alias in the setting RUNTIMES.")
     state = models.CharField(max_length=20, choices=[(state.value, state.value) for state in State])
     reason = models.CharField(max_length=300, blank=True, help_text="Why it is in this state.")
@@ -79,6 +92,7 @@ class Session(models.Model):
 
     class Meta:
         ordering = ["-active_at"]
+        permissions = [("revoke_links", "Can revoke the links to sessions")]
         indexes = [
             # None on active_at: each append changes it, and would have to change the index too.
             models.Index(fields=["state", "worker"], name="ohsessions_by_state"),
@@ -104,6 +118,47 @@ class Session(models.Model):
     @property
     def has_pending_work(self) -> bool:
         return has_pending_work(self)
+
+
+class LinkQuerySet(models.QuerySet["Link"]):
+    def live(self, now: datetime) -> LinkQuerySet:
+        """Those that still let somebody in, as far as they themselves say."""
+        return self.filter(revoked_at=None, expires_at__gt=now)
+
+
+class Link(models.Model):
+    """A link that was given out: whoever has it may join its session in its role until it ends.
+
+    The token in the link is not stored: it is signed, and names this row.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="links")
+    role = models.CharField(max_length=10)
+    label = TitleField(max_length=100, blank=True, help_text="For whom it is, in its maker's words.")
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    parent = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        related_name="children",
+        help_text="The link with which it was made; it ends with that one.",
+    )
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    last_used_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    objects = LinkQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.label or f"{self.role} link {str(self.pk)[:8]}"
 
 
 class Process(models.Model):
@@ -167,6 +222,9 @@ class Connection(models.Model):
     user_agent = models.CharField(max_length=300, blank=True)
     role = models.CharField(max_length=10)
     token_version = models.PositiveIntegerField(default=1)
+    link = models.ForeignKey(
+        Link, null=True, blank=True, on_delete=models.SET_NULL, related_name="connections", db_index=False
+    )
     connected_at = models.DateTimeField()
     attached_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
@@ -180,6 +238,7 @@ class Connection(models.Model):
         indexes = [
             models.Index(fields=["session"], name="ohsessions_attached", condition=Q(ended_at__isnull=True)),
             models.Index(fields=["gateway"], name="ohsessions_served", condition=Q(ended_at__isnull=True)),
+            models.Index(fields=["link"], name="ohsessions_by_link", condition=Q(link__isnull=False)),
         ]
 
     def __str__(self) -> str:

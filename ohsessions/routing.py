@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs
@@ -20,6 +21,7 @@ from channels.auth import AuthMiddlewareStack
 
 from ohsessions.admission import admit
 from ohsessions.conf import conf
+from ohsessions.gateway.client import HANDSHAKE_AT
 from ohsessions.gateway.farewells import say_farewell
 from ohsessions.gateway.gateway import Gateway
 from ohsessions.services import Services
@@ -65,6 +67,8 @@ class Mount:
             # Only a handshake asks who it is: later requests show the same credentials (see socketio).
             is_handshake = b"sid" not in parse_qs(scope.get("query_string", b""))
             application = self._with_login if is_handshake else self._socketio
+            if is_handshake:
+                scope = {**scope, HANDSHAKE_AT: time.monotonic()}
             await application(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()

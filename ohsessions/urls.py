@@ -9,6 +9,8 @@ urlpatterns = [
     path("sessions/", views.sessions, name="sessions"),
     path("sessions/<uuid:session_id>/", views.session, name="session"),
     path("sessions/<uuid:session_id>/share/", views.share, name="share"),
+    path("sessions/<uuid:session_id>/links/", views.links, name="links"),
+    path("sessions/<uuid:session_id>/links/<uuid:link_id>/", views.link, name="link"),
     # Programs read JSON, also where there is nothing.
     path("sessions/<path:rest>", views.nothing, name="nothing"),
 ]

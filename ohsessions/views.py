@@ -23,20 +23,24 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
 
 from ohsessions import lifecycle
-from ohsessions.access import Grant, Role, authorize, issue_token
+from ohsessions.access import Grant, Role, authorize, issue_token, login_of, policy
+from ohsessions.conf import conf
 from ohsessions.core.errors import WireError
 from ohsessions.core.runtime import JSON
+from ohsessions.core.titles import MAX_TITLE
 from ohsessions.core.wire import check_json, malformed, timestamp
 from ohsessions.health import Status, shared_readiness
-from ohsessions.models import Session
+from ohsessions.models import Link, Session
 
 logger = logging.getLogger(__name__)
 
 MAX_BODY = 16 * 1024
 """Bytes of a request's body: a title of 200 characters, escaped, with room to spare."""
-MAX_TITLE = 200
+MAX_LABEL = 100
 MOST_LISTED = 100
 
+Allows = Callable[[Any, Session, Role], bool]
+"""A method of the policy."""
 Handler = Callable[..., JSON]
 """Takes the request and the address's arguments; gives the answer, or raises WireError."""
 
@@ -82,7 +86,7 @@ def list_sessions(request: HttpRequest) -> JSON:
     """The logged-in user's sessions, the last active ones first."""
     if not request.user.is_authenticated:
         raise _login_required()
-    mine = Session.objects.filter(owner=request.user).order_by("-active_at")
+    mine = policy().listed(request.user, Session.objects.all()).order_by("-active_at")
     mine = mine.only("id", "title", "runtime", "state", "created_at", "active_at")
     return {"sessions": [_describe(session) for session in mine[:MOST_LISTED]]}
 
@@ -96,25 +100,68 @@ def show_session(request: HttpRequest, session_id: UUID) -> JSON:
 def rename_session(request: HttpRequest, session_id: UUID) -> JSON:
     """Takes ``{"title": …}``; gives the session as it is then."""
     body = _read(request)
-    grant = _admit_actor(request, session_id)
+    grant = _admit_to(policy().may_rename, request, session_id)
     title = body.get("title")
     if set(body) != {"title"} or not isinstance(title, str) or len(title) > MAX_TITLE:
         raise malformed(f"Send one key, `title`: a string of at most {MAX_TITLE} characters.")
-    lifecycle.rename(session_id, title)
-    grant.session.title = title
+    grant.session.title = lifecycle.rename(session_id, title)
     return _describe(grant.session) | {"role": grant.role.value}
 
 
 def share_session(request: HttpRequest, session_id: UUID) -> JSON:
-    """Takes ``{"role": …}``; gives a token for that role, and the address to hand on."""
+    """Takes ``{"role": …}``, if wanted with ``"label"`` and ``"expires_in"`` (seconds); gives a token for
+    that role, and the address to hand on."""
     body = _read(request)
-    grant = _admit_actor(request, session_id)
-    if set(body) != {"role"} or body["role"] not in (Role.EDITOR, Role.VIEWER):
-        raise malformed("Send one key, `role`: editor or viewer.")
-    role = Role(body["role"])
-    token = issue_token(grant.session, role)
+    grant = _admit_to(policy().may_share, request, session_id)
+    role, label, seconds = _read_share(body)
+    if grant.role is Role.VIEWER and role is not Role.VIEWER:
+        raise WireError(403, "role", "Nobody can give out more than they may themselves.")
+    link = lifecycle.share(grant, role, request.user, label=label, seconds=seconds)
+    token = issue_token(grant.session, role, link=link)
     # In the fragment, which browsers do not send: no server's log gets the token.
     return {"token": token, "role": role.value, "url": f"{console_path(session_id)}#{token}"}
+
+
+def _read_share(body: dict[str, JSON]) -> tuple[Role, str, float | None]:
+    role, label, seconds = body.get("role"), body.get("label", ""), body.get("expires_in")
+    if not body.keys() <= {"role", "label", "expires_in"} or role not in (Role.EDITOR, Role.VIEWER):
+        raise malformed("Send `role`: editor or viewer; and, if you like, `label` and `expires_in`.")
+    if not isinstance(label, str) or len(label) > MAX_LABEL:
+        raise malformed(f"`label` is a string of at most {MAX_LABEL} characters: for whom the link is.")
+    if seconds is None:
+        return Role(role), label, None
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 1 <= seconds <= conf.TOKEN_MAX_AGE:
+        raise malformed(f"`expires_in` is a number of seconds, from 1 to {conf.TOKEN_MAX_AGE}.")
+    return Role(role), label, float(seconds)
+
+
+def list_links(request: HttpRequest, session_id: UUID) -> JSON:
+    """The links to a session that still let somebody in, the newest first; never their tokens."""
+    _admit_to(policy().may_share, request, session_id)
+    links = lifecycle.live_links(session_id).select_related("created_by")
+    return {"links": [_describe_link(link) for link in links]}
+
+
+def revoke_link(request: HttpRequest, session_id: UUID, link_id: UUID) -> JSON:
+    """Ends a link, what was made with it, and the connections that came by them."""
+    _admit_to(policy().may_share, request, session_id)
+    lifecycle.announce(lifecycle.revoke_link(session_id, link_id))
+    return {"status": "ok"}
+
+
+def revoke_links(request: HttpRequest, session_id: UUID) -> JSON:
+    """Ends all links and tokens of a session, and all its connections. Whoever asks gets a new token, unless
+    they came by a link themselves."""
+    grant = _admit_to(policy().may_share, request, session_id)
+    change, count = lifecycle.revoke_all(session_id)
+    lifecycle.announce(change)
+    token = None
+    if grant.link is None:
+        grant.session.refresh_from_db(fields=["token_version"])
+        login = grant.issued_to or login_of(request.user, getattr(request, "session", None))
+        token = issue_token(grant.session, grant.role, login, expires_at=grant.expires_at)
+    return {"status": "ok", "connections": count, "token": token}
 
 
 def no_such_address(request: HttpRequest, rest: str) -> JSON:
@@ -124,6 +171,8 @@ def no_such_address(request: HttpRequest, rest: str) -> JSON:
 sessions = endpoint(GET=list_sessions)
 session = endpoint(GET=show_session, PATCH=rename_session)
 share = endpoint(POST=share_session)
+links = endpoint(GET=list_links, DELETE=revoke_links)
+link = endpoint(DELETE=revoke_link)
 nothing = endpoint(**dict.fromkeys(("GET", "POST", "PUT", "PATCH", "DELETE"), no_such_address))
 
 
@@ -144,6 +193,18 @@ def _describe(session: Session) -> dict[str, JSON]:
     }
 
 
+def _describe_link(link: Link) -> dict[str, JSON]:
+    return {
+        "id": str(link.pk),
+        "role": link.role,
+        "label": link.label,
+        "created_by": link.created_by.get_username() if link.created_by else None,
+        "created_at": timestamp(link.created_at),
+        "expires_at": timestamp(link.expires_at),
+        "last_used_at": timestamp(link.last_used_at) if link.last_used_at else None,
+    }
+
+
 def _admit(request: HttpRequest, session_id: UUID) -> Grant:
     """See access.authorize(). Somebody unknown who shows nothing is asked to log in, whatever the id."""
     token = _bearer_token(request)
@@ -155,13 +216,14 @@ def _admit(request: HttpRequest, session_id: UUID) -> Grant:
         raise
 
 
-def _admit_actor(request: HttpRequest, session_id: UUID) -> Grant:
-    """The same for a request that changes or gives something. Raises WireError 403 for viewers."""
-    if _bearer_token(request) is None:
+def _admit_to(allows: Allows, request: HttpRequest, session_id: UUID) -> Grant:
+    """The same for what the policy is asked about. Raises WireError 403 `role`, or `csrf` if a cookie is all
+    that a request shows which changes or gives something."""
+    if request.method not in ("GET", "HEAD") and _bearer_token(request) is None:
         _check_csrf(request)
     grant = _admit(request, session_id)
-    if not grant.role.may_act:
-        raise WireError(403, "role", "A viewer may only look.")
+    if not allows(request.user, grant.session, grant.role):
+        raise WireError(403, "role", f"That is not for you: you came as its {grant.role}.")
     return grant
 
 

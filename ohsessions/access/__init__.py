@@ -1,33 +1,52 @@
-"""Who may do what: roles, the policy, tokens, and the encryption of secrets at rest.
+"""Who may do what: roles, the policy, logins, tokens, and the encryption of secrets at rest.
 
 The setting ACCESS_POLICY names a subclass of AccessPolicy. No token or secret is ever logged.
 """
 
 from ohsessions.access.encryption import decrypt, encrypt
-from ohsessions.access.policy import AccessPolicy, check_may_open, policy
+from ohsessions.access.logins import Login, check_login, ended_logins, login_of
+from ohsessions.access.policy import (
+    AccessPolicy,
+    check_may_join,
+    check_may_open,
+    check_may_start,
+    policy,
+    unknown_session,
+    visible,
+)
 from ohsessions.access.roles import Role
 from ohsessions.access.tokens import (
     TOKEN_SALT,
     Grant,
+    Token,
     authorize,
     invalid_token,
     issue_token,
+    parse_token,
     read_token,
-    unknown_session,
 )
 
 __all__ = [
     "TOKEN_SALT",
     "AccessPolicy",
     "Grant",
+    "Login",
     "Role",
+    "Token",
     "authorize",
+    "check_login",
+    "check_may_join",
     "check_may_open",
+    "check_may_start",
     "decrypt",
     "encrypt",
+    "ended_logins",
     "invalid_token",
     "issue_token",
+    "login_of",
+    "parse_token",
     "policy",
     "read_token",
     "unknown_session",
+    "visible",
 ]

@@ -1,76 +1,163 @@
 """Tokens, and what they let in.
 
 A token is a Django-signed statement «whoever has this may join session S as R», with the session's token
-version in it: raising `Session.token_version` revokes all tokens of a session. Keys rotate as Django's do, by
-`SECRET_KEY_FALLBACKS`. Nothing here keeps state, and no token is ever logged.
+version in it: raising `Session.token_version` revokes all tokens of a session. There are three kinds:
+
+- A **link**'s token names a row of Link, which says its end, and by which it is revoked. It is meant to
+  outlive the login of whoever gave it out.
+- A **person**'s token was answered to somebody logged in. It holds while that login does, or if whoever shows
+  it is logged in as that person.
+- A **browser**'s token was answered to a stranger, and holds until TOKEN_MAX_AGE. So do tokens of versions
+  before there were kinds; as an owner's they hold only while the session's owner may log in.
+
+Keys rotate as Django's do, by `SECRET_KEY_FALLBACKS`. No token is stored or logged.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from django.core import signing
 
-from ohsessions.access.policy import policy
+from ohsessions.access.encryption import decrypt, encrypt
+from ohsessions.access.logins import Login, ended_logins
+from ohsessions.access.policy import check_may_join, policy, unknown_session
 from ohsessions.access.roles import Role
 from ohsessions.conf import conf
 from ohsessions.core.errors import WireError
-from ohsessions.models import Session
+from ohsessions.database import database_now
+from ohsessions.models import Link, Session
 
 TOKEN_SALT = "ohsessions.token"
+MAX_SESSION_KEY = 64
+"""Longer keys of Django's sessions are in no token: those are a cookie that holds the whole session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a token says."""
+
+    session_id: UUID
+    role: Role
+    version: int
+    expires_at: datetime
+    link_id: UUID | None = None
+    login: Login | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The right to join one session. `token` is the valid one that came in, or None (its owner came)."""
+    """The right to join one session. `token` is the valid one that came in, or None (its owner came).
+
+    It ends with its `link`, and with `issued_to`: the login of whom the token was issued to, if somebody else
+    shows it. `expires_at`: when it ends at the latest; None without a token.
+    """
 
     session: Session
     role: Role
     token: str | None
+    link: Link | None = None
+    issued_to: Login | None = None
+    expires_at: datetime | None = None
 
 
 def authorize(user: Any, token: str | None, session_id: UUID | None = None) -> Grant:
-    """Finds the session that a token, or a user without one, may join, and in which role.
+    """Find the session that a token, or a user without one, may join, and in which role.
 
     Raises WireError 401 `invalid_token` for a token that is malformed, forged, expired, revoked or of another
-    session; 404 `unknown_session` if there is no such session for this user. One query.
+    session; 404 `unknown_session` if there is no such session for this user; what check_may_join() raises.
+    One query; a link costs one more, and a person's token two, if it is not that person who shows it.
     """
-    if token is None:
-        session = Session.objects.filter(pk=session_id).first() if session_id else None
-        role = policy().role_of(user, session) if session else None
-        if session is None or role is None:
-            raise unknown_session()
-        return Grant(session, role, None)
-    named, role, version = read_token(token)
-    if session_id is not None and named != session_id:
+    grant = _by_login(user, session_id) if token is None else _by_token(user, token, session_id)
+    check_may_join(user, grant.session, grant.role, by_token=token is not None)
+    return grant
+
+
+def _by_login(user: Any, session_id: UUID | None) -> Grant:
+    session = Session.objects.filter(pk=session_id).first() if session_id else None
+    role = policy().role_of(user, session) if session else None
+    if session is None or role is None:
+        raise unknown_session()
+    return Grant(session, role, None)
+
+
+def _by_token(user: Any, text: str, session_id: UUID | None) -> Grant:
+    token = parse_token(text)
+    if session_id is not None and token.session_id != session_id:
         raise invalid_token()
-    session = Session.objects.filter(pk=named, token_version=version).first()
+    session = Session.objects.filter(pk=token.session_id, token_version=token.version).first()
     if session is None:
         raise invalid_token()
-    return Grant(session, role, token)
-
-
-def unknown_session() -> WireError:
-    return WireError(404, "unknown_session", "There is no such session, or you may not know of it.")
+    if token.link_id is not None:
+        link = Link.objects.live(database_now()).filter(pk=token.link_id, session=session).first()
+        if link is None:
+            raise invalid_token()
+        expires_at = min(token.expires_at, link.expires_at)
+        return Grant(session, Role(link.role), text, link, expires_at=expires_at)
+    login = token.login
+    if login is None and token.role is Role.OWNER and session.owner_id is not None:
+        login = Login(str(session.owner_id))
+    if login is not None and user.is_authenticated and str(user.pk) == login.user:
+        login = None  # who shows it has shown more
+    if login is not None and ended_logins([login]):
+        raise invalid_token()
+    return Grant(session, token.role, text, issued_to=login, expires_at=token.expires_at)
 
 
 def invalid_token() -> WireError:
     return WireError(401, "invalid_token", "This token is not valid (any more). Ask for a new link.")
 
 
-def issue_token(session: Session, role: Role) -> str:
-    """Makes a token for a session. It is valid for TOKEN_MAX_AGE seconds."""
-    content = {"s": session.pk.hex, "r": role.value, "v": session.token_version}
+def issue_token(
+    session: Session,
+    role: Role,
+    login: Login | None = None,
+    *,
+    link: Link | None = None,
+    expires_at: datetime | None = None,
+) -> str:
+    """Make a token for a session: a link's, a person's with this login, or a browser's.
+
+    It is valid for TOKEN_MAX_AGE seconds, unless what it is bound to, or `expires_at`, comes before.
+    """
+    content: dict[str, Any] = {"s": session.pk.hex, "r": role.value, "v": session.token_version}
+    if expires_at is not None:
+        content["e"] = int(expires_at.timestamp())
+    if link is not None:
+        content["l"] = link.pk.hex
+    elif login is not None:
+        key = login.session if len(login.session) <= MAX_SESSION_KEY else ""
+        content["p"] = encrypt(json.dumps([login.user, login.auth, key]))
     return signing.dumps(content, salt=TOKEN_SALT)
 
 
-def read_token(token: str) -> tuple[UUID, Role, int]:
-    """Gives session id, role and version from a token, unless it is forged or too old: WireError 401."""
+def parse_token(text: str) -> Token:
+    """Read a token. Raises WireError 401 `invalid_token` if it is forged or older than TOKEN_MAX_AGE."""
+    age = timedelta(seconds=conf.TOKEN_MAX_AGE)
     try:
-        content = signing.loads(token, salt=TOKEN_SALT, max_age=timedelta(seconds=conf.TOKEN_MAX_AGE))
-        return UUID(hex=content["s"]), Role(content["r"]), int(content["v"])
-    except (signing.BadSignature, KeyError, TypeError, ValueError) as error:
+        content = signing.loads(text, salt=TOKEN_SALT, max_age=age)
+        ends_at = datetime.fromtimestamp(signing.b62_decode(text.rsplit(":", 2)[1]), UTC) + age
+        if "e" in content:
+            ends_at = min(ends_at, datetime.fromtimestamp(content["e"], UTC))
+        if ends_at <= datetime.now(UTC):
+            raise invalid_token()
+        return Token(
+            UUID(hex=content["s"]),
+            Role(content["r"]),
+            int(content["v"]),
+            ends_at,
+            UUID(hex=content["l"]) if "l" in content else None,
+            Login(*json.loads(decrypt(content["p"]))) if "p" in content else None,
+        )
+    except (signing.BadSignature, KeyError, TypeError, ValueError, OverflowError, WireError) as error:
         raise invalid_token() from error
+
+
+def read_token(text: str) -> tuple[UUID, Role, int]:
+    """Return session id, role and version from a token; see parse_token()."""
+    token = parse_token(text)
+    return token.session_id, token.role, token.version

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +18,7 @@ from uuid import UUID
 from django.contrib.auth.models import AnonymousUser
 
 from ohsessions import access, lifecycle
-from ohsessions.access import Role
+from ohsessions.access import Login, Role
 from ohsessions.conf import conf
 from ohsessions.core import wire
 from ohsessions.core.errors import WireError
@@ -36,7 +37,11 @@ if TYPE_CHECKING:
 
 UNATTACHED_SECONDS = 30.0
 """How long a client may stay connected without an INIT."""
-STAY_AWAY = frozenset({"operator", "revoked", "unattached"})
+LOGIN_TRUSTED = 1.0
+"""Seconds for which a login is believed to hold after it was asked about; later, an INIT asks again."""
+HANDSHAKE_AT = "ohsessions.handshake_at"
+"""The key of a scope that says when its login was asked about, by time.monotonic()."""
+STAY_AWAY = frozenset({"logged_out", "operator", "revoked", "unattached"})
 """Reasons for which a connection is ended such that its client does not come back by itself."""
 
 
@@ -55,6 +60,12 @@ class Client:
         self._gateway = gateway
         self._services = gateway.services
         self._user: Any = socket.scope.get("user") or AnonymousUser()
+        self.login = access.login_of(self._user, socket.scope.get("session"))
+        """What it came with; None: a stranger."""
+        self.issued_to: Login | None = None
+        """The login of somebody else, on which the token depends by which it is attached."""
+        self.login_seen_at = socket.scope.get(HANDSHAKE_AT, -LOGIN_TRUSTED)
+        self._policy = access.policy()
         self._connected_at = datetime.now(UTC)
         self._role = Role.VIEWER
         self._author = ""
@@ -157,7 +168,7 @@ class Client:
         self.changing = True
         try:
             self._gateway.check_lease()
-            here = describe(self.socket, self._user, self._gateway.process_id, self._connected_at)
+            here = self._describe()
             attached = await self._services.change_soon(attach, here, init)
             async with self._gateway.pump(attached.change.session_id) as pump:
                 self._attached(init, attached, pump, ack)
@@ -167,12 +178,18 @@ class Client:
         for change in filter(None, (attached.left, attached.change)):
             await self._services.wakeups.presence(change.session_id)
 
+    def _describe(self) -> lifecycle.Socket:
+        is_doubted = time.monotonic() - self.login_seen_at > LOGIN_TRUSTED
+        gateway, since = self._gateway.process_id, self._connected_at
+        return describe(self.socket, self._user, gateway, since, login=self.login, is_doubted=is_doubted)
+
     def _attached(self, init: wire.Init, attached: Attached, pump: Pump, ack: Ack | None) -> None:
         """From the old session to the new one in one step: nothing of the old comes after the answer."""
         change = attached.change
         self.forget_session()
         self._guest.attach()
         self.session_id, self._pump, self._role = change.session_id, pump, attached.role
+        self.issued_to = attached.issued_to
         self._author = self._author_of(attached.token)
         self.batch = init.batch
         self.cursor, first = init.cursor, None
@@ -201,7 +218,7 @@ class Client:
         return "t" + hashlib.sha256(token.encode()).hexdigest()[:16]
 
     async def _act(self, act: wire.Act, ack: Ack | None) -> None:
-        if not self._role.may_act:
+        if not self._policy.may_act(self._user, self._role, act.type):
             raise WireError(403, "role", "You may watch this session, not act in it.")
         key = {"write_key": f"c:{self._author}:{act.client_id}"} if act.client_id else {}
         event = NewEvent("user", act.type, act.body, hidden=act.hidden, waits=not act.is_interrupt, **key)
@@ -225,11 +242,9 @@ class Client:
         await self._services.wakeups.presence(session_id)
 
     async def _close(self, ack: Ack | None) -> None:
-        if not self._role.may_close:
-            raise WireError(403, "role", "Only its owner may close a session.")
         assert self.session_id is not None
-        by = self._user.get_username() or "its owner"
-        change = await self._services.change_soon(lifecycle.close, self.session_id, by=by)
+        close = lifecycle.close_for
+        change = await self._services.change_soon(close, self._user, self._role, self.session_id)
         if ack is not None:
             ack({"status": "ok"})
         await self._services.announce(change)
@@ -280,7 +295,7 @@ class Client:
 
     def forget_session(self) -> None:
         """Nothing of its session is sent to it any more."""
-        self.session_id = None
+        self.session_id = self.issued_to = None
         self.generation += 1
         self._guest.detach()
         pump, self._pump = self._pump, None

@@ -7,7 +7,8 @@ from ohsessions.socketio import Socket
 
 _MESSAGES = {
     "operator": "An operator put this session to sleep.",
-    "revoked": "The link to this session was revoked.",
+    "revoked": "The link or token that led to this session is not valid any more.",
+    "logged_out": "Your login has ended. Log in again.",
     "gateway_lost": "The server lost track of this connection. Connect again.",
     "draining": "This server is stopping. Connect again.",
     "flooding": "This client sends faster than its actions can be handled.",

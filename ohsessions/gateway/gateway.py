@@ -263,6 +263,7 @@ class Gateway:
             try:
                 await self._reconciliation.logs(list(self._pumps))
                 await self._reconciliation.connections()
+                await self._reconciliation.logins()
             except Unavailable:
                 continue
             except Exception:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs
 from uuid import UUID
+
+from django.conf import settings
+from django.http import parse_cookie
 
 from ohsessions import access, lifecycle
 from ohsessions.conf import conf
@@ -67,15 +71,30 @@ def _bearer_token(scope: Mapping[str, Any]) -> str | None:
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
-def describe(socket: Socket, user: Any, gateway: UUID, connected_at: datetime) -> lifecycle.Socket:
-    """What is stored of a connection."""
+def describe(
+    socket: Socket, user: Any, gateway: UUID, connected_at: datetime, **login: Any
+) -> lifecycle.Socket:
+    """What is stored of a connection; `login` and `is_doubted` are passed on."""
     headers: dict[bytes, bytes] = dict(socket.scope.get("headers", []))
+    address = address_of(socket.scope)
+    user_agent = headers.get(b"user-agent", b"").decode("latin-1")
     return lifecycle.Socket(
         sid=socket.sid,
         gateway=gateway,
         user=user,
         transport=socket.transport,
-        address=address_of(socket.scope),
-        user_agent=headers.get(b"user-agent", b"").decode("latin-1"),
+        address=address,
+        user_agent=user_agent,
         connected_at=connected_at,
+        browser=_browser(headers, address, user_agent),
+        **login,
     )
+
+
+def _browser(headers: Mapping[bytes, bytes], address: str, user_agent: str) -> str:
+    """A digest of what a stranger's browser shows at each handshake, and no other one does: a cookie of
+    Django's (its session's, else the one against CSRF). Programs have none: then address and User-Agent."""
+    cookies = parse_cookie(headers.get(b"cookie", b"").decode("latin-1"))
+    names = (settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME)
+    shown = next((f"{name}={cookies[name]}" for name in names if cookies.get(name)), None)
+    return hashlib.sha256((shown or f"{address}\0{user_agent}").encode()).hexdigest()

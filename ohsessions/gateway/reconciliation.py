@@ -2,15 +2,17 @@
 
 One query says how far each session's log is, another one which connections the database counts as ours. So
 what the channel layer lost is late by one look, and a connection that only one of the two knows of is ended.
+Two more, for all clients that have logged in, say which of their logins still hold.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
-from ohsessions import journal, lifecycle
+from ohsessions import access, journal, lifecycle
 from ohsessions.conf import conf
 from ohsessions.core import policy, wire
 from ohsessions.core.errors import WireError
@@ -77,6 +79,25 @@ class Reconciliation:
                 await self._detach(sid, session_id, "gateway_lost")
         lost = [c for c in before if c.session_id is not None and c.sid not in rows]
         await self.end_ended([client for client in lost if _is_unchanged(client, before)], "gateway_lost")
+
+    async def logins(self) -> None:
+        """Ends the clients whose login has ended, and those that came by a token of such a login."""
+        clients = list(self._clients.values())
+        issued = {client: client.issued_to for client in clients}
+        asked = {login for client in clients for login in (client.login, client.issued_to) if login}
+        if not asked:
+            return
+        began = time.monotonic()
+        ended = await self._services.database.read(access.ended_logins, asked)
+        for client in clients:
+            if client.login in ended:
+                # Whatever it is about: an INIT that is under way would be as somebody who has gone.
+                await client.end("logged_out", farewell("logged_out"))
+                continue
+            client.login_seen_at = began
+            if client.session_id is not None and issued[client] in ended and client.issued_to in ended:
+                await self._detach(client.sid, client.session_id, "revoked")
+                await self.end_ended([client])
 
     async def _detach(self, sid: str, session_id: UUID, reason: str) -> None:
         """Without patience: what somebody has locked is left for a later look, and the others go on."""

@@ -12,12 +12,13 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 
 from ohsessions import access, journal, vault
-from ohsessions.access import Grant, Role
+from ohsessions.access import Grant, Login, Role
 from ohsessions.conf import conf
 from ohsessions.core import policy, wire
 from ohsessions.core.errors import ProcessGone, Unavailable, WireError
 from ohsessions.core.states import State
 from ohsessions.database import database_now
+from ohsessions.lifecycle.links import use_link
 from ohsessions.lifecycle.locked import Change, Locked, lock_all, try_lock
 from ohsessions.models import Connection, Process, Session
 
@@ -27,7 +28,11 @@ INIT_REPEAT = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """What a connection's row says of its socket. `user` is Django's, or an AnonymousUser."""
+    """What a connection's row says of its socket, and who is behind it.
+
+    `user` is Django's, or an AnonymousUser; `login` is what that is known by, to be asked about again if it
+    `is_doubted`. `browser` tells strangers apart: the same again for somebody whose connection was lost.
+    """
 
     sid: str
     gateway: UUID
@@ -36,17 +41,22 @@ class Socket:
     address: str = ""
     user_agent: str = ""
     connected_at: datetime | None = None
+    login: Login | None = None
+    is_doubted: bool = False
+    browser: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """The outcome of an attach. `token` is the one that came in, or a new one if none came."""
+    """The outcome of an attach. `token` is the one that came in, or a new one if none came; it depends on
+    `issued_to`, if that is not None: the login of somebody else."""
 
     change: Change
     role: Role
     token: str
     first_number: int
     token_version: int
+    issued_to: Login | None = None
     left: Change | None = None
     """What became of the session that the connection was attached to before."""
     resets: bool = False
@@ -60,10 +70,11 @@ def _name(user: Any) -> str:
 def open_session(socket: Socket, init: wire.Init) -> Attached:
     """Makes a session, or finds the one that the same INIT made, and attaches the connection to it.
 
-    Raises WireError 400 `unknown_runtime`, 401 `login_required`.
+    Raises WireError 400 `unknown_runtime`, 401 `login_required`, 403 `role`.
     """
-    access.check_may_open(socket.user)
+    _check_login(socket)
     runtime = init.runtime or conf.DEFAULT_RUNTIME
+    access.check_may_start(socket.user, runtime, init.settings)
     if runtime not in conf.RUNTIMES:
         known = ", ".join(conf.RUNTIMES)
         raise WireError(400, "unknown_runtime", f"There is no runtime {runtime!r}. There are: {known}.")
@@ -74,10 +85,15 @@ def open_session(socket: Socket, init: wire.Init) -> Attached:
         return _open(socket, init, runtime)
 
 
+def _check_login(socket: Socket) -> None:
+    if socket.is_doubted:
+        access.check_login(socket.login)
+
+
 @transaction.atomic
 def _open(socket: Socket, init: wire.Init, runtime: str) -> Attached:
     user, now = socket.user, database_now()
-    key = _init_key(user, init.client_id)
+    key = _init_key(socket, init.client_id)
     before = Session.objects.filter(init_key=key).values("pk", "created_at").first() if key else None
     if before is not None and before["created_at"] <= now - INIT_REPEAT:
         Session.objects.filter(pk=before["pk"]).update(init_key=None)
@@ -108,11 +124,12 @@ def _new_session(socket: Socket, init: wire.Init, runtime: str, key: str | None,
     )
 
 
-def _init_key(user: Any, client_id: str | None) -> str | None:
+def _init_key(socket: Socket, client_id: str | None) -> str | None:
     """Who sent which client_id: nobody else's INIT with the same one may lead here."""
     if client_id is None:
         return None
-    return hashlib.sha256(f"{user.pk}\0{client_id}".encode()).hexdigest()
+    who = f"{socket.user.pk}" if socket.user.is_authenticated else f"browser\0{socket.browser}"
+    return hashlib.sha256(f"{who}\0{client_id}".encode()).hexdigest()
 
 
 @transaction.atomic
@@ -120,9 +137,10 @@ def attach(socket: Socket, init: wire.Init, session_id: UUID | None = None) -> A
     """Attaches a connection to the session that its token names; without one, to its user's `session_id`.
 
     A sleeping session becomes `starting`; a failed one if its time has come; a closed one stays so, and can
-    be read. What the connection was attached to before is left. Raises WireError 401 `invalid_token` or
-    404 `unknown_session`, and changes nothing then.
+    be read. What the connection was attached to before is left. Raises what authorize() raises, or 401
+    `login_required`, and changes nothing then.
     """
+    _check_login(socket)
     grant = access.authorize(socket.user, init.token, session_id)
     wanted = grant.session.pk
     connection = _find_connection(socket.sid)
@@ -131,6 +149,8 @@ def attach(socket: Socket, init: wire.Init, session_id: UUID | None = None) -> A
     if locked is None:
         raise access.invalid_token() if grant.token else access.unknown_session()
     if grant.token is not None and locked.session.token_version != grant.session.token_version:
+        raise access.invalid_token()
+    if grant.link is not None and not use_link(grant.link, locked):
         raise access.invalid_token()
     return _attach(socket, grant, init, locked, connection, locks)
 
@@ -155,14 +175,15 @@ def _attach(
     role = Role.VIEWER if init.as_viewer else grant.role
     _wake_for_attach(locked, _name(socket.user))
     change = locked.save()
-    _save_connection(socket, locked, role, before)
+    _save_connection(socket, locked, role, grant, before)
     left = None
     for old in locks.values():
         old.set_due(old.attached())
         left = old.save()
-    token = grant.token or access.issue_token(locked.session, grant.role)
+    token = grant.token or access.issue_token(locked.session, grant.role, socket.login)
     first, version = locked.session.first_number, locked.session.token_version
-    return Attached(change, role, token, first, version, left, resets=_is_foreign(init, locked.session))
+    is_foreign = _is_foreign(init, locked.session)
+    return Attached(change, role, token, first, version, grant.issued_to, left, resets=is_foreign)
 
 
 def _is_foreign(init: wire.Init, session: Session) -> bool:
@@ -176,7 +197,9 @@ def _is_foreign(init: wire.Init, session: Session) -> bool:
     return not journal.has_event(session.pk, init.cursor, init.cursor_timestamp)
 
 
-def _save_connection(socket: Socket, locked: Locked, role: Role, before: Connection | None) -> None:
+def _save_connection(
+    socket: Socket, locked: Locked, role: Role, grant: Grant, before: Connection | None
+) -> None:
     values: dict[str, Any] = {
         "session_id": locked.session.pk,
         "user_id": socket.user.pk,
@@ -186,6 +209,7 @@ def _save_connection(socket: Socket, locked: Locked, role: Role, before: Connect
         "user_agent": socket.user_agent[:300],
         "role": role,
         "token_version": locked.session.token_version,
+        "link": grant.link,
         "connected_at": socket.connected_at or locked.now,
         "attached_at": locked.now,
         "ended_at": None,

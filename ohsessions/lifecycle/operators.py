@@ -1,29 +1,47 @@
-"""What owners and operators do to a session: rename it, end it, put it to sleep, wake it."""
+"""What owners and operators do to a session: rename, end, wake it, put it to sleep, revoke its links."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
 from django.db import transaction
 from django.db.models import Min
 
+from ohsessions import access
+from ohsessions.access import Role
 from ohsessions.conf import conf
 from ohsessions.core import states, wire
+from ohsessions.core.errors import WireError
 from ohsessions.core.states import State
+from ohsessions.core.titles import MAX_TITLE, clean_title
+from ohsessions.lifecycle import links
 from ohsessions.lifecycle.locked import Change, lock
 from ohsessions.models import Event, Session
 from ohsessions.wakeups import Wakeups
 
 
 @transaction.atomic
-def rename(session_id: UUID, title: str) -> None:
-    """Gives a session a title, cut to 200 characters; from a request's thread. Tells all who are attached."""
+def rename(session_id: UUID, title: str) -> str:
+    """Give a session a title, cleaned and cut to MAX_TITLE characters; from a request's thread. Tells all who
+    are attached, and returns the title as it is then."""
     locked = lock(session_id)
-    locked.session.title = title[:200]
+    locked.session.title = clean_title(title)[:MAX_TITLE]
     change = replace(locked.save(), moved=True)
-    _announce(change)
+    announce(change)
+    return change.title
+
+
+def close_for(user: Any, role: Role, session_id: UUID) -> Change:
+    """End a session for good, if the policy lets this user. Raises WireError 403 `role`."""
+    session = Session.objects.filter(pk=session_id).first()
+    if session is None:
+        raise access.unknown_session()
+    if not access.policy().may_close(user, session, role):
+        raise WireError(403, "role", "Only its owner may close a session.")
+    return close(session_id, by=user.get_username() or "its owner")
 
 
 @transaction.atomic
@@ -101,17 +119,29 @@ def request_passivation(session_id: UUID, *, by: str) -> str:
     Raises WireError 404 if there is no such session.
     """
     change, outcome = force_passivation(session_id, by=by)
-    _announce(change)
+    announce(change)
     return outcome
 
 
 def request_wake(session_id: UUID, *, by: str) -> str:
     """An operator's «wake now»; see request_passivation()."""
     change, outcome = wake(session_id, by=by)
-    _announce(change)
+    announce(change)
     return outcome
 
 
-def _announce(change: Change) -> None:
-    """From a request's thread; once the transaction, if there is one, is committed."""
+def request_revocation(session_id: UUID) -> str:
+    """An operator's «revoke links», from a request's thread; return what happens, in words.
+
+    Raises WireError 404 if there is no such session.
+    """
+    change, count = links.revoke_all(session_id)
+    announce(change)
+    told = {0: "nobody was attached", 1: "the connection that was attached is ended"}
+    many = f"the {count} connections that were attached are ended"
+    return f"No link or token to it is valid any more; {told.get(count, many)}."
+
+
+def announce(change: Change) -> None:
+    """Tell everybody concerned, from a request's thread; after the commit, if there is a transaction."""
     transaction.on_commit(lambda: async_to_sync(Wakeups().change)(change), robust=True)

@@ -9,6 +9,7 @@ from uuid import UUID
 from django.contrib.auth import get_user_model
 from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q
+from django.db.models.functions import Now
 
 from ohsessions.conf import conf
 from ohsessions.core import policy, states
@@ -159,9 +160,11 @@ def open_connections(gateway: UUID) -> dict[str, UUID]:
 
 
 def revoked(gateway: UUID) -> set[str]:
-    """The attached connections of a gateway, by sid, whose session's tokens were revoked since."""
+    """The attached connections of a gateway, by sid, whose session's tokens were revoked since, or whose link
+    has come to its end."""
     rows = Connection.objects.attached().filter(gateway=gateway)
-    return set(rows.exclude(token_version=F("session__token_version")).values_list("sid", flat=True))
+    rows = rows.filter(~Q(token_version=F("session__token_version")) | Q(link__expires_at__lte=Now()))
+    return set(rows.values_list("sid", flat=True))
 
 
 def end_reasons(sids: Iterable[str]) -> dict[str, str]:

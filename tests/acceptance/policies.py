@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ohsessions.access import AccessPolicy
+from ohsessions.access import AccessPolicy, Role
 from ohsessions.conf import conf
+from ohsessions.models import Session
 
 FLAG = "broken-policy"
 
@@ -18,3 +19,10 @@ class BreakablePolicy(AccessPolicy):
         if (Path(conf.WORKSPACE_ROOT) / FLAG).exists():
             raise LookupError("the directory server's password is hunter2")
         return super().may_open(user)
+
+
+class EditorsShare(AccessPolicy):
+    """Lets editors give out links, too."""
+
+    def may_share(self, user: Any, session: Session, role: Role) -> bool:
+        return role.may_act

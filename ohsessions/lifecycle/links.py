@@ -1,0 +1,106 @@
+"""The links to a session: given out, used, listed and revoked."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Q
+
+from ohsessions.access import Grant, Role
+from ohsessions.conf import conf
+from ohsessions.core.errors import WireError
+from ohsessions.database import database_now
+from ohsessions.lifecycle.locked import Change, Locked, lock
+from ohsessions.models import Link, LinkQuerySet
+
+MOST_LINKS = 100
+"""Links of one session that are live at a time."""
+KEPT = timedelta(days=7)
+"""How long a link that has ended is kept. It is only history: a token without its row lets nobody in."""
+USED_EVERY = timedelta(minutes=1)
+"""How exact `last_used_at` is: many who come at once by one link are one write."""
+
+
+def live_links(session_id: UUID) -> LinkQuerySet:
+    """The links to a session that still let somebody in, the newest first."""
+    return Link.objects.live(database_now()).filter(session=session_id).order_by("-created_at")
+
+
+@transaction.atomic
+def share(grant: Grant, role: Role, user: Any, *, label: str = "", seconds: float | None = None) -> Link:
+    """Make a link to a session, which ends after `seconds` (TOKEN_MAX_AGE at the most), and not later than
+    what was shown to make it. Raises WireError 429 `quota` if there are MOST_LINKS already."""
+    locked = lock(grant.session.pk)
+    links, now = Link.objects.filter(session=locked.session), locked.now
+    if links.live(now).count() >= MOST_LINKS:
+        message = f"There are {MOST_LINKS} links to this session. Revoke some that nobody needs."
+        raise WireError(429, "quota", message)
+    links.filter(Q(expires_at__lte=now - KEPT) | Q(revoked_at__lte=now - KEPT)).delete()
+    longest = float(conf.TOKEN_MAX_AGE)
+    ends_at = now + timedelta(seconds=min(longest if seconds is None else seconds, longest))
+    return Link.objects.create(
+        session=locked.session,
+        role=role,
+        label=label,
+        created_by=user if user.is_authenticated else None,
+        parent=grant.link,
+        created_at=now,
+        expires_at=min(ends_at, grant.expires_at or ends_at),
+    )
+
+
+def use_link(link: Link, locked: Locked) -> bool:
+    """Note that somebody comes by a link; False if it has ended. Its session is locked, so nobody revokes it
+    meanwhile."""
+    rows = Link.objects.live(locked.now).filter(pk=link.pk)
+    used = list(rows.values_list("last_used_at", flat=True))
+    if not used:
+        return False
+    if used[0] is None or locked.now - used[0] >= USED_EVERY:
+        rows.update(last_used_at=locked.now)
+    return True
+
+
+@transaction.atomic
+def revoke_link(session_id: UUID, link_id: UUID) -> Change:
+    """Revoke a link and what was made with it, and end the connections that came by them.
+
+    Raises WireError 404 `unknown_link` if the session has no such link, or it has ended.
+    """
+    locked = lock(session_id)
+    links = Link.objects.live(locked.now).filter(session=session_id)
+    ended = _with_children(links, link_id)
+    if not ended:
+        raise WireError(404, "unknown_link", "This session has no such link (any more).")
+    links.filter(pk__in=ended).update(revoked_at=locked.now)
+    locked.end_connections("revoked", link__in=ended)
+    locked.set_due(locked.attached())
+    return locked.save()
+
+
+def _with_children(links: LinkQuerySet, link_id: UUID) -> list[UUID]:
+    """A link and all that were made with it, directly or not: MOST_LINKS at most."""
+    parents = dict(links.values_list("pk", "parent"))
+    found = [link_id] if link_id in parents else []
+    for one in found:  # grows while it is read
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
+
+
+@transaction.atomic
+def revoke_all(session_id: UUID) -> tuple[Change, int]:
+    """Raise the session's token version: all its links and tokens end, and all who are attached are told so.
+
+    Returns also how many connections that ended.
+    """
+    locked = lock(session_id)
+    session = locked.session
+    session.token_version += 1
+    Link.objects.live(locked.now).filter(session=session_id).update(revoked_at=locked.now)
+    count = locked.attached()
+    locked.end_connections("revoked")
+    locked.set_due(0)
+    return locked.save(), count

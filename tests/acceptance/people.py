@@ -1,0 +1,69 @@
+"""People who log in to a site over HTTP, as a browser does, and use its API."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import requests
+
+from tests.acceptance.site import Site
+
+PASSWORD = "for tests only"
+HIDDEN = re.compile(r'<input type="hidden" name="(\w+)" value="([^"]*)"')
+
+
+def make_user(site: Site, name: str) -> None:
+    """Make a member of staff: the login of the reference site is the admin's."""
+    code = (
+        "from django.contrib.auth import get_user_model as m;"
+        f"m().objects.create_user({name!r}, password={PASSWORD!r}, is_staff=True)"
+    )
+    site.manage("shell", "-v", "0", "-c", code)
+
+
+class Person:
+    """Somebody with a browser of their own. `site` is any gateway."""
+
+    def __init__(self, site: Site, name: str | None = None) -> None:
+        self.site = site
+        self.name = name
+        self.http = requests.Session()
+        if name is not None:
+            self.log_in()
+
+    def log_in(self) -> None:
+        page = self.http.get(f"{self.site.url}/admin/login/", timeout=20).text
+        form = dict(HIDDEN.findall(page)) | {"username": self.name, "password": PASSWORD, "next": "/"}
+        answer = self.http.post(f"{self.site.url}/admin/login/", data=form, timeout=20, allow_redirects=False)
+        assert answer.status_code == 302, answer.text
+
+    def log_out(self) -> None:
+        form = {"csrfmiddlewaretoken": self.http.cookies["csrftoken"]}
+        answer = self.http.post(f"{self.site.url}/admin/logout/", data=form, timeout=20)
+        assert answer.status_code == 200, answer.text
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The cookies, for a socket."""
+        return {"Cookie": "; ".join(f"{name}={value}" for name, value in self.http.cookies.items())}
+
+    def ask(self, method: str, path: str, body: Any = None, token: str | None = None) -> requests.Response:
+        """Ask the API at ``sessions/<path>``."""
+        headers = {"X-CSRFToken": self.http.cookies.get("csrftoken", "")}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        address = f"{self.site.url}/api/sessions/{path}"
+        return self.http.request(method, address, json=body, headers=headers, timeout=20)
+
+    def share(self, session_id: str, role: str = "editor", token: str | None = None, **body: Any) -> str:
+        """Give out a link; returns its token."""
+        answer = self.ask("POST", f"{session_id}/share/", {"role": role} | body, token)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["token"])
+
+    def links(self, session_id: str, token: str | None = None) -> list[dict[str, Any]]:
+        answer = self.ask("GET", f"{session_id}/links/", token=token)
+        assert answer.status_code == 200, answer.text
+        listed: list[dict[str, Any]] = answer.json()["links"]
+        return listed
