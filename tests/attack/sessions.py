@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import urllib.parse
 
 from tests.attack.sockets import Gone, Wire, action, connect, join
-from tests.attack.world import ECHO, FLOOD, SHELL, World, attack
+from tests.attack.world import CANARY, ECHO, FLOOD, SHELL, World, attack
 
 
 async def _start(world: World, runtime: str, most: int) -> None:
@@ -103,6 +104,54 @@ async def one_client_id_for_two(world: World) -> None:
         await asyncio.sleep(0.5)
 
     await world.repeat(once)
+
+
+PLANTED = {
+    "LLM_API_KEY": f"{CANARY}-llm",
+    "openai_key": f"{CANARY}-openai",
+    "passwd": f"{CANARY}-passwd",
+    "authorization": f"Bearer {CANARY}-bearer",
+    "llm": {"api_key": f"{CANARY}-nested"},
+    "config": json.dumps({"password": f"{CANARY}-string"}),
+    "base_url": f"https://user:{CANARY}-url@llm.example",
+}
+
+
+@attack("secrets", debug=True, settings={"RUNTIMES": SHELL | ECHO}, seconds=12, most_programs=20)
+async def canaries(world: World) -> None:
+    """Secrets in every place of an INIT, and said again: looked for in database, files, log, argv, environ"""
+
+    async def one(runtime: str) -> None:
+        wire = await connect(world.port)
+        try:
+            await join(wire)
+            secrets = PLANTED | {"runtime": runtime}
+            await wire.text(action("initialize", secrets, 1, github_token=f"{CANARY}-github"))
+            answer = json.loads((await wire.wait_text("431[", 20)).partition("[")[2][:-1])
+            said = f"{CANARY}-llm {CANARY}-github"
+            await wire.text(action("message", {"content": said}, 2))
+            await wire.wait_text("432[", 10)
+            await wire.text(action("run", {"command": f"echo {said}; K={CANARY}-hidden", "hidden": True}, 3))
+            await wire.wait_text("433[", 10)
+            again = {"github_token": f"{CANARY}-later", "token": answer["token"]}
+            await wire.text(action("initialize", {"runtime": runtime}, 4, **again))
+            await wire.wait_text("434[", 10)
+            await wire.text(action("run", {"command": f"echo {CANARY}-later"}, 5))
+            await wire.wait_text("435[", 10)
+            await asyncio.sleep(1)
+            page = await Wire.open(world.port)
+            headers = {"Authorization": f"Bearer {answer['token']}"}
+            for target in ("", "events/"):
+                address = f"/api/sessions/{urllib.parse.quote(answer['session_id'])}/{target}"
+                _, _, body = await page.ask("GET", address, headers)
+                if CANARY.encode() in body:
+                    world.problem(f"a secret stands in {address.rpartition('/')[0][-20:]}")
+            page.abort()
+        finally:
+            wire.abort()
+
+    for runtime in ("echo", "shell"):
+        await one(runtime)
 
 
 @attack("access", debug=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.attack.attacker import OVERTIME
 from tests.attack.victim import Holdings, Victim
-from tests.attack.world import Attack
+from tests.attack.world import CANARY, Attack
 
 QUIET = 6.0
 SETTLE = 25.0
@@ -141,11 +141,12 @@ def play(attack: Attack, folder: Path, seconds: float, *, patience: float = 1.0,
         begin = time.monotonic()
         with _watched(victim, trial):
             found = _attack(victim, attack.name, max(seconds, attack.seconds))
-        end = time.monotonic()
+            end = time.monotonic()
+            trial.lived = victim.lives
+            if trial.lived:
+                trial.after = _settled(victim, trial.before)
         trial.problems, trial.counts = found["problems"], found["counts"]
-        trial.lived = victim.lives
-        if trial.lived:
-            trial.after = _settled(victim, trial.before)
+        trial.problems += [f"a secret stands in {place}" for place in victim.places_of(CANARY)]
         echoes.end()
         trial.quiet = percentile(echoes.took(*quiet), 0.99)
         busy = echoes.took(begin, end)

@@ -47,7 +47,8 @@ class Victim(Site):
 
     def __init__(self, folder: Path, *, debug: bool, environment: Mapping[str, str], **settings: Any) -> None:
         super().__init__(folder, **SETTINGS | settings)
-        self.environment |= {"DJANGO_DEBUG": "1" if debug else "0", "DJANGO_HTTPS": "0", **environment}
+        self.environment |= {"DJANGO_DEBUG": "1" if debug else "0", "DJANGO_HTTPS": "0"}
+        self.environment |= {"DJANGO_MEDIA_ROOT": str(folder / "files"), **environment}
 
     def prepare(self) -> None:
         if Victim.prepared is None:
@@ -87,6 +88,19 @@ class Victim(Site):
             except OSError:
                 pass
         return count
+
+    def places_of(self, word: str) -> list[str]:
+        """Where a word stands: files below its folder, and what its processes were started with."""
+        files = (path for path in sorted(self.folder.rglob("*")) if path.is_file())
+        found = [str(file.relative_to(self.folder)) for file in files if word.encode() in file.read_bytes()]
+        for pid in (self.pid, *descendants(self.pid)):
+            for what in ("cmdline", "environ"):
+                try:
+                    if word.encode() in Path(f"/proc/{pid}/{what}").read_bytes():
+                        found.append(f"the {what} of a process")
+                except OSError:
+                    pass
+        return found
 
     def holdings(self) -> Holdings:
         ((connections,),) = self.query("SELECT count(*) FROM ohsessions_connection WHERE ended_at IS NULL")

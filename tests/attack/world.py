@@ -13,6 +13,8 @@ from tests.attack.sockets import Gone
 
 MODULES = ("web", "packets", "hoards", "sessions")
 """Where the attacks are, below tests.attack."""
+CANARY = "canary9f3c1d77"
+"""A word that secrets have in them where an attack plants some. It must be found nowhere."""
 SHELL = {"shell": {"BACKEND": "ohsessions.runtimes.shell.ShellRuntime"}}
 ECHO = {"echo": {"BACKEND": "ohsessions.runtimes.echo.EchoRuntime"}}
 FLOOD = {"flood": {"BACKEND": "tests.acceptance.flood.FloodRuntime"}}
