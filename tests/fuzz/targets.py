@@ -6,6 +6,7 @@ A target takes bytes. Any error that it raises and does not declare is a finding
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import math
 import re
@@ -25,6 +26,8 @@ from ohsessions import access
 from ohsessions.admission import admit
 from ohsessions.core import addresses, strict_json, wire
 from ohsessions.core.errors import WireError
+from ohsessions.core.redaction import MIN_LENGTH, PLACEHOLDER, Redactor
+from ohsessions.core.titles import clean_title
 from ohsessions.gateway import handshake
 from ohsessions.server import BodyLimits
 from ohsessions.socketio import codec, requests
@@ -239,6 +242,34 @@ def forwarded_addresses(data: bytes) -> None:
                 assert found == addresses.client_address(peer, [], header, trusted)
 
 
+def title_text(data: bytes) -> None:
+    """Clean a title. It is one line afterwards, and cleaning it again changes nothing."""
+    title = clean_title(data.decode("utf-8", "surrogatepass" if data[:1] == b"s" else "replace"))
+    title.encode()
+    assert len(title.splitlines()) <= 1
+    assert not set(title) & set("\u202e\u202d\u2066\u2067\u200f\0\x1b")
+    assert clean_title(title) == title
+
+
+def secrets_in_text(data: bytes) -> None:
+    """Cut secrets out of a stream. Its parts do not matter, and no secret is left in it."""
+    first, _, rest = data.decode("utf-8", "replace").partition("\n")
+    secrets = first.split(",")
+    redactor = Redactor(secrets)
+    whole = redactor.redact(rest)
+    stream = redactor.stream()
+    steps = itertools.cycle(byte % 7 for byte in data[:5] or b"x")
+    at, parts = 0, []
+    while at < len(rest):
+        to = at + next(steps) + 1
+        parts.append(stream.feed(rest[at:to]))
+        at = to
+    assert "".join(parts) + stream.flush() == whole, "the parts of a stream decide what is cut out of it"
+    for secret in secrets:
+        if len(secret) >= MIN_LENGTH and not set(secret) & set("<>") and secret not in PLACEHOLDER:
+            assert secret not in whole, "a secret is left"
+
+
 def request_target(data: bytes) -> None:
     """Find the limit of a body by the request's target."""
     limits = BodyLimits(prefix="/socket.io/", below=10, default=5)
@@ -269,6 +300,15 @@ def _forwarded(random: Random) -> bytes:
         for _ in range(random.randrange(3))
     ]
     return b"\n".join([peer, *lists])
+
+
+def _secrets(random: Random) -> bytes:
+    pieces = (b"ab", b"aba", b"secret", b"tok", b"\xc3\xa9", b"<", b"xyz", b"a")
+    secrets = [
+        b"".join(random.choices(pieces, k=random.randrange(1, 4))) for _ in range(random.randrange(1, 4))
+    ]
+    text = b"".join(random.choices([*pieces, *secrets], k=random.randrange(12)))
+    return b",".join(secrets) + b"\n" + text
 
 
 def _token(random: Random) -> bytes:
@@ -357,6 +397,8 @@ TARGETS = [
     ),
     Target("headers", header_lines, (), HEADERS, inputs.header_block, 15),
     Target("addresses", forwarded_addresses, (), [b"127.0.0.1\n1.2.3.4, 10.0.0.1"], _forwarded, 5),
+    Target("title", title_text, (UnicodeDecodeError,), [b"a title", "‮gpj.exe\n".encode()], inputs.packet, 5),
+    Target("secrets", secrets_in_text, (), [b"secret,token\nsay secretoken twice"], _secrets, 10),
     Target("target", request_target, (), [b"/socket.io/?EIO=4", b"/api/%2e%2e/socket.io"], inputs.query, 2),
     Target("polling", feed_polling, (), PAYLOADS, inputs.payload, 2),
     Target("websocket", feed_websocket, (), PAYLOADS, inputs.payload, 2),
