@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from django.db import connection
 from django.db.models.functions import Substr
 
 from ohsessions import access
@@ -27,15 +28,35 @@ def read_page(session_id: UUID, after: int) -> list[tuple[int, str]]:
 
     A page ends after PAGE_EVENTS events, or with the event that exceeds PAGE_CHARACTERS.
     """
-    rows = Event.objects.filter(session_id=session_id, number__gt=after).order_by("number")
     page: list[tuple[int, str]] = []
     size = 0
-    for number, data in rows.values_list("number", "data")[:PAGE_EVENTS].iterator(chunk_size=50):
+    for number, data in _next_rows(session_id, after):
         page.append((number, data))
         size += len(data)
         if size >= PAGE_CHARACTERS:
             break
     return page
+
+
+def _next_rows(session_id: UUID, after: int) -> Iterator[tuple[int, str]]:
+    """The next events after a number; few more, if at all, than fill a page, since each may be megabytes."""
+    if connection.vendor != "postgresql":
+        # SQLite reads each row as it is asked for.
+        rows = Event.objects.filter(session_id=session_id, number__gt=after).order_by("number")
+        yield from rows.values_list("number", "data")[:PAGE_EVENTS].iterator(chunk_size=1)
+        return
+    # Not iterator() here: it declares a cursor that outlives its transaction, and PgBouncer in transaction
+    # mode gives the next statement to another server. The size in bytes is known without reading the text.
+    table = connection.ops.quote_name(Event._meta.db_table)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"WITH next AS (SELECT number, data FROM {table} WHERE session_id = %s AND number > %s"
+            " ORDER BY number LIMIT %s), sized AS (SELECT number, data, octet_length(data) AS size,"
+            " sum(octet_length(data)) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING) AS upto FROM next)"
+            " SELECT number, data FROM sized WHERE upto - size < %s ORDER BY number",
+            [session_id, after, PAGE_EVENTS, PAGE_CHARACTERS],
+        )
+        yield from cursor.fetchall()
 
 
 def has_event(session_id: UUID, number: int, timestamp: str) -> bool:

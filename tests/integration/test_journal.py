@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from django.core.files.storage import default_storage
-from django.db import OperationalError, transaction
+from django.db import OperationalError, connection, connections, transaction
 
 from ohsessions import journal, lifecycle, snapshots
 from ohsessions.core.errors import StaleEpoch, WireError
@@ -315,6 +316,25 @@ def test_pages_end_with_the_event_that_fills_them(world: World):
         cursor = page[-1][0]
         lengths.append(len(page))
     assert lengths == [3, 300, 101]
+
+
+def test_a_page_takes_one_statement_and_no_cursor_that_outlives_it(
+    world: World, monkeypatch, django_assert_num_queries
+):
+    """PgBouncer in transaction mode gives each statement to another server."""
+    session_id = world.open().change.session_id
+    append(Append(session_id, [action() for _ in range(400)]))
+    if connection.vendor == "postgresql":
+        monkeypatch.setattr(connections["default"], "chunked_cursor", None)
+    with django_assert_num_queries(1):
+        assert len(journal.read_page(session_id, -1)) == 300
+
+
+def test_nothing_reads_through_a_cursor_of_the_server():
+    """`iterator()` declares one on PostgreSQL; what only SQLite runs may use it."""
+    package = Path(journal.__file__).parents[1]
+    found = [path.name for path in package.rglob("*.py") if ".iterator(" in path.read_text()]
+    assert found == ["reading.py"]
 
 
 def test_new_actions_are_those_of_clients_after_a_number(world: World):
