@@ -9,4 +9,4 @@ class OhsessionsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks, exposure  # noqa: F401
+        from . import checks, database_checks, exposure  # noqa: F401

@@ -16,11 +16,12 @@ from enum import StrEnum
 
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
-from django.db import connection
+from django.db import DatabaseError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 
 from ohsessions.core.outages import Outage
 from ohsessions.core.shared import Shared
+from ohsessions.database import NO_ROOM, database_now, describe, storage
 from ohsessions.models import Process
 from ohsessions.wakeups import PROBE_GROUP
 
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 LIMIT = 2.0
 """Seconds that the database, and after it the channel layer, may take."""
+TRIED_ROWS = 40
+"""Rows of about 500 bytes that are stored to try whether there is room."""
 MOST_AT_ONCE = 4
 """Threads that may wait for the database at a time; a dead one answers none of them."""
 KEPT = 1.0
@@ -55,7 +58,7 @@ class Readiness:
     checks: dict[str, Check]
 
 
-NEEDED = frozenset({"database", "migrations"})
+NEEDED = frozenset({"database", "migrations", "storage"})
 """Without these nothing works. Without a channel layer wake-ups are late; without a worker sessions wait."""
 
 SKIPPED = Check(False, "Not checked: the database does not answer.")
@@ -72,9 +75,9 @@ def readiness() -> Readiness:
     """Runs all checks. Returns within about twice LIMIT, whatever hangs; raises nothing."""
     checks = check_database() | {"channel_layer": check_channel_layer()}
     for name, check in checks.items():
-        if check.ok:
+        if check.ok and name in _outages:
             _outages[name].worked()
-        elif check is not SKIPPED:
+        elif check is not SKIPPED and name in _outages:
             _outages[name].failed(check.detail)
     failed = {name for name, check in checks.items() if not check.ok}
     if failed & NEEDED:
@@ -103,7 +106,8 @@ def check_database() -> dict[str, Check]:
 
 
 def _unanswered(detail: str) -> dict[str, Check]:
-    return {"database": Check(False, detail), "migrations": SKIPPED, "workers": SKIPPED}
+    skipped = dict.fromkeys(("migrations", "workers", "storage"), SKIPPED)
+    return {"database": Check(False, detail)} | skipped
 
 
 def _ask_database(answer: Future[dict[str, Check]]) -> None:
@@ -112,7 +116,8 @@ def _ask_database(answer: Future[dict[str, Check]]) -> None:
         if database.ok:
             migrations = _try("migrations", _compare_migrations)
             workers = _try("workers", _count_workers)
-            answer.set_result({"database": database, "migrations": migrations, "workers": workers})
+            found = {"database": database, "migrations": migrations, "workers": workers}
+            answer.set_result(found | {"storage": _check_storage()})
         else:
             answer.set_result(_unanswered(database.detail))
     finally:
@@ -148,6 +153,32 @@ def _count_workers() -> Check:
     if not active:
         return Check(False, "None is active: sessions wait. Start `manage.py ohsessions worker`.")
     return Check(True, f"{active} active.")
+
+
+def _check_storage() -> Check:
+    """Whether there is room. Nothing is written unless this process found none the last time."""
+    if storage.lasts:
+        try:
+            _store()
+        except DatabaseError as error:
+            storage.failed(describe(error))
+        storage.worked()
+    if storage.lasts:
+        return Check(False, NO_ROOM)
+    return Check(True, "Nothing was refused for want of room.")
+
+
+def _store() -> None:
+    """Store more than a page has room for, and take it away again before anybody sees it."""
+    now = database_now()
+    text = "x" * 200
+    row = {"kind": Process.Kind.GATEWAY, "state": Process.State.GONE, "host": text, "birth": text, "pid": 0}
+    with transaction.atomic():
+        rows = Process.objects.bulk_create(
+            Process(version="", started_at=now, seen_at=now, **row) for _ in range(TRIED_ROWS)
+        )
+        # Not delete(): it would look for what refers to them.
+        Process.objects.filter(pk__in=[row.pk for row in rows])._raw_delete("default")
 
 
 def check_channel_layer() -> Check:

@@ -12,18 +12,24 @@ commit: 10 to 20 times the throughput of one transaction each, measured; nothing
 
 from __future__ import annotations
 
+from ohsessions.database.causes import NO_ROOM, describe, is_disk_full, storage
 from ohsessions.database.clock import database_clock, database_now
 from ohsessions.database.connections import means_lost_connection
 from ohsessions.database.lanes import LATER, Later
 from ohsessions.database.rowlocks import lock_rows
-from ohsessions.database.threads import Database
+from ohsessions.database.threads import THREADS, Database
 
 __all__ = [
     "LATER",
+    "NO_ROOM",
+    "THREADS",
     "Database",
     "Later",
     "database_clock",
     "database_now",
+    "describe",
+    "is_disk_full",
     "lock_rows",
     "means_lost_connection",
+    "storage",
 ]

@@ -12,12 +12,14 @@ from django.db import (
     IntegrityError,
     InterfaceError,
     OperationalError,
+    ProgrammingError,
     connection,
     connections,
 )
 
 from ohsessions.core.errors import Unavailable
 from ohsessions.core.outages import Outage
+from ohsessions.database.causes import NO_ROOM, describe, is_disk_full, storage
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -51,7 +53,8 @@ def means_lost_connection(error: Exception) -> bool:
     closed the connection already if it could not roll back.
     """
     driver_error = connection.Database.Error  # type: ignore[attr-defined]
-    is_of_data = isinstance(error, (DataError, IntegrityError))
+    # An error of the statement, such as a missing table, says nothing of a connection that was closed then.
+    is_of_data = isinstance(error, (DataError, IntegrityError, ProgrammingError))
     if is_of_data or not isinstance(error, (DatabaseError, driver_error)):
         return False
     diagnosis = getattr(error.__cause__ or error, "diag", None)
@@ -92,7 +95,7 @@ def guarded(function: Callable[[], T], tries: int = 1) -> T:
         except (OperationalError, InterfaceError) as error:
             lost = means_lost_connection(error)
             connections.close_all()
-            if tries == 0:
+            if tries == 0 or is_disk_full(error):
                 tell(error, lost)
                 raise Unavailable from error
         except Exception as error:
@@ -104,8 +107,11 @@ def guarded(function: Callable[[], T], tries: int = 1) -> T:
 
 
 def tell(error: Exception, lost: bool) -> None:
-    """An outage is told once. What else failed (a lock that was not to be had, …) is told each time."""
-    if lost:
-        _outage.failed(f"{type(error).__name__}. What can wait is tried again.")
+    """Log an outage, or a full disk, once. What else failed (a lock that was not to be had, …) is logged each
+    time."""
+    if is_disk_full(error):
+        storage.failed(f"{describe(error)}. {NO_ROOM}")
+    elif lost:
+        _outage.failed(f"{describe(error)}. What can wait is tried again.")
     else:
-        logger.warning("A transaction failed: %s", type(error).__name__, extra={"verb": "db_failed"})
+        logger.warning("A transaction failed: %s", describe(error), extra={"verb": "db_failed"})

@@ -17,6 +17,7 @@ from typing import Any, Final
 from django.db import connections, reset_queries
 
 from ohsessions.core.errors import OhSessionsError, RowLocked, Unavailable
+from ohsessions.database.causes import storage
 from ohsessions.database.connections import (
     drop_broken_connection,
     drop_connection,
@@ -217,7 +218,11 @@ def _run_items(batch: list[Item]) -> list[Item]:
     values = [item.value for item in batch]
     results: Sequence[Any]
     try:
-        results = guarded(lambda: batch[0].commit(values), tries=2) if batch else []
+        if batch:
+            results = guarded(lambda: batch[0].commit(values), tries=2)
+            storage.worked()  # batches are what is stored most
+        else:
+            results = []
     except Unavailable:
         results = [Unavailable() for _ in batch]  # one for each: they are raised in different tasks
     except BaseException as error:  # handed to everybody who waits

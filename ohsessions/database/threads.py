@@ -21,6 +21,8 @@ READERS = 4
 LIFECYCLE_THREADS = 4
 LOCK_WAITERS = 2
 """So many of the life-cycle threads wait for locked rows at most; the others are for whose row is free."""
+THREADS = 1 + LIFECYCLE_THREADS + READERS
+"""Threads of a process on PostgreSQL, each with a connection that it keeps."""
 CLOSE_LIMIT = 5.0
 """Seconds that the threads get at the end for what is in line."""
 

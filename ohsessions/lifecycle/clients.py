@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,6 +22,8 @@ from ohsessions.database import database_now
 from ohsessions.lifecycle.links import use_link
 from ohsessions.lifecycle.locked import Change, Locked, lock_all, try_lock
 from ohsessions.models import Connection, Process, Session
+
+logger = logging.getLogger(__name__)
 
 INIT_REPEAT = timedelta(minutes=10)
 """How long a repeated INIT with the same client_id gives the same session."""
@@ -221,6 +224,7 @@ def _save_connection(
     unchanged = Connection.objects.filter(sid=socket.sid, session=before.session_id)
     if not unchanged.update(**values):
         # Somebody detached it, or attached it elsewhere, since we read what it names.
+        logger.info("Connection %s changed during its attach", socket.sid[:8], extra={"verb": "attach_again"})
         raise Unavailable
 
 

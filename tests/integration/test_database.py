@@ -5,19 +5,31 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import IntegrityError, OperationalError, connection, transaction
+from django.db import IntegrityError, OperationalError, ProgrammingError, connection, transaction
+from django.db import connections as connections_module
 
 from ohsessions import leases, lifecycle
 from ohsessions.core.errors import OhSessionsError, RowLocked, Unavailable
-from ohsessions.database import LATER, Database, clock, connections, database_now, lanes, threads
+from ohsessions.database import (
+    LATER,
+    Database,
+    causes,
+    clock,
+    connections,
+    database_now,
+    lanes,
+    storage,
+    threads,
+)
 from ohsessions.journal import Append, batch, commit_appends
+from ohsessions.models import Process
 from tests.integration.world import (
     World,
     action,
@@ -29,6 +41,7 @@ from tests.integration.world import (
 )
 
 LIMIT = 20.0
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -570,3 +583,117 @@ async def test_an_outage_is_told_once_whatever_fails_in_it(made: Database, datab
             await method(lose)
     await made.read(lambda: None)
     assert [record.verb for record in caplog.records] == ["db_lost", "db_back"]
+
+
+class DiskFull(Exception):
+    """As a driver says it."""
+
+    def __init__(self, vendor: str) -> None:
+        super().__init__("no space left")
+        self.sqlstate = "53100" if vendor == "postgresql" else None
+        self.sqlite_errorname = "SQLITE_FULL"
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whether there is room is known to the whole process, for a while."""
+    monkeypatch.setattr(causes, "QUIET", 0)
+    storage.worked()
+    yield
+    storage.worked()
+
+
+async def test_a_full_disk_is_told_once_and_by_its_name(
+    made: Database, database: str, caplog, room: None, monkeypatch
+):
+    caplog.set_level("INFO")
+
+    def fail(*values: Any) -> Any:
+        raise OperationalError("no space left") from DiskFull(database)
+
+    for _ in range(3):
+        for attempt in (made.write_gathered(fail, 1), made.write(fail), made.write_urgently(fail)):
+            with pytest.raises(Unavailable):
+                await attempt
+        await made.read(lambda: None)
+    assert storage.lasts
+    monkeypatch.setattr(causes, "QUIET", 60)
+    await made.write_gathered(lambda values: values, 1)
+    assert storage.lasts, "what is small may find room on a full disk"
+    monkeypatch.setattr(causes, "QUIET", 0)
+    await made.write_gathered(lambda values: values, 1)
+    assert not storage.lasts
+    told = [(record.verb, record.getMessage()) for record in caplog.records if record.name == causes.__name__]
+    assert [verb for verb, _ in told] == ["storage_lost", "storage_back"]
+    assert "disk is full" in told[0][1]
+    assert not [record for record in caplog.records if getattr(record, "verb", "") == "db_failed"]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_a_full_database_file_is_noticed_by_what_sqlite_says(made: Database, caplog, room: None):
+    def fill() -> None:
+        with connection.cursor() as cursor:
+            pages = cursor.execute("PRAGMA page_count").fetchone()[0]
+            cursor.execute(f"PRAGMA max_page_count = {pages}")
+        try:
+            for _ in range(200):
+                Process.objects.create(
+                    kind="worker", host="x" * 250, birth="y" * 200, pid=1, started_at=NOW, seen_at=NOW
+                )
+        finally:
+            with connection.cursor() as cursor:
+                cursor.execute("PRAGMA max_page_count = 1000000000")
+
+    with pytest.raises(Unavailable):
+        await made.write(fill)
+    assert storage.lasts
+    assert "SQLITE_FULL" in caplog.text
+
+
+async def test_what_else_fails_is_told_with_what_the_driver_says(made: Database, database: str, caplog):
+    def fail() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        raise OperationalError("deadlock detected\nDETAIL: of somebody")
+
+    with pytest.raises(Unavailable):
+        await made.write(fail)
+    assert "A transaction failed: OperationalError: deadlock detected" in caplog.text
+    assert "of somebody" not in caplog.text
+
+
+async def test_a_missing_table_is_not_taken_for_an_outage(made: Database, database: str, caplog):
+    """As on a replica that a router leads to, while this thread has no connection to the default database."""
+
+    def fail() -> None:
+        connection.close()
+        raise ProgrammingError('relation "ohsessions_session" does not exist')
+
+    with pytest.raises(ProgrammingError):
+        await made.read(fail)
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+async def test_a_pool_whose_connections_are_all_taken_is_named_in_the_log(
+    made: Database, caplog, monkeypatch, postgres_settings: Any
+):
+    pooled = postgres_settings["OPTIONS"] | {"pool": {"min_size": 1, "max_size": 1, "timeout": 0.2}}
+    monkeypatch.setitem(postgres_settings, "OPTIONS", pooled)
+    taken, release = threading.Event(), threading.Event()
+
+    def take() -> None:
+        connection.ensure_connection()
+        taken.set()
+        release.wait(LIMIT)
+
+    holding = asyncio.create_task(made.read(take))
+    try:
+        assert await asyncio.to_thread(taken.wait, LIMIT)
+        with pytest.raises(Unavailable):
+            await made.write(connection.ensure_connection)
+    finally:
+        release.set()
+        await holding
+        await made.write(lambda: connections_module["default"].close_pool())
+    assert "no connection of the pool was free within 0.2 s: all 1 are taken" in caplog.text
+    assert "max_size" in caplog.text

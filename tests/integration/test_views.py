@@ -20,6 +20,7 @@ from django.urls import include, path
 from ohsessions import health, views
 from ohsessions.access import Role, issue_token, read_token
 from ohsessions.core.shared import Shared
+from ohsessions.database import causes, storage
 from ohsessions.models import Process, Session
 
 urlpatterns = [
@@ -378,6 +379,7 @@ def test_readyz_is_ready_with_everything_there() -> None:
             "database": {"ok": True, "detail": "Answers."},
             "migrations": {"ok": True, "detail": "All are applied."},
             "workers": {"ok": True, "detail": "1 active."},
+            "storage": {"ok": True, "detail": "Nothing was refused for want of room."},
             "channel_layer": {"ok": True, "detail": "Answers."},
         },
     }
@@ -490,3 +492,31 @@ def test_readyz_looks_once_for_all_who_ask_within_a_second(monkeypatch: pytest.M
     monkeypatch.setattr(health, "_select", look)
     assert len({Client().get("/readyz").content for _ in range(9)}) == 1
     assert len(looks) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_readyz_is_unready_while_the_disk_is_full_and_finds_out_when_it_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_worker()
+    monkeypatch.setattr(views, "shared_readiness", Shared(health.readiness, 0))
+    full = OperationalError("database or disk is full")
+    full.__cause__ = type("Full", (Exception,), {"sqlite_errorname": "SQLITE_FULL"})()
+    store = health._store
+
+    def fail() -> None:
+        raise full
+
+    storage.failed("A test fills it.")
+    try:
+        monkeypatch.setattr(health, "_store", fail)
+        response = Client().get("/readyz")
+        assert (response.status_code, response.json()["status"]) == (503, "unready")
+        assert "disk is full" in response.json()["checks"]["storage"]["detail"]
+        monkeypatch.setattr(health, "_store", store)
+        monkeypatch.setattr(causes, "QUIET", 0)
+        assert Client().get("/readyz").status_code == 200
+        assert not storage.lasts
+    finally:
+        storage.worked()
+    assert list(Process.objects.values_list("state", flat=True)) == ["active"], "the try leaves nothing"

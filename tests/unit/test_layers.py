@@ -26,6 +26,7 @@ ROWS = [
         "admin",
         "admission",
         "checks",
+        "database_checks",
         "exposure",
         "health",
         "routing",
