@@ -116,10 +116,15 @@ class RecordingContext:
         self.snapshot = _as_stored(snapshot)
 
     async def spawn(
-        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        scratch: Path | None = None,
     ) -> SupervisedProcess:
         """See RuntimeContext.spawn()."""
-        return await self.supervisor.spawn(argv, env=env, cwd=cwd)
+        return await self.supervisor.spawn(argv, env=env, cwd=cwd, scratch=scratch)
 
     async def wait_for_event(self, wanted: Callable[[Event], bool], timeout: float = 10) -> Event:
         """The first event for which `wanted` is true, past or to come. Raises TimeoutError, in seconds."""

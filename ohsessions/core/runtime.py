@@ -104,9 +104,17 @@ class RuntimeContext(Protocol):
         end of the action being handled, or with the next event outside of one."""
 
     async def spawn(
-        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        scratch: Path | None = None,
     ) -> SupervisedProcess:
-        """Starts a program below a watchdog. It gets exactly this environment, nothing of the server's."""
+        """Starts a program below a watchdog. It gets exactly this environment, nothing of the server's.
+
+        `scratch` is a directory of plain files that the watchdog removes after the last of its processes.
+        """
 
 
 class Runtime:

@@ -34,12 +34,21 @@ CANNOT_BECOME_SUBREAPER = 38
 """ENOSYS: what `failed` says where prctl does not work."""
 
 
-def encode_order(argv: Sequence[str], env: Mapping[str, str], cwd: str, deadline: float) -> bytes:
+def encode_order(
+    argv: Sequence[str], env: Mapping[str, str], cwd: str, deadline: float, scratch: str = ""
+) -> bytes:
     """What to start: its length on a line, then fields that end in NUL (no argument can have one).
 
     The environment travels here, not as that of the watchdog, which Python's start-up may add to (PEP 538).
     """
-    fields = [repr(deadline), cwd, str(len(argv)), *argv, *(f"{name}={value}" for name, value in env.items())]
+    fields = [
+        repr(deadline),
+        cwd,
+        scratch,
+        str(len(argv)),
+        *argv,
+        *(f"{name}={value}" for name, value in env.items()),
+    ]
     body = b"".join(os.fsencode(field) + b"\0" for field in fields)
     return b"%d\n" % len(body) + body
 
@@ -48,7 +57,7 @@ class Order:
     """What encode_order() wrote, as bytes again."""
 
     def __init__(self, body: bytes) -> None:
-        deadline, self.cwd, count, *rest = body.split(b"\0")[:-1]
+        deadline, self.cwd, self.scratch, count, *rest = body.split(b"\0")[:-1]
         self.deadline = float(deadline)
         self.argv = rest[: int(count)]
         self.env = dict(entry.split(b"=", 1) for entry in rest[int(count) :])
@@ -133,6 +142,8 @@ class Watchdog:
             for descriptor, _ in poll.poll(left * 1000):
                 self.reap() if descriptor == self._awake else self.listen()
         self.kill_all()
+        if order.scratch:
+            remove_files(order.scratch)
 
     def tell(self, line: bytes) -> None:
         try:
@@ -196,6 +207,16 @@ class Watchdog:
             # A process in a system call that cannot be broken off keeps us here.
             time.sleep(pause)
             pause = min(pause * 1.2, 1.0)
+
+
+def remove_files(directory: bytes) -> None:
+    """Removes a directory of plain files, as far as it is there."""
+    try:
+        for name in os.listdir(directory):
+            os.unlink(os.path.join(directory, name))
+        os.rmdir(directory)
+    except OSError:
+        pass
 
 
 def try_group(pid: int) -> int:

@@ -5,7 +5,9 @@ What the wire carries is in the protocol, "The runtimes that ship"; beyond that:
 
 - `exit`, `exec`, a failure under `set -e` and whatever else ends bash ends the command with that exit code. A
   new bash goes on from the state before the command (directory, variables, functions, …), and a note in the
-  output says so. Background jobs die with their bash.
+  output says so. So it is with a bash that can no longer be used (`set -r`, `ulimit -n 3`): the new one goes
+  on from what it could still tell. Background jobs die with their bash.
+- Each command starts with the output of the session and an empty input, whatever `exec` made of them before.
 - What background jobs print while no command runs begins the output of the next command, the newest 32 KiB
   of it. They keep no session awake: passivation kills them.
 - `stopped` sends SIGINT to what the command has started, after 2 s SIGKILL, and 1 s later bash is killed. The
@@ -144,10 +146,13 @@ class ShellRuntime(Runtime):
                 await self._emit(action, note, extras)
             if self._stopped:
                 break
-            bash.begin(command, self._state.status)
+            bash.begin(command, self._state)
+            await bash.wait_for_begin()
             await self._emit_parts(action, bash, extras)
-            if bash.exit_code is None or bash.has_taken_the_command:
+            if bash.has_begun or self._stopped:
                 break
+            await bash.kill()
+            self._note += "[bash did not take the command; a new one does]\n"
         return bash
 
     async def _emit_parts(self, action: Action, bash: Bash, extras: dict[str, JSON]) -> None:
@@ -189,16 +194,18 @@ class ShellRuntime(Runtime):
         if self._stopping is not None:
             await self._stopping
             self._stopping = None
-        if bash.exit_code is not None:
-            status = bash.exit_code if bash.exit_code >= 0 else 128 - bash.exit_code
-            self._note += f"[bash ended with exit code {status}; a new one goes on from before it]\n"
-        else:
-            status = bash.report.status if bash.report is not None else INTERRUPTED
+        status = 1
+        if bash.report is not None:
+            status = bash.report.status
             self._keep_state(bash)
+        elif bash.exit_code is not None:
+            status = bash.exit_code if bash.exit_code >= 0 else 128 - bash.exit_code
+        if not bash.waits or bash.report is None:
+            self._note += _why_replaced(bash, status)
         if self._stopped:
             status = INTERRUPTED
         self._state = replace(self._state, status=status)
-        if bash.exit_code is not None:
+        if not bash.waits or bash.report is None:
             await self._open_bash()
         self.context.checkpoint(self._state.to_json())
         return status
@@ -214,7 +221,7 @@ class ShellRuntime(Runtime):
 
     async def _living_bash(self) -> Bash:
         if self._bash is None or self._bash.exit_code is not None:
-            self._note += "[bash had ended; a new one goes on from its last state]\n"
+            self._note = self._note or "[bash had ended; a new one goes on from its last state]\n"
             return await self._open_bash()
         return self._bash
 
@@ -258,7 +265,7 @@ class ShellRuntime(Runtime):
         there = await asyncio.to_thread(os.path.isdir, wanted)
         report = await bash.restore(self._state, wanted if there else str(workspace))
         if report.cwd != wanted:
-            self._note += f"[{wanted} cannot be entered any more; this is {report.cwd}]\n"
+            self._note += f"[{_text(wanted)} cannot be entered any more; this is {_text(report.cwd)}]\n"
             self._state = replace(self._state, cwd=report.cwd)
 
     def _environment(self, workspace: Path) -> dict[str, str]:
@@ -277,6 +284,19 @@ class ShellRuntime(Runtime):
             "PAGER": "cat",
             **self.options.get("env", {}),
         }
+
+
+def _text(path: str) -> str:
+    """A path as text: bytes that are not UTF-8 are replaced."""
+    return path.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _why_replaced(bash: Bash, status: int) -> str:
+    if bash.report is not None:
+        return "[bash cannot go on after this; a new one does, with what this one had defined]\n"
+    if bash.exit_code is None:
+        return "[bash cannot tell what it has defined; a new one goes on from before it]\n"
+    return f"[bash ended with exit code {status}; a new one goes on from before it]\n"
 
 
 def _shown(command: str) -> str:

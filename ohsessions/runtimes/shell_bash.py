@@ -2,10 +2,15 @@
 
 It is an interactive bash without a terminal. Interactive, because then an error (an unset variable under
 `set -u`) or an interrupt ends the command and not the shell. Each command is given to `eval`, so unbalanced
-quotes end with it; a second line reports. Bash itself reads these lines from its standard input and has no
-standard error (prompts, notices on jobs and traces of our own lines go there); the commands get an empty
-input and both streams merged. The `eval` stands in a file that is sourced, where bash does not count as
-interactive: else it would complain in the output that it has no terminal whenever a program dies of a signal.
+quotes end with it; a second line reports. The `eval` stands in a file that is sourced, where bash does not
+count as interactive: else it would complain in the output that it has no terminal whenever a program dies of
+a signal.
+
+The commands get an empty input and both streams merged in the FIFO of ohsessions.runtimes.shell_exchange.
+Bash itself has other streams, so that nothing it runs between two commands (prompts, traps) reads our lines
+or prints into the output: its standard output carries our frames, its standard error goes nowhere, and its
+input is /dev/null but for the moment when it waits for the next command. A bash that can no longer do its
+part therefore ends at once, with or without a last report; it never hangs.
 """
 
 from __future__ import annotations
@@ -15,16 +20,17 @@ import os
 import shlex
 import signal
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from ohsessions.core.errors import RuntimeFailure
 from ohsessions.core.runtime import RuntimeContext, SupervisedProcess
 from ohsessions.core.watchdog import children, descendants
-from ohsessions.runtimes.shell_exchange import Exchange
+from ohsessions.runtimes.shell_exchange import Exchange, Frames
 from ohsessions.runtimes.shell_output import OutputBuffer
-from ohsessions.runtimes.shell_state import Report, ShellState
+from ohsessions.runtimes.shell_state import Report, ShellState, parse_traps
 
 START_SECONDS = 20.0
-"""How long a bash may take to be ready: it needs 5 ms, and what a large state needs."""
+"""How long a bash may take to be ready, or to begin a command: 5 ms, and what a large state needs."""
 INTERRUPT_SECONDS = 2.0
 """How long a command may take to end after SIGINT (PROTOCOL.md leaves it open; a terminal user waits so)."""
 BREAK_SECONDS = 1.0
@@ -35,8 +41,6 @@ ROUND_SECONDS = 0.05
 LAST_OUTPUT_SECONDS = 5.0
 """How long the end of the output may take after that of bash: its watchdog kills all who could print."""
 
-_SETUP = "exec 2>/dev/null; PS1= PS2=; set +H +o history; shopt -s expand_aliases execfail\n"
-
 
 class Bash:
     """A bash below its watchdog. `output` gets all that it and its commands print."""
@@ -46,64 +50,91 @@ class Bash:
         self.exit_code: int | None = None
         self.report: Report | None = None
         self.first_report = Report(0, 0)
+        self.has_begun = False
+        """Whether it has read the command that was begun last; else nothing of that was run."""
+        self._waits_after = 0
         self._number = 0
         self._before: frozenset[int] = frozenset()
         self._paused = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._transports: list[asyncio.BaseTransport] = []
         self._process: SupervisedProcess | None = None
-        self._exchange = Exchange(self._on_report)
+        self._frames = Frames(self._on_frame)
+        self._exchange = Exchange()
 
     async def open(self, context: RuntimeContext, program: str, env: Mapping[str, str]) -> None:
         """Starts it in the workspace. Raises RuntimeFailure; `close` must be called all the same."""
         flags = ["--norc", "--noprofile", "--noediting", "-i"]
-        self._process = await context.spawn([program, *flags], env=env, cwd=context.workspace.absolute())
+        output = await self._open_stream("output")
+        reports = await self._open_stream("reports")
+        self._process = await context.spawn(
+            [program, *flags],
+            env=env,
+            cwd=context.workspace.absolute(),
+            scratch=self._exchange.directory,
+        )
         self._tasks = [
-            asyncio.create_task(self._read_output(self._process), name="shell output"),
+            asyncio.create_task(self._read_output(output), name="shell output"),
+            asyncio.create_task(self._read_frames(reports), name="shell reports"),
             asyncio.create_task(self._wait_for_end(self._process), name="shell end"),
         ]
-        self._write(_SETUP + self._exchange.definitions())
-        self.first_report = await self._ready()
+        self._process.stdin.write(self._exchange.first_line())
+        self.first_report = await self._ready([])
+
+    async def _open_stream(self, name: str) -> asyncio.StreamReader:
+        stream, transport = await self._exchange.open_stream(name)
+        self._transports.append(transport)
+        return stream
 
     async def restore(self, state: ShellState, cwd: str) -> Report:
         """Brings a new bash to a state, in the directory `cwd`. Raises RuntimeFailure if it breaks bash."""
-        scripts = [f"cd -- {shlex.quote(cwd)}", *state.scripts()]
-        self._write(self._exchange.run_lines(scripts, output=">/dev/null"))
-        return await self._ready()
+        return await self._ready([f"cd -- {shlex.quote(cwd)}", *state.scripts()])
 
-    async def _ready(self) -> Report:
+    async def _ready(self, scripts: list[str]) -> Report:
         self._number += 1
         self.report = None
-        self._write(self._exchange.report_line(self._number, "0"))
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                await self.output.wait_until(lambda: self.ended)
-        except TimeoutError:
-            pass
-        if self.report is None:
+        self._exchange.set_up(self._number, scripts)
+        await self._ends_within(START_SECONDS)
+        if self.report is None or not self.waits:
             raise RuntimeFailure("shell_broken", f"bash ended, or was not ready in {START_SECONDS:g} s.")
         await self.output.settle()
         self.output.clear()
         return self.report
 
     @property
-    def ended(self) -> bool:
-        """Whether what was begun last has ended, with a report or with bash itself."""
-        return self.exit_code is not None or (self.report is not None and self.report.number == self._number)
+    def waits(self) -> bool:
+        """Whether it has ended what was begun last, and can go on."""
+        return self._waits_after == self._number and self.exit_code is None
 
     @property
-    def has_taken_the_command(self) -> bool:
-        """Whether it has read what was begun last; else nothing of that was run."""
-        return self._exchange.is_empty
+    def ended(self) -> bool:
+        """Whether what was begun last has ended, or bash itself."""
+        return self.exit_code is not None or self._waits_after == self._number
 
-    def begin(self, command: str, status: int) -> None:
-        """Starts a command; `status` is what it finds as `$?`."""
+    def begin(self, command: str, state: ShellState) -> None:
+        """Starts a command; it finds the exit codes of `state`, and its traps and prompts."""
         self._number += 1
         self.report = None
+        self.has_begun = False
         self._before = frozenset(descendants(self._pid))
-        self._write(
-            self._exchange.run_lines([command], status=status)
-            + self._exchange.report_line(self._number, '"$?"')
-        )
+        statuses = state.pipe_status or [state.status]
+        self._exchange.run(self._number, command, state.before_command(), statuses)
+
+    async def wait_for_begin(self) -> None:
+        """Waits until the command has begun, or bash has ended; kills a bash that does not read its lines.
+
+        Only a trap that runs while bash waits could have read them in its place.
+        """
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self.output.wait_until(lambda: self.ended or self.has_begun)
+        except TimeoutError:
+            await self.kill()
+
+    async def kill(self) -> None:
+        if self._process is not None:
+            await self._process.kill()
+            await self.output.wait_until(lambda: self.exit_code is not None)
 
     def pause(self) -> None:
         """Stops everything that the command runs, and bash."""
@@ -144,8 +175,6 @@ class Bash:
         self._signal([self._pid, *(pid for pid in foreground if pid not in interrupted)], signal.SIGINT)
         self._signal([self._pid], signal.SIGCONT)
         interrupted.update(foreground)
-        # Should the command have ended just before, the interrupt cost us the line that reports.
-        self._write(self._exchange.report_line(self._number, '"$?"'))
 
     async def _ends_within(self, seconds: float) -> bool:
         try:
@@ -159,9 +188,10 @@ class Bash:
         """All that was printed before the end of the command, or of bash, is in `output` then."""
         if self.exit_code is None:
             await self.output.settle()
-        else:
+        elif self._tasks:
             self.output.lift_bound()
             await asyncio.wait(self._tasks, timeout=LAST_OUTPUT_SECONDS)
+            self.output.add(self._frames.take_rest())
 
     async def close(self) -> None:
         """Kills it with all it started. Whatever happened before, nothing of it is left."""
@@ -173,6 +203,9 @@ class Bash:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             self._tasks = []
+            for transport in self._transports:
+                transport.close()
+            await asyncio.sleep(0)  # they close their files in the next turn of the loop
             self._exchange.close()
 
     @property
@@ -190,20 +223,41 @@ class Bash:
             except OSError:
                 pass
 
-    def _write(self, lines: str) -> None:
-        if self._process is not None and self.exit_code is None:
-            self._process.stdin.write(lines.encode())
+    def _on_frame(self, content: bytes, complete: bool) -> None:
+        kind, _, rest = content.partition(b"\0")
+        if kind == b"report":
+            self._on_report(content, complete)
+            return
+        number, _, rest = rest.partition(b"\0")
+        if number != b"%d" % self._number:
+            return
+        if kind == b"begun":
+            self.has_begun = True
+        elif kind == b"traps" and self.report is not None and not self.report.command_traps:
+            traps = parse_traps(rest.decode(errors="surrogateescape"))
+            self.report = replace(self.report, command_traps=tuple(traps))
+        elif kind == b"waits":
+            self._waits_after = self._number
+        self.output.notify()
 
-    def _on_report(self, report: Report) -> None:
+    def _on_report(self, content: bytes, complete: bool) -> None:
+        try:
+            report = Report.parse(content, complete=complete)
+        except ValueError:
+            return
         if report.number == self._number and self.report is None:
             self.report = report
-            self.output.notify()
 
-    async def _read_output(self, process: SupervisedProcess) -> None:
-        while data := await process.stdout.read(65536):
+    async def _read_output(self, stream: asyncio.StreamReader) -> None:
+        while data := await stream.read(65536):
             self.output.add(data)
             await self.output.wait_for_room()
 
+    async def _read_frames(self, stream: asyncio.StreamReader) -> None:
+        while data := await stream.read(65536):
+            self._frames.feed(data)
+
     async def _wait_for_end(self, process: SupervisedProcess) -> None:
         self.exit_code = await process.wait()
+        self._exchange.expect_end()
         self.output.notify()

@@ -1,12 +1,11 @@
-"""The files in which a runtime and its bash meet: commands go in, reports come out.
+"""The files in which a runtime and its bash meet: commands go in, their output comes out.
 
-Commands are read from a file, since a bash needs 10 s to parse a quoted word of 3 MB and 20 ms to read it.
-Reports come through a pipe that bash opens anew for each: no open file that a command could inherit, write
-to or close, and no mark in the output that a background job could break or a command could print.
+They lie in a directory of their own that one bash has for its life: three FIFOs and the files that bash is
+told to source. Commands stand in a file, since a bash needs 10 s to parse a quoted word of 3 MB and 20 ms to
+read it. Bash opens each anew when it needs it, so no command inherits an open file but its three streams.
 
-All of them are open files of this process and in no directory: bash opens them by way of /proc/<pid>/fd. So
-whatever becomes of this process, nothing of them is left. The kernel allows it to processes of the same user
-(proc(5), ptrace(2)), unless this one changed its user since its program was started.
+The directory goes with its bash. Should this process be killed, the watchdog removes it (see `scratch` of
+ProcessSupervisor.spawn()).
 """
 
 from __future__ import annotations
@@ -14,95 +13,184 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from ohsessions.runtimes.shell_state import REPORT_END, REPORT_SCRIPT, Report
+from ohsessions.runtimes.shell_state import FRAME, FRAME_END, REPORT_SCRIPT
 
 REPORT_LIMIT = 1024 * 1024
 """Bytes of a report beyond which only its head is read, and the state not kept: a new bash would need
 seconds to take it in."""
 HEAD_BYTES = 16 * 1024
 """Enough for the number, exit code and directory (PATH_MAX is 4,096)."""
+STREAM_LIMIT = 64 * 1024
+"""Bytes of output in memory before the commands have to wait; asyncio keeps twice as much, and a chunk."""
+READ_AT_ONCE = 1024
+"""Bytes that bash reads at most into a buffer of its own (seen with strace, bash 5.2)."""
+ENDINGS = 3
+"""How often the line that ends a command is written: an interrupt that comes late costs one of them."""
 
-_LOAD_SCRIPT = r"""
-__ohsessions_load() { builtin mapfile -d '' -t __ohsessions_command <COMMANDS; builtin : >|COMMANDS; }
-__ohsessions_status() { builtin return "$1"; }
-readonly -f __ohsessions_load __ohsessions_status __ohsessions_report
+_SETUP = rf"""
+PROMPT_COMMAND=() PS0= PS1= PS2=
+set +H +o history
+shopt -s expand_aliases execfail
+__ohsessions_status() {{ builtin return "$1"; }}
+__ohsessions_end() {{
+  if [[ ${{__ohsessions_done-}} != "$1" ]]; then
+    if [[ ! /dev/fd/1 -ef WHERE/reports ]]; then exec >>WHERE/reports; fi
+    if [[ /dev/fd/1 -ef WHERE/reports ]]; then ( {REPORT_SCRIPT} ) fi
+    __ohsessions_done=$1
+  fi
+}}
+readonly -f __ohsessions_status __ohsessions_end
+readonly __ohsessions_wait='[[ /dev/fd/1 -ef WHERE/reports ]] &&
+\builtin printf "\0ohsessions\0traps\0%s\0" "$__ohsessions_done" && \builtin trap -p DEBUG ERR RETURN &&
+\builtin printf "\0.\0" && \builtin trap - DEBUG ERR RETURN && PROMPT_COMMAND=() PS0= PS1= PS2= &&
+\builtin eval "\exec <WHERE/input" && [[ /dev/fd/0 -ef WHERE/input ]] &&
+\builtin printf "\0ohsessions\0waits\0%s\0.\0" "$__ohsessions_done"'
+exec >>WHERE/reports 2>/dev/null
 """
-_RUN_SCRIPT = """builtin eval -- "${__ohsessions_command[__ohsessions_index]}" 2>&1\n"""
+"""The last part is for `eval`: in a function, or a file, bash neither tells nor forgets a DEBUG trap."""
+
+
+_TELL_STATUSES = '\n{ __ohsessions_statuses=($? "${PIPESTATUS[@]}"); } 2>/dev/null\n'
+"""`eval` leaves only its own exit code in PIPESTATUS, so this must stand inside of it."""
+
+
+def _may_tell_statuses(command: str, prologue: str) -> bool:
+    """Whether a command may have a pipeline, and what is appended to it can be no part of it.
+
+    An unfinished here-document, pipeline or function would swallow the text, and a DEBUG trap would see it.
+    """
+    swallows = "<<" in command or command.rstrip().endswith(("\\", "|", "&&", "()"))
+    return "|" in command and not swallows and "DEBUG" not in command + prologue
 
 
 class Exchange:
-    """The files, until `close`. `report` is called for each report; what is none is passed over."""
+    """The directory, until `close`. `seen_at` is where bash finds it."""
 
-    def __init__(self, report: Callable[[Report], None]) -> None:
-        self._report = report
-        self._data = bytearray()
-        self._overflown = False
-        self._commands = os.memfd_create("ohsessions-commands")
-        self._run = os.memfd_create("ohsessions-run")
-        _replace(self._run, _RUN_SCRIPT.encode())
-        # We keep an end for writing too, so that there is no end of file when bash closes its own.
-        self._reports, self._unused = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._reports, self._read)
+    def __init__(self, seen_at: Path | None = None) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="ohsessions-"))
+        self._seen_at = shlex.quote(str(seen_at or self.directory))
+        self._descriptors: dict[str, int] = {}
+        try:
+            for name in ("input", "output", "reports"):
+                os.mkfifo(self.directory / name, 0o600)
+            self._write_file("setup", _SETUP.replace("WHERE", self._seen_at))
+            # Open for both, so that there is neither a wait for the other side nor an end of file.
+            self._open("input", "input", os.O_RDWR)
+            for name in ("output", "reports"):
+                self._open(name, name, os.O_RDONLY)
+                self._open(f"{name} kept", name, os.O_WRONLY)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, key: str, name: str, flags: int) -> None:
+        self._descriptors[key] = os.open(self.directory / name, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def close(self) -> None:
-        self._loop.remove_reader(self._reports)
-        for descriptor in (self._commands, self._run, self._reports, self._unused):
+        for descriptor in self._descriptors.values():
             os.close(descriptor)
+        self._descriptors.clear()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
-    def definitions(self) -> str:
-        """The functions that the lines below call, for bash to read first."""
-        report = REPORT_SCRIPT.replace("REPORTS", _path(self._reports))
-        return report + _LOAD_SCRIPT.replace("COMMANDS", _path(self._commands))
+    async def open_stream(self, name: str) -> tuple[asyncio.StreamReader, asyncio.BaseTransport]:
+        """`output` or `reports`, as a stream; the transport is the caller's to close."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=STREAM_LIMIT)
+        file = os.fdopen(self._descriptors.pop(name), "rb", 0)
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
+        return reader, transport
 
-    def run_lines(self, commands: Iterable[str], *, status: int = 0, output: str = "") -> str:
-        """Lines that have bash run the commands, each at its top level; `status` is their first `$?`.
+    def expect_end(self) -> None:
+        """From now on the streams end when all are dead that could write to them."""
+        for name in ("output kept", "reports kept"):
+            if (descriptor := self._descriptors.pop(name, None)) is not None:
+                os.close(descriptor)
 
-        `output` is where it goes, as bash writes it, if not to bash's own.
+    def first_line(self) -> bytes:
+        """What bash has to read from its first input, a pipe, to go on with our lines."""
+        return f"exec <{self._seen_at}/input\n".encode()
+
+    def set_up(self, number: int, scripts: Sequence[str] = ()) -> None:
+        """Has bash define what the other lines use, read the scripts, and end as if that were a command."""
+        lines = [f"\\builtin . {self._seen_at}/setup\n"]
+        for index, script in enumerate(scripts):
+            self._write_file(f"script{index}", script)
+            lines.append(f"\\builtin . {self._seen_at}/script{index} >/dev/null\n")
+        self._write("".join(lines), number)
+
+    def run(self, number: int, command: str, prologue: str, statuses: Sequence[int]) -> None:
+        """Has bash run a command. `statuses` are those it finds in PIPESTATUS; `$?` is the last one."""
+        where = self._seen_at
+        text = command.replace("\0", "")
+        if _may_tell_statuses(text, prologue):
+            text += _TELL_STATUSES
+        self._write_file("text", text + "\0")
+        pipe = " | ".join(f"( \\builtin exit {status} )" for status in statuses)
+        self._write_file(
+            "command",
+            f"\\builtin mapfile -n 1 -d '' -t __ohsessions_text <{where}/text"
+            f" && \\builtin printf '\\0ohsessions\\0begun\\0%s\\0.\\0' {number} || \\builtin return 125\n"
+            + f"__ohsessions_statuses=()\n{prologue}"
+            + (pipe if len(statuses) > 1 else f"\\__ohsessions_status {statuses[0]}")
+            + f'\n\\builtin eval -- "$__ohsessions_text" >>{where}/output 2>&1\n'
+            '\\__ohsessions_status "${__ohsessions_statuses:-$?}"\n',
+        )
+        self._write(f"\\builtin . {where}/command\n", number)
+
+    def _write(self, lines: str, number: int) -> None:
+        """Writes all lines that a command needs at once, so that bash has read them all before it begins.
+
+        Meanwhile its input is empty: whatever the user has bash do between our lines (prompts, traps) cannot
+        read them, and a bash that cannot be told to go back to our FIFO finds the end of its input and ends,
+        which is noticed, in place of hanging.
         """
-        texts = [command.replace("\0", "") for command in commands]
-        _replace(self._commands, b"".join(text.encode(errors="replace") + b"\0" for text in texts))
-        prefix = f"__ohsessions_status {status} || " if status else ""
-        run = f"{prefix}\\builtin \\. {_path(self._run)} </dev/null {output}"
-        lines = [f"__ohsessions_index={index}\n{run}" for index in range(len(texts))]
-        return "\n".join(["__ohsessions_load", *lines, ""])
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether bash has taken the commands."""
-        return os.fstat(self._commands).st_size == 0
-
-    @staticmethod
-    def report_line(number: int, status: str) -> str:
-        """A line that has bash report under a number; `status` is the exit code, as bash writes it."""
-        return f"__ohsessions_report {number} {status} || :\n"
-
-    def _read(self) -> None:
+        end = f'\\__ohsessions_end {number} "$?";\\builtin eval "$__ohsessions_wait"\n'
+        data = f"\\exec </dev/null\n{lines}{end * ENDINGS}".encode()
+        assert len(data) <= READ_AT_ONCE, len(data)
         with contextlib.suppress(BlockingIOError):
-            self._data += os.read(self._reports, 65536)
+            os.write(self._descriptors["input"], data)
+
+    def _write_file(self, name: str, text: str) -> None:
+        path = self.directory / name
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(text.encode(errors="surrogateescape"))
+
+
+class Frames:
+    """Finds our frames in what bash's own output has; all else is passed over."""
+
+    def __init__(self, handle: Callable[[bytes, bool], None]) -> None:
+        """`handle` gets the content of each frame, and whether it is whole."""
+        self._handle = handle
+        self._data = bytearray()
+        self._overflown = False
+
+    def feed(self, data: bytes) -> None:
+        self._data += data
         while True:
-            body, end, rest = self._data.partition(REPORT_END)
+            body, end, rest = self._data.partition(FRAME_END)
             if not end:
                 break
-            with contextlib.suppress(ValueError):
-                self._report(Report.parse(bytes(body), complete=not self._overflown))
+            # The last one: what somebody else printed may stand before it.
+            _, start, content = body.rpartition(FRAME)
+            if start:
+                self._handle(bytes(content), not self._overflown)
             self._data = rest
             self._overflown = False
         if len(self._data) > REPORT_LIMIT:
             self._overflown = True
         if self._overflown:
-            del self._data[HEAD_BYTES : -len(REPORT_END)]
+            del self._data[HEAD_BYTES : -len(FRAME_END)]
 
-
-def _path(descriptor: int) -> str:
-    """Where another process of this user finds an open file of ours."""
-    return f"/proc/{os.getpid()}/fd/{descriptor}"
-
-
-def _replace(descriptor: int, data: bytes) -> None:
-    with open(descriptor, "r+b", closefd=False) as file:
-        file.seek(0)
-        file.write(data)
-        file.truncate()
+    def take_rest(self) -> bytes:
+        """What came after the last frame: the output of an EXIT trap, once bash has ended."""
+        rest, _, _ = self._data.partition(FRAME)
+        self._data.clear()
+        return bytes(rest)

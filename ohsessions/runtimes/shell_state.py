@@ -1,33 +1,41 @@
 """What of a bash outlives it: how it is reported, kept as JSON, and told to a new bash.
 
-A report is what the function below prints after each command, with builtins only, so that it starts no
-process: fields that end in NUL, since bash has no NUL in any value. What a bash that was just started has
-anyway (its first report) is left out of a state, so states are small, and HOME and the like are those of the
-host where the session wakes up.
+A report is what the script below prints after each command, in a fork of bash: fields that end in NUL, since
+bash has no NUL in any value. What a bash that was just started has anyway (its first report) is left out of a
+state, so states are small, and HOME and the like are those of the host where the session wakes up.
 
-Kept are the directory, the exit code, variables, functions, aliases, umask and the options of `set` and
-`shopt`. Not kept: readonly variables and those that bash sets itself, traps, positional parameters, open
-files, and `$_`.
+Kept are the directory, the exit codes, variables (readonly ones, too), functions, aliases, traps, umask and
+the options of `set` and `shopt`. Not kept: variables that bash sets itself, positional parameters, limits,
+open files, and `$_`.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field
-from typing import Self
+from typing import Any, Self
 
 from ohsessions.core.runtime import JSON
 
-REPORT_END = b"\0.\0"
+FRAME = b"\0ohsessions\0"
+FRAME_END = b"\0.\0"
 """No section and no record is a lone dot."""
 
-REPORT_SCRIPT = r"""__ohsessions_report() {
-  unset -f builtin
-  builtin local __ohsessions_letter __ohsessions_name __ohsessions_names
-  {
-    builtin printf 'report\0%s\0%s\0%s\0' "$1" "$2" "$PWD"
+REPORT_SCRIPT = r"""
+    __ohsessions_options=$BASHOPTS:$SHELLOPTS
+    # POSIX mode finds `unset` although a function may have that name.
+    POSIXLY_CORRECT=
+    unset -f builtin exec
+    unset -v POSIXLY_CORRECT
+    builtin enable builtin declare enable eval printf set shopt alias trap umask
+    builtin printf '\0ohsessions\0report\0%s\0%s\0%s\0' "$1" "$2" "$PWD"
+    builtin trap -p
+    builtin trap - DEBUG ERR RETURN EXIT
+    builtin set +efuvx
+    builtin shopt -u extdebug nocasematch
+    builtin printf '\0'; builtin printf '%s ' "${__ohsessions_statuses[@]}"
+    builtin printf '\0%s\0' "$__ohsessions_options"
     builtin umask -p; builtin printf '\0'
-    builtin set +o; builtin shopt -p; builtin printf '\0'
     builtin alias -p; builtin printf '\0'
     builtin declare -F; builtin printf '\0'
     builtin declare -f; builtin printf '\0'
@@ -40,21 +48,28 @@ REPORT_SCRIPT = r"""__ohsessions_report() {
       done
     done
     builtin printf '.\0'
-  } >>REPORTS 2>/dev/null
-}
 """
+"""$1 is the number of the report, $2 the exit code of the command. It uses what nobody can
+redefine, and nothing that a limit on open files could keep from working. Functions named like the two
+builtins that bash itself must find do not outlive their command."""
 
 _RECORD = re.compile(r"declare (?P<flags>-\S+) (?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<value>=.*)?\n", re.DOTALL)
 
 _BASHS_OWN = re.compile(
     r"_|__ohsessions_.*|BASH|BASH_.*|BASHOPTS|BASHPID|COLUMNS|COMP_.*|DIRSTACK|EPOCH.*|E?UID|FUNCNAME|FUNCNEST"
-    r"|GROUPS|HISTCMD|HISTFILE|LINENO|LINES|OPTERR|OPTIND|PIPESTATUS|PPID|PROMPT_COMMAND|PS[0-3]|PWD|RANDOM"
-    r"|SECONDS|SHELLOPTS|SHLVL|SRANDOM"
+    r"|GROUPS|HISTCMD|HISTFILE|LINENO|LINES|OPTERR|OPTIND|PIPESTATUS|PPID|PWD|RANDOM"
+    r"|SECONDS|SHELLOPTS|SHLVL|SRANDOM|TMOUT"
 )
+"""TMOUT would end a bash that waits for its next command."""
 
-_NOT_KEPT_OPTION = re.compile(
-    r".* (emacs|histexpand|history|monitor|noexec|restricted|vi|login_shell|restricted_shell)"
+_PROMPTS = re.compile(r"PROMPT_COMMAND|PS[0-2]")
+"""Bash evaluates these by itself, so they are set for the time of a command only."""
+
+_NOT_KEPT_OPTIONS = frozenset(
+    re.findall(r"\w+", "emacs histexpand history monitor noexec restricted vi login_shell restricted_shell")
 )
+_COMMAND_TRAP = re.compile(r"(DEBUG|ERR|RETURN)$")
+"""Traps that bash would run for lines of ours, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +80,11 @@ class Report:
     status: int
     cwd: str = "/"
     umask: str = ""
-    options: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset()
+    pipe_status: tuple[int, ...] = ()
+    traps: tuple[str, ...] = ()
+    """But for those that are set during commands only, which come apart."""
+    command_traps: tuple[str, ...] = ()
     aliases: str = ""
     function_flags: tuple[str, ...] = ()
     functions: str = ""
@@ -74,30 +93,47 @@ class Report:
 
     @classmethod
     def parse(cls, data: bytes, *, complete: bool = True) -> Self:
-        """Reads what came up to REPORT_END. Raises ValueError if somebody else wrote it."""
-        fields = [field.decode(errors="replace") for field in data.split(b"\0")]
-        # The last one: what somebody else wrote into the pipe may stand before it.
-        start = len(fields) - 1 - fields[::-1].index("report")
-        number, status, cwd = fields[start + 1 : start + 4]
+        """Reads what stands between FRAME and FRAME_END. Raises ValueError if somebody else wrote it."""
+        kind, *fields = [field.decode(errors="surrogateescape") for field in data.split(b"\0")]
+        if kind != "report":
+            raise ValueError(f"{kind!r} is no report.")
+        number, status, cwd = fields[:3]
         if not complete:
             return cls(int(number), int(status), cwd, complete=False)
-        umask, options, aliases, flags, functions, *records = fields[start + 4 :]
+        traps, statuses, options, umask, aliases, flags, functions, *records = fields[3:]
         matches = filter(None, map(_RECORD.fullmatch, records))
+        # The exit code of the command, then those of its last pipeline, which a single program is as well.
+        pipe_status = tuple(map(int, statuses.split()))[1:]
         return cls(
             number=int(number),
             status=int(status),
             cwd=cwd,
             umask=umask.strip(),
-            options=tuple(line for line in options.splitlines() if not _NOT_KEPT_OPTION.fullmatch(line)),
+            options=frozenset(options.split(":")) - _NOT_KEPT_OPTIONS,
+            pipe_status=pipe_status if len(pipe_status) > 1 else (),
+            traps=tuple(line for line in parse_traps(traps) if not _COMMAND_TRAP.search(line)),
             aliases=aliases,
             function_flags=tuple(line for line in flags.splitlines() if not line.startswith("declare -f ")),
             functions=functions,
             variables={
-                match["name"]: match[0].rstrip("\n")
-                for match in matches
-                if "r" not in match["flags"] and not _BASHS_OWN.fullmatch(match["name"])
+                match["name"]: _record(match) for match in matches if not _BASHS_OWN.fullmatch(match["name"])
             },
         )
+
+
+def _record(match: re.Match[str]) -> str:
+    text = match[0].rstrip("\n")
+    if _PROMPTS.fullmatch(match["name"]) and "r" in match["flags"]:
+        # Bash could not be kept from evaluating it between two commands.
+        flags = match["flags"].replace("r", "")
+        text = f"declare {flags if flags != '-' else '--'} {match['name']}{match['value'] or ''}".rstrip("\n")
+    return text
+
+
+def parse_traps(text: str) -> list[str]:
+    """The lines of `trap -p`, each a whole command. A DEBUG trap may have printed something before them."""
+    start = text.find("trap -- '")
+    return re.findall(r"trap -- '(?:[^']|'\\'')*' \S+\n", text[start:]) if start >= 0 else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,27 +142,39 @@ class ShellState:
 
     cwd: str | None = None
     status: int = 0
+    pipe_status: list[int] = field(default_factory=list)
     umask: str | None = None
     options: list[str] = field(default_factory=list)
+    traps: list[str] = field(default_factory=list)
+    command_traps: list[str] = field(default_factory=list)
     aliases: str = ""
     function_flags: list[str] = field(default_factory=list)
     functions: str = ""
     variables: list[str] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
     unset: list[str] = field(default_factory=list)
 
     @classmethod
     def between(cls, first: Report, now: Report) -> Self:
         """What has changed since the first report of a bash."""
         fresh = set(first.variables.values())
+        new = {name: record for name, record in now.variables.items() if record not in fresh}
         return cls(
             cwd=now.cwd,
             status=now.status,
+            pipe_status=list(now.pipe_status),
             umask=None if now.umask == first.umask else now.umask,
-            options=[line for line in now.options if line not in first.options],
+            options=[
+                *(_option(name, on=True) for name in sorted(now.options - first.options)),
+                *(_option(name, on=False) for name in sorted(first.options - now.options)),
+            ],
+            traps=list(now.traps),
+            command_traps=list(now.command_traps),
             aliases=now.aliases,
             function_flags=[line for line in now.function_flags if line not in first.function_flags],
             functions=now.functions.replace(first.functions, ""),
-            variables=[record for record in now.variables.values() if record not in fresh],
+            variables=[record for name, record in new.items() if not _PROMPTS.fullmatch(name)],
+            prompts=[record for name, record in new.items() if _PROMPTS.fullmatch(name)],
             unset=[name for name in first.variables if name not in now.variables],
         )
 
@@ -138,13 +186,13 @@ class ShellState:
         version, *_ = snapshot["version"], dict(snapshot)
         if version != 1:
             raise ValueError(f"The snapshot has version {version!r}, this program knows 1.")
-        return cls(**{name: value for name, value in snapshot.items() if name != "version"})
+        return cls(**{name: _from_json(value) for name, value in snapshot.items() if name != "version"})
 
     def to_json(self) -> dict[str, JSON]:
-        return {"version": 1, **asdict(self)}
+        return {"version": 1, **{name: _to_json(value) for name, value in asdict(self).items()}}
 
     def scripts(self) -> list[str]:
-        """What a new bash has to evaluate, one after the other, at its top level.
+        """What a new bash has to read, one after the other, at its top level.
 
         Apart, so that what one host lacks spoils no more than its own script; in an order in which options
         come before the functions that need them to be parsed, aliases after what they must not change, and
@@ -158,6 +206,43 @@ class ShellState:
             self.functions,
             "\n".join(self.function_flags),
             self.aliases,
+            "".join(self.traps),
             "\n".join(line for line in self.options if line.startswith("set ")),
         ]
         return [script for script in scripts if script]
+
+    def before_command(self) -> str:
+        """What bash has to read right before each command, since it has none of it between commands."""
+        return "".join([*(f"{line}\n" for line in self.prompts), *self.command_traps])
+
+
+def _option(name: str, *, on: bool) -> str:
+    if _SET_OPTION.fullmatch(name):
+        return f"set {'-' if on else '+'}o {name}"
+    return f"shopt -{'s' if on else 'u'} {name}"
+
+
+_SET_OPTION = re.compile(
+    r"allexport|braceexpand|errexit|errtrace|functrace|hashall|ignoreeof|interactive-comments|keyword"
+    r"|noclobber|noglob|nolog|notify|nounset|onecmd|physical|pipefail|posix|privileged|verbose|xtrace"
+)
+
+
+def _to_json(value: Any) -> JSON:
+    """Strings that are not UTF-8, which JSON cannot have, become {"latin-1": the same bytes}."""
+    if isinstance(value, list):
+        return [_to_json(item) for item in value]
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return {"latin-1": value.encode(errors="surrogateescape").decode("latin-1")}
+    return value
+
+
+def _from_json(value: JSON) -> Any:
+    if isinstance(value, list):
+        return [_from_json(item) for item in value]
+    if isinstance(value, dict):
+        return value["latin-1"].encode("latin-1").decode(errors="surrogateescape")
+    return value

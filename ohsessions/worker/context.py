@@ -99,9 +99,14 @@ class HostContext:
             raise RuntimeFailure("snapshot_lost", reason) from error
 
     async def spawn(
-        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        scratch: Path | None = None,
     ) -> SupervisedProcess:
-        return await self.processes.spawn(argv, env=env, cwd=cwd)
+        return await self.processes.spawn(argv, env=env, cwd=cwd, scratch=scratch)
 
     def redact(self, text: str) -> str:
         """Cuts the session's secrets out of a text."""

@@ -203,12 +203,19 @@ class ProcessSupervisor:
             process.feed(self._deadline)
 
     async def spawn(
-        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        scratch: Path | None = None,
     ) -> WatchedProcess:
         """See RuntimeContext.spawn(). Raises RuntimeFailure (`cannot_spawn`), NotFed."""
         if time.monotonic() >= self._deadline:
             raise NotFed(f"{argv[0]} was not started: the worker's lease has run out.")
-        order = watchdog.encode_order(argv, env, str((cwd or Path("/")).absolute()), self._deadline)
+        order = watchdog.encode_order(
+            argv, env, str((cwd or Path("/")).absolute()), self._deadline, str(scratch or "")
+        )
         process = None
         try:
             process = start_watchdog(self._processes.discard)

@@ -355,6 +355,132 @@ async def test_output_before_the_end_of_bash_is_not_lost(shell):
     assert output.startswith("".join(f"{number}\n" for number in range(1, 30001)))
 
 
+async def test_what_a_trap_prints_at_the_end_of_bash_is_not_lost(shell):
+    code, output = await shell.run("trap 'echo bye' EXIT; exit 3")
+    assert (code, output.splitlines()[0]) == (3, "bye")
+
+
+# What users do to bash
+
+CAN_GO_ON = [
+    "PROMPT_COMMAND='read -t 0.2 x'",
+    "PROMPT_COMMAND='cat'",
+    "PS1='$(cat)'",
+    "trap 'read x' DEBUG",
+    "trap 'cat' CHLD RETURN ERR",
+    "set -E -T; trap 'cat' DEBUG RETURN ERR",
+    "set -r",
+    "ulimit -n 3",
+    "alias builtin='echo B' eval='echo E' exec='echo X' '[[=echo' if=echo",
+    "enable -n eval",
+    "enable -n printf",
+    "enable -n exec",
+    "enable -n . mapfile return",
+    "readonly __ohsessions_text",
+    "readonly __ohsessions_done",
+    "readonly PROMPT_COMMAND='read x' PS1",
+    "unset(){ :; }; builtin(){ :; }",
+    "exec(){ :; }; eval(){ :; }; trap(){ :; }; printf(){ :; }",
+    "exec 3>&-",
+    "exec 0<&- 1>&- 2>&-",
+    "exec >/dev/null 2>&1",
+    "set -e",
+    "set -u",
+    "set -f -k -C",
+    "set -o posix",
+    "shopt -u expand_aliases",
+    "trap 'exit 7' EXIT",
+    "trap '' INT",
+    "TMOUT=1",
+    "umask 777",
+    "PATH=",
+    "BASH_ARGV0=other",
+    "coproc cat",
+]
+ENDS_BASH = [
+    "shopt -s extdebug; trap false DEBUG",
+    "enable -n builtin",
+    "builtin(){ :; }; readonly -f builtin",
+    "readonly POSIXLY_CORRECT",
+    "trap 'exit 9' DEBUG",
+    "trap 'exit 9' ERR; false",
+]
+
+
+@pytest.mark.parametrize("command", CAN_GO_ON)
+async def test_whatever_is_done_to_bash_the_next_command_runs_and_finds_what_was_defined(shell, command):
+    await shell.run("before=1")
+    await shell.run(f"new=2; {command}")
+    code, output = await shell.run("echo one $before $new")
+    assert code == 0
+    assert output.endswith("one 1 2\n")
+    assert await shell.run("echo two") == (0, "two\n")
+
+
+@pytest.mark.parametrize("command", ENDS_BASH)
+async def test_a_bash_that_cannot_tell_its_state_is_replaced_at_once_by_one_from_before(shell, command):
+    await shell.run("before=1")
+    _, output = await shell.run(f"new=2; {command}")
+    assert "a new one" in output
+    assert await shell.run("echo one $before $new") == (0, "one 1\n")
+
+
+async def test_a_prompt_command_runs_once_for_each_command(shell):
+    await shell.run("PROMPT_COMMAND='n=$((n+1))'")
+    await shell.run(":")
+    await shell.run(":")
+    assert await shell.run("echo $n; PROMPT_COMMAND=(); unset n") == (0, "3\n")
+    assert await shell.run("echo ${n-none}") == (0, "none\n")
+
+
+async def test_a_debug_trap_sees_the_users_commands_and_none_of_ours(shell):
+    await shell.run("trap 'echo \"+$BASH_COMMAND\"' DEBUG")
+    assert await shell.run("echo one; echo two") == (0, "+echo one\none\n+echo two\ntwo\n")
+    await shell.sleep_and_wake()
+    assert await shell.run("trap - DEBUG") == (0, "+trap - DEBUG\n")
+    assert await shell.run("echo one") == (0, "one\n")
+
+
+async def test_output_that_was_sent_away_comes_back_with_the_next_command(shell):
+    assert await shell.run("exec >/dev/null; echo gone") == (0, "")
+    assert await shell.run("echo back") == (0, "back\n")
+
+
+async def test_exit_codes_of_a_pipeline_are_there_for_the_next_command(shell):
+    await shell.run("false | (exit 3) | true")
+    assert await shell.run('echo "$? ${PIPESTATUS[@]}"') == (0, "0 1 3 0\n")
+    await shell.run("false | (exit 3)")
+    await shell.sleep_and_wake()
+    assert await shell.run('echo "$? ${PIPESTATUS[@]}"') == (0, "3 1 3\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "result"),
+    [
+        ("cat <<END | cat\nno end", (0, "no end\n")),
+        ("echo a | cat \\", (1, None)),
+        ("echo a | # comment |", (2, None)),
+        ("echo 'a |", (2, None)),
+        ("echo a | cat; f()", (2, None)),
+        ("x | if", (2, None)),
+    ],
+)
+async def test_an_unfinished_command_with_a_pipe_swallows_and_prints_nothing_of_ours(shell, command, result):
+    code, output = await shell.run(command)
+    assert code == result[0]
+    assert "ohsessions" not in output.replace("ohsessions-", "")
+    if result[1] is not None:
+        assert output.endswith(result[1])
+    assert await shell.run("echo on") == (0, "on\n")
+
+
+async def test_a_bash_whose_files_are_gone_is_replaced_and_the_command_runs(shell):
+    await shell.run("kept=1")
+    await shell.run('rm -r "$(dirname $(echo $__ohsessions_wait | grep -o -m 1 "/[^ ]*/reports" | head -1))"')
+    code, output = await shell.run("echo $kept")
+    assert (code, output.splitlines()[-1]) == (0, "1")
+
+
 # Interrupts
 
 
@@ -524,6 +650,22 @@ async def test_all_habits_of_a_shell_survive_passivation(shell):
     assert await shell.run(f"{SHOW_HABITS}number=5; (exit 9)") == before
 
 
+async def test_readonly_variables_and_traps_survive_passivation(shell):
+    await shell.run("readonly P='/srv/p q'; declare -ra list=(1 2); trap 'echo got it' USR1")
+    await shell.sleep_and_wake()
+    assert await shell.run('echo "[$P] ${list[1]}"; kill -USR1 $$') == (0, "[/srv/p q] 2\ngot it\n")
+    code, output = await shell.run("P=other")
+    assert (code, output) == (1, "bash: P: readonly variable\n")
+
+
+async def test_what_is_not_utf_8_survives_passivation(shell):
+    await shell.run(r"mkdir $'d\377'; cd $'d\377'; f() { printf 'a\377'; }; v=$'\200'")
+    await shell.run(r"eval $'g() { printf \'%s\' \'b\376\'; }'; alias h=$'printf c\375'")
+    await shell.sleep_and_wake()
+    show = r"[[ $PWD == */$'d\377' && $v == $'\200' ]] && echo kept; { f; g; h; } | od -An -tx1"
+    assert await shell.run(show) == (0, "kept\n 61 ff 62 fe 63 fd\n")
+
+
 async def test_a_snapshot_is_small_and_has_only_what_was_changed(shell):
     await shell.run("A=1")
     snapshot = await shell.runtime.passivate()
@@ -532,12 +674,16 @@ async def test_a_snapshot_is_small_and_has_only_what_was_changed(shell):
         "version": 1,
         "cwd": str(shell.context.workspace),
         "status": 0,
+        "pipe_status": [],
         "umask": None,
         "options": [],
+        "traps": [],
+        "command_traps": [],
         "aliases": "",
         "function_flags": [],
         "functions": "",
         "variables": ['declare -- A="1"'],
+        "prompts": [],
         "unset": [],
     }
 
@@ -614,8 +760,9 @@ async def test_traces_show_the_users_commands_only(shell):
 
 
 async def test_a_command_cannot_be_passed_off_as_ended(shell):
-    pipe = "$(declare -f __ohsessions_report | grep -o '/proc/[0-9]*/fd/[0-9]*')"
-    code, output = await shell.run(f"printf 'report\\0%s\\0' 1 2 3 > {pipe}; sleep 0.1; echo end; (exit 3)")
+    pipe = "$(echo $__ohsessions_wait | grep -o '/[^ ]*/reports')"
+    forged = r"printf '\0ohsessions\0report\0%s\0%s\0%s\0.\0' 1 2 3"
+    code, output = await shell.run(f"{forged} > {pipe}; sleep 0.1; echo end; (exit 3)")
     assert (code, output) == (3, "end\n")
 
 
@@ -665,6 +812,6 @@ async def test_passivating_while_a_command_runs_gives_the_state_from_before(shel
 
 
 def test_a_report_that_is_none_is_refused():
-    for data in (b"", b"nonsense", b"report", b"report\0x\0y\0z"):
+    for data in (b"", b"nonsense", b"report", b"report\0x\0y\0z", b"report\x001\x002\x003"):
         with pytest.raises(ValueError):
             Report.parse(data)

@@ -328,6 +328,20 @@ def test_a_fed_program_outlives_many_leases(world, start_worker):
         time.sleep(0.05)
 
 
+async def test_scratch_files_go_with_the_last_process_though_the_worker_is_killed(world, tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (scratch / "file").touch()
+    os.mkfifo(scratch / "fifo")
+    supervisor = ProcessSupervisor(lease_seconds=3600)
+    process = await supervisor.spawn(["sleep", "1000"], env=world.env, scratch=scratch)
+    process._control.shutdown(socket.SHUT_RDWR)  # what is seen of a killed worker
+    async with asyncio.timeout(LIMIT):
+        await process.wait()
+        await process.kill()
+    assert not scratch.exists()
+
+
 async def test_a_renewal_that_was_sent_long_ago_gives_no_more_time(world):
     supervisor = ProcessSupervisor(lease_seconds=1.0)
     started_at = time.monotonic()
