@@ -12,6 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.functional import cached_property
 
+from ohsessions import access
 from ohsessions.admin import lookups, patience
 
 if TYPE_CHECKING:  # Django's own is not subscriptable
@@ -74,7 +75,7 @@ class ReadOnlyAdmin(ModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request)
-        return rows.defer(*self.hidden)
+        return access.visible(request.user, rows.defer(*self.hidden))
 
     # What a list can be asked, and for how long
 

@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.text import Truncator
 
-from ohsessions import snapshots, vault
+from ohsessions import access, snapshots, vault
 from ohsessions.admin import display, events, overview
 from ohsessions.admin.filters import (
     ConnectedFilter,
@@ -28,7 +28,7 @@ from ohsessions.admin.filters import (
 from ohsessions.admin.operations import OperatedAdmin
 from ohsessions.admin.processes import counted
 from ohsessions.admin.redaction import redact
-from ohsessions.admin.steering import PASSIVATE, WAKE
+from ohsessions.admin.steering import PASSIVATE, REVOKE_LINKS, WAKE
 from ohsessions.core.states import State
 from ohsessions.core.wire import encode
 from ohsessions.models import Connection, Event, Session, Transition
@@ -73,8 +73,8 @@ class SessionAdmin(OperatedAdmin):
     search_fields = ("id",)
     search_help_text = "An id, or a part of it, of the title, or of the owner's name."
     hidden = ("secrets", "init_key", "snapshot", "settings")
-    operations = (PASSIVATE, WAKE)
-    actions = ("passivate_now", "wake_now")
+    operations = (PASSIVATE, WAKE, REVOKE_LINKS)
+    actions = ("passivate_now", "wake_now", "revoke_links_now")
     readonly_fields = ("readable_settings", "snapshot_size", "has_secrets")
     fieldsets = (
         ("Settings", {"fields": ("readable_settings", "has_secrets", "snapshot_size")}),
@@ -103,6 +103,13 @@ class SessionAdmin(OperatedAdmin):
     def wake_now(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
         return self.ask_about(request, WAKE, queryset)
 
+    @admin.action(description="Revoke links …", permissions=["revoke"])
+    def revoke_links_now(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
+        return self.ask_about(request, REVOKE_LINKS, queryset)
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.has_perm("ohsessions.revoke_links"))
+
     # The list
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
@@ -122,7 +129,7 @@ class SessionAdmin(OperatedAdmin):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        context = {"state_counts": state_counts()} | (extra_context or {})
+        context = {"state_counts": state_counts(request)} | (extra_context or {})
         return super().changelist_view(request, context)
 
     @admin.display(description="session", ordering="title")
@@ -216,9 +223,11 @@ def passivation(session: Session, now: datetime) -> str:
     return display.timed(due, "now" if due <= now else display.relative(due, now))
 
 
-def state_counts() -> list[tuple[str, int]]:
+def state_counts(request: HttpRequest) -> list[tuple[str, int]]:
     """How many sessions are in each state, in the order of a session's life. One query over an index."""
-    counts = dict(Session.objects.order_by().values_list("state").annotate(Count("pk")))
+    counts = dict(
+        access.visible(request.user, Session.objects.order_by()).values_list("state").annotate(Count("pk"))
+    )
     return [(state.value, counts.get(state.value, 0)) for state in State]
 
 

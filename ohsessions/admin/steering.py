@@ -1,4 +1,4 @@
-"""What operators do to sessions: passivate and wake them."""
+"""What operators do to sessions: passivate and wake them, and revoke their links."""
 
 from __future__ import annotations
 
@@ -86,4 +86,31 @@ class Wake(Operation):
         return lifecycle.request_wake(key, by=by)
 
 
-PASSIVATE, WAKE = Passivate(), Wake()
+class RevokeLinks(Operation):
+    verb = "Revoke links"
+    intro = (
+        "No link and no token to a session that was given out until now is valid any more, on any device, and"
+        " all who are attached are disconnected. Owners who have an account come back by their login."
+    )
+    permission = "revoke"
+
+    def applies_to(self, row: Row) -> bool:
+        return True
+
+    def warnings(self, rows: Sequence[Row]) -> list[str]:
+        lost = sum(row.owner_id is None for row in rows)
+        if not lost:
+            return []
+        which = "A session here was" if lost == 1 else f"{lost} of the sessions were"
+        return [f"{which} started without an account: nobody can come back to what has no owner."]
+
+    def consequence(self, row: Row) -> str:
+        count = row.attached_count
+        ended = {0: "Nobody is attached.", 1: "Its connection is told and ended."}
+        return ended.get(count, f"Its {count} connections are told and ended.")
+
+    def do(self, key: UUID, by: str) -> str:
+        return lifecycle.request_revocation(key)
+
+
+PASSIVATE, WAKE, REVOKE_LINKS = Passivate(), Wake(), RevokeLinks()

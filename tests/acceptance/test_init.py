@@ -161,6 +161,28 @@ async def test_an_init_repeated_under_its_client_id_gives_the_same_session(
     assert (await other.act("initialize", {"runtime": "echo"}))["session_id"] != first["session_id"]
 
 
+BROWSERS = [
+    ({"Cookie": "csrftoken=one"}, {"Cookie": "csrftoken=two"}),
+    ({"Cookie": "sessionid=one; csrftoken=same"}, {"Cookie": "sessionid=two; csrftoken=same"}),
+    ({"Cookie": "csrftoken=one"}, {}),
+    ({"User-Agent": "one"}, {"User-Agent": "two"}),
+]
+
+
+@pytest.mark.parametrize(("mine", "theirs"), BROWSERS, ids=["csrf", "session", "cookie-or-none", "program"])
+async def test_two_strangers_with_one_client_id_get_a_session_each(
+    site: Site, connect_raw: Connect, mine: dict[str, str], theirs: dict[str, str]
+) -> None:
+    name = f"{RANDOM}-{mine}"[:60]
+    sessions = []
+    for headers in (mine, theirs, mine, theirs):
+        client = await connect_raw(site, headers=headers)
+        sessions.append((await client.act("initialize", {"runtime": "echo"}, client_id=name))["session_id"])
+        await client.close()
+    assert sessions[0] != sessions[1]
+    assert sessions[2:] == sessions[:2]
+
+
 async def test_the_same_init_from_many_sockets_at_once_makes_one_session(
     site: Site, connect_raw: Connect
 ) -> None:

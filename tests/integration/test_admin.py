@@ -402,6 +402,44 @@ def test_passivating_needs_the_change_permission_and_csrf(operator: Client, demo
     assert "/passivate/" in steerer.get(page_url(demo.busy)).content.decode()
 
 
+def revoke_url() -> str:
+    return reverse("admin:ohsessions_session_revoke-links")
+
+
+def test_revoking_links_needs_a_permission_of_its_own_and_csrf(operator: Client, demo: Demo) -> None:
+    steerer = make_staff("view_session", "change_session")
+    assert steerer.post(revoke_url(), {"session": demo.busy.pk}).status_code == 403
+    assert "/revoke-links/" not in steerer.get(page_url(demo.busy)).content.decode()
+    assert "revoke_links_now" not in steerer.get(list_url(Session)).content.decode()
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(get_user_model().objects.get(username="op"))
+    assert strict.post(revoke_url(), {"session": demo.busy.pk}).status_code == 403
+    before = demo.busy.token_version
+    revoker = make_staff_of("view_session", "revoke_links")
+    assert "/revoke-links/" in revoker.get(page_url(demo.busy)).content.decode()
+    assert "/passivate/" not in revoker.get(page_url(demo.busy)).content.decode()
+    demo.busy.refresh_from_db()
+    assert demo.busy.token_version == before
+
+
+def test_revoking_links_tells_what_it_means_does_it_and_is_in_the_history(
+    operator: Client, demo: Demo
+) -> None:
+    count = Connection.objects.attached().filter(session=demo.busy).count()
+    assert count
+    asked = text_of(operator.get(revoke_url(), {"session": str(demo.busy.pk)}))
+    assert f"Its {count} connections are told and ended." in asked or "Its connection is told" in asked
+    before = demo.busy.token_version
+    told = text_of(operator.post(revoke_url(), {"session": str(demo.busy.pk)}, follow=True))
+    assert "No link or token to it is valid any more" in told
+    demo.busy.refresh_from_db()
+    assert demo.busy.token_version == before + 1
+    assert not Connection.objects.attached().filter(session=demo.busy).exists()
+    page = operator.get(page_url(demo.busy)).content.decode()
+    (history,) = re.findall(r'href="([^"]+/history/)"', page)
+    assert "Revoke links now:" in text_of(operator.get(history))
+
+
 def make_staff_of(*permissions: str) -> Client:
     get_user_model().objects.filter(username="staff").delete()
     return make_staff(*permissions)
