@@ -51,6 +51,9 @@ class Session(models.Model):
     reason = models.CharField(max_length=300, blank=True, help_text="Why it is in this state.")
     settings = models.JSONField(default=dict, blank=True)
     secrets = models.TextField(blank=True, help_text="Encrypted.")
+    secrets_version = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="Raised by each change of the secrets; 0: there were never any."
+    )
     init_key = models.CharField(
         max_length=64, null=True, unique=True, help_text="Digest of whose INIT with which client_id made it."
     )

@@ -91,7 +91,7 @@ class Wakeups:
             await self.ended(change.session_id)
         owner = change.worker or change.former
         if owner is not None:
-            await self.owner(owner, change.session_id, change.epoch)
+            await self.owner(owner, change.session_id, change.epoch, change.secrets_version)
         if change.worker is None and change.state == State.STARTING:
             await self.wanted(change.session_id)
 
@@ -131,9 +131,10 @@ class Wakeups:
         """Tells workers that a session has no owner."""
         await self._send(WORK_CHANNEL, {"type": "session.wanted", "session": session_id.hex})
 
-    async def owner(self, worker: UUID, session_id: UUID, epoch: int) -> None:
-        """Tells a session's owner that there is something to do for it."""
+    async def owner(self, worker: UUID, session_id: UUID, epoch: int, secrets_version: int = 0) -> None:
+        """Tells a session's owner that there is something to do for it, and how new its secrets are."""
         message = {"type": "session.work", "session": session_id.hex, "epoch": epoch}
+        message |= {"secrets_version": secrets_version}
         await self._send(worker_channel(worker), message)
 
     async def probe(self) -> None:

@@ -86,7 +86,7 @@ class SessionAdmin(OperatedAdmin):
                     ("first_number", "next_number"),
                     ("last_action_number", "started_number", "handled_number"),
                     ("interrupted_number", "attempts"),
-                    ("epoch", "token_version"),
+                    ("epoch", "token_version", "secrets_version"),
                     ("crashes", "suspicion"),
                     ("passivate_at", "retry_at", "forced_by"),
                     ("created_at", "state_at", "active_at"),

@@ -6,6 +6,7 @@
     │       └── RowLocked       it is not, but somebody else has locked the row for too long
     ├── IllegalTransition       a move that the table of states does not have; nothing was changed
     ├── StaleEpoch              the writer no longer owns the session; nothing was written
+    ├── StaleSecrets            a gateway does not know all secrets of a session; nothing was written
     ├── InvalidEvent            a runtime emitted what the wire cannot carry; nothing was written
     ├── RuntimeFailure          a runtime could not be started, or broke
     │   └── NotFed              its worker's lease has run out, which is no fault of the runtime
@@ -64,6 +65,15 @@ class IllegalTransition(OhSessionsError):
 
 class StaleEpoch(OhSessionsError):
     """Another process owns this session by now; nothing was written."""
+
+
+class StaleSecrets(OhSessionsError):
+    """The session has other secrets than its gateway knows; nothing was written."""
+
+    def __init__(self, version: int) -> None:
+        """`version` is that of the secrets it has."""
+        super().__init__()
+        self.version = version
 
 
 class InvalidEvent(OhSessionsError):

@@ -26,7 +26,13 @@ class Redactor:
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self._secrets = sorted({secret for secret in secrets if len(secret) >= MIN_LENGTH})
+        self._secrets: list[str] = []
+        self.add(secrets)
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Redact these from now on too, also in streams that have begun."""
+        more = {secret for secret in secrets if len(secret) >= MIN_LENGTH}
+        self._secrets = sorted(more.union(self._secrets))
         # The smallest shift by which each secret can overlap itself.
         self._periods = [(secret + secret).find(secret, 1) for secret in self._secrets]
 

@@ -8,7 +8,7 @@ room (`passivate`). It never sees connections, tokens or the database.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,7 +66,7 @@ class RuntimeContext(Protocol):
     """The session's settings, keys in lower case."""
     secrets: Mapping[str, str]
     """The session's secrets by name (`llm_api_key`), deeper ones by path (`llm.api_key`). They are cut
-    out of everything emitted."""
+    out of everything emitted. Later INITs may add to it and change values: see Runtime.secrets_changed()."""
     workspace: Path
     """A directory for this session's files. It survives passivation; it is not made until asked for."""
 
@@ -150,6 +150,9 @@ class Runtime:
 
     async def interrupt(self, action: Action) -> None:
         """Gets a `change_agent_state` at once, also while `handle` runs."""
+
+    async def secrets_changed(self, names: Collection[str]) -> None:
+        """Hears which of `context.secrets` are new, or have new values; also while `handle` runs."""
 
     async def passivate(self) -> JSON:
         """Gives the state to start from next time. `close` follows."""

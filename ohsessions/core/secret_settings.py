@@ -131,6 +131,11 @@ def cut_out(secrets: Iterable[str]) -> set[str]:
     return texts - {""}
 
 
+def texts_in(value: JSON) -> Iterator[str]:
+    """Yield the strings that stand in a value."""
+    return (text for _, text in _leaves("", value))
+
+
 def embedded(text: str) -> Spans:
     """Return the secrets inside a text that are told by what stands around them, in order."""
     found: Spans = []

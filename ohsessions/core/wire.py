@@ -6,13 +6,15 @@ and once: the text made by `encode` is what is stored, replayed and sent.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from ohsessions.core.errors import InvalidEvent, WireError
+from ohsessions.core.redaction import Redactor
 from ohsessions.core.runtime import JSON
 from ohsessions.core.secret_settings import take_secrets
 from ohsessions.core.strict_json import MAX_DEPTH
@@ -176,6 +178,25 @@ def is_hidden(args: Mapping[str, JSON]) -> bool:
     """Return whether an action is to be hidden: `hidden` is true, 1, "true" or whatever else is no "no"."""
     value = args.get("hidden")
     return value.strip().lower() not in _NOT_HIDDEN if isinstance(value, str) else bool(value)
+
+
+def redact_body(body: str, redactor: Redactor) -> str:
+    """Return the body of an action without secrets: the same text if there is none in its arguments."""
+    if not redactor.spans(body):
+        return body
+    content = json.loads(body)
+    args = redactor.redact_json(content["args"])
+    if args == content["args"]:
+        return body
+    return encode(content | {"message": redactor.redact(content["message"]), "args": args})
+
+
+def redact_act(act: Act, redactor: Redactor) -> Act:
+    """Return an action that is stored and shown without secrets; its runtime gets all of it."""
+    body = redact_body(act.body, redactor)
+    if body == act.body:
+        return act
+    return replace(act, body=body, hidden=act.hidden or encode(json.loads(act.body)["args"]))
 
 
 def _emptied(value: JSON) -> JSON:

@@ -21,14 +21,15 @@ from ohsessions import access, lifecycle
 from ohsessions.access import Login, Role
 from ohsessions.conf import conf
 from ohsessions.core import wire
-from ohsessions.core.errors import WireError
+from ohsessions.core.errors import StaleSecrets, Unavailable, WireError
 from ohsessions.core.runtime import JSON
 from ohsessions.gateway.guests import HELD_SECONDS
 from ohsessions.gateway.handshake import describe, read_handshake
 from ohsessions.gateway.held import Held
 from ohsessions.gateway.pump import Pump
 from ohsessions.gateway.refusals import client_id_of, not_attached, translate
-from ohsessions.journal import Append, NewEvent
+from ohsessions.gateway.secrecy import Secrecy
+from ohsessions.journal import Append, Appended, NewEvent
 from ohsessions.lifecycle import Attached
 from ohsessions.socketio import Ack, ConnectionRefused, MalformedEvent, Socket
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 UNATTACHED_SECONDS = 30.0
 """How long a client may stay connected without an INIT."""
+MOST_TRIES = 5
+"""How often an action is stored whose session gets other secrets each time."""
 LOGIN_TRUSTED = 1.0
 """Seconds for which a login is believed to hold after it was asked about; later, an INIT asks again."""
 HANDSHAKE_AT = "ohsessions.handshake_at"
@@ -208,6 +211,7 @@ class Client:
         self.socket.emit("oh_event", self._answer)
         if ack is not None:
             ack({"status": "ok", "session_id": str(change.session_id), "token": attached.token})
+        pump.secrecy.notice(change.secrets_version)
         pump.know_state(change.state, change.reason, change.title)
         pump.add(self, change.head)
 
@@ -220,12 +224,24 @@ class Client:
     async def _act(self, act: wire.Act, ack: Ack | None) -> None:
         if not self._policy.may_act(self._user, self._role, act.type):
             raise WireError(403, "role", "You may watch this session, not act in it.")
-        key = {"write_key": f"c:{self._author}:{act.client_id}"} if act.client_id else {}
-        event = NewEvent("user", act.type, act.body, hidden=act.hidden, waits=not act.is_interrupt, **key)
-        assert self.session_id is not None
-        done = await self._services.append(Append(self.session_id, [event], sid=self.sid))
+        assert self._pump is not None
+        done = await self._store(act, self._pump.session_id, self._pump.secrecy)
         if ack is not None:
             ack({"status": "ok", "id": done.numbers[0]})
+
+    async def _store(self, act: wire.Act, session_id: UUID, secrecy: Secrecy) -> Appended:
+        """Stores an action without its session's secrets; again, when there turn out to be other ones."""
+        key: dict[str, Any] = {"write_key": f"c:{self._author}:{act.client_id}"} if act.client_id else {}
+        for _ in range(MOST_TRIES):
+            shown, version, clean = await secrecy.clean(act)
+            options = {"hidden": shown.hidden, "clean": clean, "waits": not act.is_interrupt} | key
+            event = NewEvent("user", act.type, shown.body, **options)
+            append = Append(session_id, [event], sid=self.sid, secrets_version=version)
+            try:
+                return await self._services.append(append)
+            except StaleSecrets as error:
+                secrecy.notice(error.version)
+        raise Unavailable
 
     async def _leave(self, ack: Ack | None) -> None:
         session_id = self.session_id

@@ -19,6 +19,7 @@ from uuid import UUID
 from ohsessions import journal, lifecycle
 from ohsessions.core import wire
 from ohsessions.core.runtime import JSON
+from ohsessions.gateway.secrecy import Secrecy
 from ohsessions.journal import Head
 from ohsessions.services import Services
 
@@ -65,6 +66,7 @@ class Pump:
         """Connections that were promised this pump and are still to be added."""
         self.starved = False
         """Whether they were told that no worker takes their session."""
+        self.secrecy = Secrecy(services, session_id)
         self._services = services
         self._head = -1
         self._tail: deque[tuple[int, str]] = deque()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -20,6 +20,8 @@ class NewEvent:
     write_key: str = field(default_factory=lambda: f"g:{uuid.uuid4().hex}")
     hidden: str | None = None
     """The encoded arguments that only the runtime may see."""
+    clean: Callable[[str], str] | None = None
+    """Cuts the session's secrets out of a body: to compare it with one that was stored before they came."""
     waits: bool = False
     """Whether it is an action that the runtime handles in its turn (an interrupt is not)."""
 
@@ -39,6 +41,8 @@ class Append:
     handled: int | None = None
     interrupted: int | None = None
     checkpoint: Snapshot | None = None
+    secrets_version: int | None = None
+    """Of the secrets that a client's gateway has cut out."""
 
     @property
     def characters(self) -> int:

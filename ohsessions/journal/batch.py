@@ -17,7 +17,7 @@ from django.db import DataError, IntegrityError, InterfaceError, OperationalErro
 
 from ohsessions import access, snapshots
 from ohsessions.core import switches
-from ohsessions.core.errors import StaleEpoch, WireError
+from ohsessions.core.errors import StaleEpoch, StaleSecrets, WireError
 from ohsessions.core.faults import public_reason
 from ohsessions.core.states import State
 from ohsessions.database import LATER, Later, database_now, means_lost_connection
@@ -31,7 +31,7 @@ MAX_EVENTS = 2000
 MAX_CHARACTERS = 8 * 1024 * 1024
 """What one transaction takes at most, unless a single append has more."""
 
-READ = (*MARKS, "active_at", "state", "reason", "epoch", "worker_id", "snapshot_file")
+READ = (*MARKS, "active_at", "state", "reason", "epoch", "worker_id", "snapshot_file", "secrets_version")
 
 Result = Appended | Exception | Later
 
@@ -140,7 +140,7 @@ class _Batch:
             return WireError(500, "internal", "An earlier event of this runtime was not stored.")
         try:
             return self._append(append)
-        except (StaleEpoch, WireError) as error:
+        except (StaleEpoch, StaleSecrets, WireError) as error:
             return error
 
     def _append(self, append: Append) -> Appended:
@@ -155,6 +155,8 @@ class _Batch:
             raise access.unknown_session()
         elif append.sid is not None and self._attached.get(append.sid) != session.pk:
             raise WireError(409, "not_attached", "This connection is not attached to a session: send INIT.")
+        if append.secrets_version not in (None, session.secrets_version):
+            raise StaleSecrets(session.secrets_version)
         keys = [(session.pk, event.write_key) for event in append.events]
         for event, key in zip(append.events, keys, strict=True):
             if before := self._known.get(key):

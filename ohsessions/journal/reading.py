@@ -73,14 +73,16 @@ def new_actions(session_id: UUID, after: int) -> list[tuple[int, str]]:
     return list(rows.values_list("number", "kind"))
 
 
-def read_action(session_id: UUID, number: int) -> Action:
-    """One action of a client, with its real arguments."""
-    row = Event.objects.get(session_id=session_id, number=number)
-    args = json.loads(row.data)["args"]
+def read_action(session_id: UUID, number: int) -> tuple[Action, int]:
+    """Return one action of a client, with its real arguments, and the version of its session's secrets."""
+    fields = ("kind", "data", "hidden_text", "session__secrets_version")
+    rows = Event.objects.filter(session_id=session_id, number=number).values_list(*fields)
+    kind, data, hidden_text, secrets_version = rows.get()
+    args = json.loads(data)["args"]
     hidden = args.get("hidden") is True
-    if row.hidden_text is not None:
-        args = json.loads(access.decrypt(row.hidden_text))
-    return Action(row.number, row.kind, args, hidden)
+    if hidden_text is not None:
+        args = json.loads(access.decrypt(hidden_text))
+    return Action(number, kind, args, hidden), secrets_version
 
 
 @dataclass(frozen=True, slots=True)

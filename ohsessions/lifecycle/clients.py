@@ -115,16 +115,17 @@ def _open(socket: Socket, init: wire.Init, runtime: str) -> Attached:
 
 
 def _new_session(socket: Socket, init: wire.Init, runtime: str, key: str | None, now: datetime) -> Session:
-    return Session(
+    session = Session(
         owner=socket.user if socket.user.is_authenticated else None,
         runtime=runtime,
         settings=init.settings,
-        secrets=access.encrypt(wire.encode(init.secrets)) if init.secrets else "",
         init_key=key,
         created_at=now,
         state_at=now,
         active_at=now,
     )
+    vault.renew(session, init.secrets)
+    return session
 
 
 def _init_key(socket: Socket, client_id: str | None) -> str | None:
@@ -140,11 +141,13 @@ def attach(socket: Socket, init: wire.Init, session_id: UUID | None = None) -> A
     """Attaches a connection to the session that its token names; without one, to its user's `session_id`.
 
     A sleeping session becomes `starting`; a failed one if its time has come; a closed one stays so, and can
-    be read. What the connection was attached to before is left. Raises what authorize() raises, or 401
-    `login_required`, and changes nothing then.
+    be read. What the connection was attached to before is left. The secrets of an INIT whose sender may act
+    replace the session's of these names; its other settings count only when a session is made. Raises what
+    authorize() raises, or 401 `login_required`, and changes nothing then.
     """
     _check_login(socket)
     grant = access.authorize(socket.user, init.token, session_id)
+    init = vault.apart(init, grant.session.runtime)
     wanted = grant.session.pk
     connection = _find_connection(socket.sid)
     locks = lock_all({pk for pk in (wanted, connection and connection.session_id) if pk})
@@ -176,6 +179,8 @@ def _attach(
     if not Process.objects.filter(pk=socket.gateway).exclude(state=Process.State.GONE).exists():
         raise ProcessGone
     role = Role.VIEWER if init.as_viewer else grant.role
+    if role.may_act and locked.session.state != State.CLOSED:
+        vault.renew(locked.session, init.secrets)
     _wake_for_attach(locked, _name(socket.user))
     change = locked.save()
     _save_connection(socket, locked, role, grant, before)

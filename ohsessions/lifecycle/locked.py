@@ -47,6 +47,7 @@ class Change:
     """Whether connections were ended."""
     former: UUID | None = None
     """The worker from whom it was taken."""
+    secrets_version: int = 0
     gives_up: bool = False
     """Whether it passivates although actions are pending, since MAX_BUSY is over: they are given up."""
 
@@ -186,6 +187,7 @@ class Locked:
             self.moved,
             self.ended,
             self.former,
+            session.secrets_version,
         )
 
 

@@ -41,6 +41,7 @@ class Claimed:
     settings: dict[str, Any]
     secrets: str
     """Encrypted."""
+    secrets_version: int
     snapshot: Snapshot
     """Still to be loaded: its file may be in any storage, and slow, which no transaction may wait for."""
     started_number: int
@@ -126,6 +127,7 @@ def _as_claimed(session: Session) -> Claimed:
         session.runtime,
         session.settings,
         session.secrets,
+        session.secrets_version,
         snapshots.named_by(session),
         session.started_number,
         session.handled_number,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -54,10 +55,20 @@ def hand_over(
     return locked.save()
 
 
-def owned_by(worker: UUID) -> dict[UUID, tuple[int, int]]:
-    """The sessions whose rows name a worker: of each the epoch, and the number of its last action."""
-    rows = Session.objects.filter(worker=worker).values_list("pk", "epoch", "last_user_number")
-    return {pk: (epoch, number) for pk, epoch, number in rows}
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """What a worker has to know of a session of its own to notice that it missed something."""
+
+    epoch: int
+    last_user_number: int
+    secrets_version: int
+
+
+def owned_by(worker: UUID) -> dict[UUID, Owned]:
+    """The sessions whose rows name a worker."""
+    rows = Session.objects.filter(worker=worker)
+    found = rows.values_list("pk", "epoch", "last_user_number", "secrets_version")
+    return {row[0]: Owned(*row[1:]) for row in found}
 
 
 LINE = 32

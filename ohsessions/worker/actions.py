@@ -18,13 +18,19 @@ from ohsessions.services import Services
 from ohsessions.worker.context import HostContext
 from ohsessions.worker.guard import guarded
 from ohsessions.worker.outbox import Outbox
+from ohsessions.worker.renewal import Renewal
 
 
 class Actions:
     """Those of one activation. `check_lease` raises StaleEpoch if nothing may be begun any more."""
 
     def __init__(
-        self, services: Services, claimed: Claimed, outbox: Outbox, check_lease: Callable[[], None]
+        self,
+        services: Services,
+        claimed: Claimed,
+        outbox: Outbox,
+        renewal: Renewal,
+        check_lease: Callable[[], None],
     ) -> None:
         self.current: int | None = None
         """The action that is being handled."""
@@ -33,6 +39,7 @@ class Actions:
         self._services = services
         self._claimed = claimed
         self._outbox = outbox
+        self._renewal = renewal
         self._check_lease = check_lease
         self._work = asyncio.Event()
         self._queue: deque[int] = deque()
@@ -62,7 +69,7 @@ class Actions:
         """Begins none any more, also if a handler that is cancelled ends as if it had not been."""
         self._over = True
 
-    async def read(self, runtime: Runtime) -> None:
+    async def read(self, runtime: Runtime, context: HostContext) -> None:
         """Brings actions from the log into the queue, and interrupts to the runtime, as they come."""
         self._work.set()
         while True:
@@ -76,17 +83,18 @@ class Actions:
                     self._queue.append(number)
                     self._queued.set()
                 elif number > self._claimed.interrupted_number:
-                    await self._interrupt(runtime, number)
+                    await self._interrupt(runtime, context, number)
 
-    async def _interrupt(self, runtime: Runtime, number: int) -> None:
+    async def _interrupt(self, runtime: Runtime, context: HostContext, number: int) -> None:
         try:
-            action = await self._load(number)
+            action = await self._load(runtime, context, number)
         except Exception:
             self.interrupting = number  # what cannot be read is not tried again
             raise
         # Not before: were the action under way to break while it is read, it would never be delivered.
         self.interrupting = number
         await guarded(runtime.interrupt(action))
+        context.reveal(number)
         await self._outbox.flush(interrupted=number)
         self.interrupting = None
 
@@ -107,17 +115,23 @@ class Actions:
             message = "This action was cut off when its worker stopped. It was not repeated."
             await context.tell("interrupted", message, number)
         else:
-            action = await self._load(number)
+            action = await self._load(runtime, context, number)
             self._outbox.in_action = True
             await self._outbox.flush(started=number)
             self._check_lease()
             await guarded(runtime.handle(action))
+            context.reveal(number)
         await self._outbox.flush(handled=number)
         self._outbox.in_action = False
         self.current = context.cause = None
 
-    async def _load(self, number: int) -> Action:
-        return await self._services.read_patiently(journal.read_action, self._claimed.session_id, number)
+    async def _load(self, runtime: Runtime, context: HostContext, number: int) -> Action:
+        """Return an action, once the secrets that it may have in it are known."""
+        read = self._services.read_patiently
+        action, secrets_version = await read(journal.read_action, self._claimed.session_id, number)
+        await self._renewal.renew(runtime, context, secrets_version)
+        context.hide(action)
+        return action
 
     def _was_cut_off(self, runtime: Runtime, number: int) -> bool:
         """Whether an earlier activation began this action, and it must not be begun again."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from ohsessions import snapshots
+from ohsessions import snapshots, vault
 from ohsessions.conf import conf
 from ohsessions.core import wire
 from ohsessions.core.errors import InvalidEvent, RuntimeFailure, WireError
 from ohsessions.core.redaction import Redactor
-from ohsessions.core.runtime import JSON, SupervisedProcess
+from ohsessions.core.runtime import JSON, Action, SupervisedProcess
+from ohsessions.core.secret_settings import cut_out, take_secrets, texts_in
 from ohsessions.lifecycle import Claimed
 from ohsessions.membership import HOLD
 from ohsessions.services import Services
@@ -30,20 +32,25 @@ class HostContext:
         self,
         services: Services,
         claimed: Claimed,
-        secrets: Mapping[str, str],
+        kept: vault.Kept,
         outbox: Outbox,
         confirmed_at: float,
     ) -> None:
         """`confirmed_at`: when the last confirmed renewal of the worker's lease was sent."""
         self.session_id = claimed.session_id
         self.settings: Mapping[str, JSON] = claimed.settings
-        self.secrets = secrets
+        self._secrets = dict(kept.values)
+        self.secrets: Mapping[str, str] = MappingProxyType(self._secrets)
+        self.secrets_version = claimed.secrets_version
         self.workspace = Path(conf.WORKSPACE_ROOT) / str(claimed.session_id)
         self.cause: int | None = None
         self.processes = ProcessSupervisor(lease_seconds=HOLD * conf.LEASE_TTL, confirmed_at=confirmed_at)
         self._services = services
         self._outbox = outbox
-        self._redactor = Redactor(list(secrets.values()))
+        # Older versions, and gateways without this runtime's code, left secrets among the settings.
+        strays = take_secrets(claimed.settings, vault.declared(claimed.runtime))[1]
+        self._redactor = Redactor(kept.texts() | cut_out(strays.values()))
+        self._hidden: dict[int, Redactor] = {}
         self._agent_state = "loading"
 
     @property
@@ -72,8 +79,10 @@ class HostContext:
 
     def _cleaned(self, value: dict[str, JSON]) -> dict[str, JSON]:
         """Without secrets. Raises InvalidEvent for what has no end."""
+        clean = value
         try:
-            clean: dict[str, JSON] = self._redactor.redact_json(value)
+            for redactor in self._redactors():
+                clean = redactor.redact_json(clean)
         except RecursionError as error:
             raise InvalidEvent("It is nested too deeply, or contains itself.") from error
         return clean
@@ -110,7 +119,29 @@ class HostContext:
 
     def redact(self, text: str) -> str:
         """Cuts the session's secrets out of a text."""
-        return self._redactor.redact(text)
+        for redactor in self._redactors():
+            text = redactor.redact(text)
+        return text
+
+    def _redactors(self) -> list[Redactor]:
+        return [self._redactor, *self._hidden.values()]
+
+    def renew(self, version: int, kept: vault.Kept) -> set[str]:
+        """Take over newer secrets; return the names of those that changed. The old ones are still cut out."""
+        changed = {name for name, value in kept.values.items() if self._secrets.get(name) != value}
+        self._redactor.add(kept.texts())
+        self._secrets.update(kept.values)
+        self.secrets_version = version
+        return changed
+
+    def hide(self, action: Action) -> None:
+        """Cut the arguments of a hidden action out of events, and of the text of a crash, until reveal()."""
+        if action.hidden:
+            self._hidden[action.id] = Redactor(cut_out(texts_in(action.args)))
+
+    def reveal(self, number: int) -> None:
+        """The action with this number has been handled."""
+        self._hidden.pop(number, None)
 
     async def tell(self, reason: str, message: str, cause: int | None) -> None:
         """Stores an error of ours in the session's log, for its users."""

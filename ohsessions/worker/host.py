@@ -8,7 +8,6 @@ owner, or no lease). Whatever the way, the runtime is closed and its processes k
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 import traceback
@@ -16,7 +15,7 @@ from collections.abc import Callable
 
 from django.utils.module_loading import import_string
 
-from ohsessions import access, lifecycle
+from ohsessions import lifecycle, vault
 from ohsessions.conf import RuntimeEntry, conf
 from ohsessions.core import wire
 from ohsessions.core.errors import NotFed, RuntimeFailure, StaleEpoch, Unavailable, WireError
@@ -30,6 +29,7 @@ from ohsessions.worker.actions import Actions
 from ohsessions.worker.context import HostContext
 from ohsessions.worker.guard import end, to_the_end, within
 from ohsessions.worker.outbox import Outbox
+from ohsessions.worker.renewal import Renewal
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,8 @@ class SessionHost:
         self._outbox = Outbox(services, claimed.session_id, claimed.epoch)
         self._runtime: Runtime | None = None
         self._context: HostContext | None = None
-        self._actions = Actions(services, claimed, self._outbox, self._check_lease)
+        self._renewal = Renewal(services)
+        self._actions = Actions(services, claimed, self._outbox, self._renewal, self._check_lease)
         self._passivating = asyncio.Event()
         self._passivation: Change
         """Of its claim."""
@@ -93,6 +94,10 @@ class SessionHost:
         """The log's last action has this number; wakes the host if it has not read so far."""
         self._actions.notice(last_number)
 
+    def notice_secrets(self, version: int) -> None:
+        """The session's secrets have this version."""
+        self._renewal.notice(version)
+
     def feed(self, confirmed_at: float) -> None:
         """The worker's lease was renewed, by what was sent at this monotonic time."""
         self._confirmed_at = confirmed_at
@@ -125,10 +130,8 @@ class SessionHost:
     # Starting
 
     async def _start(self) -> None:
-        secrets = {}
-        if self._claimed.secrets:
-            secrets = json.loads(access.decrypt(self._claimed.secrets))
-        self._context = HostContext(self._services, self._claimed, secrets, self._outbox, self._confirmed_at)
+        kept = vault.unseal(self._claimed.secrets)
+        self._context = HostContext(self._services, self._claimed, kept, self._outbox, self._confirmed_at)
         entry = conf.RUNTIMES.get(self._claimed.runtime)
         if entry is None:
             reason = f"its runtime {self._claimed.runtime!r} is not in the setting RUNTIMES any more"
@@ -154,8 +157,9 @@ class SessionHost:
         assert self._runtime is not None
         assert self._context is not None
         jobs = {
-            "log": self._actions.read(self._runtime),
+            "log": self._actions.read(self._runtime, self._context),
             "actions": self._actions.handle(self._runtime, self._context),
+            "secrets": self._renewal.run(self._runtime, self._context),
             "end": self._wait_passivating(),
         }
         tasks = [

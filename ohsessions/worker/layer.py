@@ -25,7 +25,7 @@ RETRY_PAUSE = 1.0
 class WakeupConsumer(AsyncConsumer):  # type: ignore[misc]
     """Turns the messages of ohsessions.wakeups into calls. Nothing here awaits or raises."""
 
-    def __init__(self, wanted: Callable[[UUID], None], work: Callable[[UUID, int], None]) -> None:
+    def __init__(self, wanted: Callable[[UUID], None], work: Callable[[UUID, int, int], None]) -> None:
         self._wanted = wanted
         self._work = work
 
@@ -39,7 +39,7 @@ class WakeupConsumer(AsyncConsumer):  # type: ignore[misc]
             if message["type"] == "session.wanted":
                 self._wanted(session_id)
             elif message["type"] == "session.work":
-                self._work(session_id, message["epoch"])
+                self._work(session_id, message["epoch"], message.get("secrets_version", 0))
         except Exception:
             # Anybody may send to a channel, anything. Whoever raises here listens no more.
             logger.warning("A message of the layer that is none of ours: %s", message.get("type"))

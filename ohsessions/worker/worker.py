@@ -133,10 +133,11 @@ class SessionWorker:
     def _on_wanted(self, session_id: UUID) -> None:
         self._something_wanted.set()
 
-    def _on_work(self, session_id: UUID, epoch: int) -> None:
+    def _on_work(self, session_id: UUID, epoch: int, secrets_version: int) -> None:
         host = self._hosted.get(session_id)
         if host is not None and epoch >= host.epoch:
             host.wake()
+            host.notice_secrets(secrets_version)
             if epoch > host.epoch:
                 self._in_doubt.set()
         self._something_due.set()
@@ -239,13 +240,14 @@ class SessionWorker:
             if task is None or host.epoch != epoch or host.is_passivating:
                 continue
             row = rows.get(host.session_id)
-            if row is None or row[0] != epoch:
+            if row is None or row.epoch != epoch:
                 task.cancel()
             else:
-                host.notice(row[1])
-        for session_id, (epoch, _) in rows.items():
+                host.notice(row.last_user_number)
+                host.notice_secrets(row.secrets_version)
+        for session_id, row in rows.items():
             if session_id not in self._hosted and session_id not in self._claiming:
-                await self._give_back(session_id, "its worker does not serve it", epoch)
+                await self._give_back(session_id, "its worker does not serve it", row.epoch)
         if self._stopping:
             return
         for session_id in await read(lifecycle.strays):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
-from ohsessions import leases, lifecycle
+from ohsessions import journal, leases, lifecycle, vault
 from ohsessions.access import Role, issue_token
 from ohsessions.conf import conf
 from ohsessions.core.clock import FakeClock
@@ -22,7 +23,7 @@ from ohsessions.gateway import subscriptions as subscriptions_module
 from ohsessions.gateway.client import Client
 from ohsessions.gateway.gateway import Gateway
 from ohsessions.gateway.subscriptions import Subscriptions
-from ohsessions.models import Connection, Process, Session
+from ohsessions.models import Connection, Event, Process, Session
 from ohsessions.services import Services
 from ohsessions.wakeups import session_group
 from tests.integration.boundaries import until
@@ -657,3 +658,68 @@ async def test_a_message_that_cannot_be_heard_does_not_end_the_listening(
     await layer.group_send(session_group(one), {"type": "nonsense"})
     assert await hears(layer, one, heard)
     assert "A message 'nonsense' could not be heard" in caplog.text
+
+
+# Known secrets in what clients say
+
+
+def user_events(session_id: UUID) -> list[Event]:
+    return list(Event.objects.filter(session=session_id, source="user").order_by("number"))
+
+
+async def test_a_known_secret_in_an_action_is_neither_stored_nor_sent_and_the_runtime_gets_it(
+    gateway: Gateway,
+) -> None:
+    client, socket = await connect(gateway)
+    answer = await ask(client, action="initialize", args={"LLM_API_KEY": 'sk-"5b1f"'}, github_token="gh-7c2a")
+    session_id = UUID(answer["session_id"])
+    args = {"command": 'use sk-"5b1f" or gh-7c2a', "list": ["gh-7c2a", 1]}
+    done = await ask(client, action="run", args=args, client_id="c1")
+    assert await ask(client, action="run", args=args, client_id="c1") == done
+    other = await ask(client, action="run", args={**args, "command": "use gh-7c2a"}, client_id="c1")
+    assert other["reason"] == "client_id_reused"
+    (event,) = await gateway.services.database.read(user_events, session_id)
+    content = json.loads(event.data)
+    assert content["args"] == {"command": "use <secret> or <secret>", "list": ["<secret>", 1]}
+    assert content["message"] == "Running command: use <secret> or <secret>"
+    action, _ = await gateway.services.database.read(journal.read_action, session_id, event.number)
+    assert (action.args, action.hidden) == (args, False)
+    await socket.wait(lambda: event.data in "".join(socket.packets), "the event")
+    assert not [secret for secret in ("5b1f", "7c2a") if secret in "".join(socket.packets)]
+
+
+async def test_a_secret_that_another_gateway_was_told_is_cut_out_at_once(gateway: Gateway) -> None:
+    stop_reconciling(gateway)
+    client, _ = await connect(gateway)
+    session_id = UUID((await ask(client, action="initialize"))["session_id"])
+    before = await ask(client, action="message", args={"content": "I say gh-7c2a"}, client_id="c1")
+
+    def renew() -> None:
+        row = Session.objects.get(pk=session_id)
+        vault.renew(row, {"github_token": "gh-7c2a"})
+        row.save(update_fields=["secrets", "secrets_version"])
+
+    await gateway.services.change(renew)
+    again = await ask(client, action="message", args={"content": "I say gh-7c2a"}, client_id="c1")
+    assert again == before, "the same action, though it was stored in clear"
+    await ask(client, action="message", args={"content": "Now gh-7c2a"})
+    _, event = await gateway.services.database.read(user_events, session_id)
+    assert json.loads(event.data)["args"] == {"content": "Now <secret>"}
+
+
+async def test_a_session_without_secrets_costs_no_read_and_one_with_secrets_one_read(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, reads = vault.read, []
+
+    def counted(session_id: UUID) -> Any:
+        reads.append(session_id)
+        return read(session_id)
+
+    monkeypatch.setattr(vault, "read", counted)
+    client, _ = await connect(gateway)
+    for token, expected in ((None, 0), ("gh-7c2a", 1)):
+        answer = await ask(client, action="initialize", github_token=token)
+        for number in range(3):
+            await ask(client, action="message", args={"content": str(number)})
+        assert reads.count(UUID(answer["session_id"])) == expected

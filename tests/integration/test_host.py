@@ -140,9 +140,9 @@ async def test_an_interrupt_that_was_only_being_read_when_the_runtime_broke_is_l
     reading, may_read = threading.Event(), threading.Event()
     read = journal.read_action
 
-    def read_slowly(session_id: UUID, number: int) -> Action:
+    def read_slowly(session_id: UUID, number: int) -> tuple[Action, int]:
         found = read(session_id, number)
-        if found.type == "change_agent_state":
+        if found[0].type == "change_agent_state":
             reading.set()
             assert may_read.wait(LIMIT)
         return found

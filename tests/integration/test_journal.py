@@ -132,13 +132,13 @@ def test_hidden_arguments_are_kept_encrypted_until_their_action_is_handled(world
     commit_appends(appends)
     first, second = Event.objects.filter(session=session_id, kind="run").order_by("number")
     assert "1234" not in first.data + str(first.hidden_text)
-    assert journal.read_action(session_id, first.number).args == args
+    assert journal.read_action(session_id, first.number)[0].args == args
     append(Append(session_id, epoch=epoch, handled=first.number))
     first.refresh_from_db()
     second.refresh_from_db()
     assert first.hidden_text is None
     assert second.hidden_text is not None, "it is still to be handled"
-    assert journal.read_action(session_id, first.number).args == {"hidden": True, "command": ""}
+    assert journal.read_action(session_id, first.number)[0].args == {"hidden": True, "command": ""}
     append(Append(session_id, epoch=epoch, interrupted=second.number))
     second.refresh_from_db()
     assert second.hidden_text is None
