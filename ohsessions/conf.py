@@ -89,6 +89,18 @@ class Settings:
     """The largest action, as JSON. Images come inside messages."""
 
     # How much a client may ask. None: any. These count in each gateway process for itself.
+    @property
+    def PACKET_RATE(self) -> float | None:
+        """
+        Packets per second, sustained, of one connection, whatever they are; ten seconds' worth may come at
+        once. More closes the connection as flooding. None: any. Default: 200, or 4 × RATE_LIMIT if that is
+        more.
+        """
+        return None if self.RATE_LIMIT is None else max(200, 4 * self.RATE_LIMIT)
+
+    BYTE_RATE: float | None = 4 * 1024 * 1024
+    """The same in bytes per second; two of the largest messages may always come at once."""
+
     RATE_LIMIT: float | None = 50
     """Actions per second, sustained, of one connection; ten seconds' worth may come at once. An action counts
     once more for each 16 KiB that it has. None: any."""

@@ -23,7 +23,7 @@ from ohsessions.admission import admit
 from ohsessions.conf import conf
 from ohsessions.gateway.client import HANDSHAKE_AT
 from ohsessions.gateway.farewells import say_farewell
-from ohsessions.gateway.gateway import Gateway
+from ohsessions.gateway.gateway import FIRST_PAYLOAD, Gateway
 from ohsessions.services import Services
 from ohsessions.socketio import SocketIOConsumer, SocketIOServer
 from ohsessions.wakeups import is_embedded
@@ -54,6 +54,7 @@ class Mount:
         self._authenticate = authenticate
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._server: SocketIOServer | None = None
         self._socketio: Any = None
         self._with_login: Any = None
         self._start_with_twisted()
@@ -75,6 +76,11 @@ class Mount:
             await send({"type": "websocket.close", "code": 4404})
         else:
             await self._django(scope, receive, send)
+
+    def input_limit(self, query: str) -> int:
+        """Return how many bytes a request to Socket.IO with this query may have; see server.BodyLimits."""
+        found = self._server.input_limit(query) if self._server is not None else None
+        return FIRST_PAYLOAD if found is None else found
 
     # Starting and stopping
 
@@ -120,7 +126,8 @@ class Mount:
             return
         self._starting.result()
         await self._gateway.stop("draining")
-        await self._server.close("draining")
+        if self._server is not None:
+            await self._server.close("draining")
         if self._worker is not None:
             await self._worker.stop("the server stopped")
         await self._services.close()

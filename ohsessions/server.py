@@ -2,8 +2,8 @@
 daphne, as production needs it: what `manage.py ohsessions serve` runs.
 
 Importing this module installs Twisted's asyncio reactor, so import it before the ASGI application. It adds to
-daphne's server: a listen backlog that survives everybody reconnecting at once, the refusal of large bodies
-before they are read, ASGI's lifespan, and a stop in order. It knows nothing of sessions.
+daphne's server: a listen backlog that survives everybody reconnecting at once, the limits of the modules
+http_requests and websockets, ASGI's lifespan, and a stop in order. It knows nothing of sessions.
 """
 
 from __future__ import annotations
@@ -12,97 +12,25 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 from daphne import server as daphne_server  # first: it installs the reactor
-from daphne.http_protocol import HTTPFactory, WebRequest
+from daphne.http_protocol import HTTPFactory
+from daphne.ws_protocol import WebSocketFactory
 from twisted.internet import defer, reactor
+
+from ohsessions.http_requests import BodyLimits, LimitedHTTPFactory
+from ohsessions.websockets import BoundedWebSocketFactory, Limits
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 """With daphne's 50, 1,000 clients that reconnect at once need 28-60 s; with this, 1.6 s (measured)."""
 
-LINGER = 2.0
-"""Seconds for which a refused body is read and dropped, so that the refusal is not lost in a reset."""
-
 CLOSE_LIMIT = 10.0
 """Seconds that the application's connections get to end at a stop."""
 
 Application = Callable[..., Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class BodyLimits:
-    """The largest request body in bytes: `below` at and under the path `prefix`, `default` elsewhere."""
-
-    prefix: str
-    below: int
-    default: int
-
-    def limit(self, target: str) -> int:
-        """`target` is a request's: its path, and perhaps a query."""
-        path = unquote(target.partition("?")[0]) + "/"
-        return self.below if path.startswith(self.prefix) else self.default
-
-
-class LimitedRequest(WebRequest):  # type: ignore[misc]
-    """
-    A request whose body is refused with 413 once it is known to be too large: by its Content-Length before
-    any of it is read, else as soon as so much has come. daphne itself reads bodies of any size into memory.
-    """
-
-    refused = False
-    received = 0
-    limit = 0
-
-    def gotLength(self, length: int | None) -> None:
-        # Twisted tells a request its path only with its body; the channel has it before.
-        self.limit = self.server.body_limits.limit(self.channel._path.decode("latin-1"))
-        if length is not None and length > self.limit:
-            self.refuse()
-            length = 0
-        super().gotLength(length)
-
-    def handleContentChunk(self, data: bytes) -> None:
-        self.received += len(data)
-        if self.refused:
-            return
-        if self.received > self.limit:
-            self.refuse()
-        else:
-            super().handleContentChunk(data)
-
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        if self.refused:
-            self.channel.loseConnection()
-        else:
-            super().requestReceived(command, path, version)
-
-    def basic_error(self, status: int, status_text: bytes, body: str) -> None:
-        self.responseHeaders.setRawHeaders(b"x-content-type-options", [b"nosniff"])
-        super().basic_error(status, status_text, body)
-
-    def refuse(self) -> None:
-        self.refused = True
-        self.requestHeaders.removeHeader(b"expect")  # else Twisted says 100 Continue after this answer
-        body = f"The body is larger than {self.limit} bytes.\n".encode()
-        self.channel.transport.write(
-            b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Type: text/plain\r\n"
-            b"X-Content-Type-Options: nosniff\r\n"
-            b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
-        )
-        logger.warning("Refused a body over %d bytes", self.limit, extra={"verb": "refuse_body"})
-        reactor.callLater(LINGER, self.channel.transport.loseConnection)  # type: ignore[arg-type]
-
-
-class LimitedHTTPFactory(HTTPFactory):  # type: ignore[misc]
-    def buildProtocol(self, addr: Any) -> Any:
-        protocol = super().buildProtocol(addr)
-        protocol.requestFactory = LimitedRequest
-        return protocol
 
 
 class Lifespan:
@@ -148,9 +76,10 @@ class Server(daphne_server.Server):  # type: ignore[misc]
     """
     Serves `application` on one TCP address until SIGTERM or SIGINT.
 
-    `max_message` is the largest websocket message in bytes. `slow_timeout` is how many seconds a client may
-    leave its data unread; daphne's own patience is kept beyond it. `announce` is called with (host, port)
-    once connections are accepted. After `run`, `error` says why it could not listen, if so.
+    `limits` are those of websockets, some of them by `address_of` a scope; their `largest` bounds what is
+    sent, too. `slow_timeout` is how many
+    seconds a client may leave its data unread; daphne's own patience is kept beyond it. `announce` is called
+    with (host, port) once connections are accepted. After `run`, `error` says why it could not listen, if so.
     """
 
     def __init__(
@@ -160,7 +89,8 @@ class Server(daphne_server.Server):  # type: ignore[misc]
         bind: str,
         port: int,
         body_limits: BodyLimits,
-        max_message: int,
+        limits: Limits,
+        address_of: Callable[[dict[str, Any]], str],
         slow_timeout: float,
         stop_timeout: float,
         announce: Callable[[str, int], None],
@@ -175,13 +105,15 @@ class Server(daphne_server.Server):  # type: ignore[misc]
             websocket_timeout=-1,  # by default sockets are cut after a day
             websocket_handshake_timeout=30,  # includes the application's accept, with everybody reconnecting
             websocket_connect_timeout=30,
-            websocket_max_message_size=max_message,
-            websocket_max_frame_size=max_message,
+            websocket_max_message_size=limits.largest,
+            websocket_max_frame_size=limits.largest,
             ping_timeout=max(30, math.ceil(2 * slow_timeout)),
             application_close_timeout=CLOSE_LIMIT,
             **options,
         )
         self.body_limits = body_limits
+        self.limits = limits
+        self.address_of = address_of
         self.stop_timeout = stop_timeout
         self.announce = announce
         self.lifespan = Lifespan(application)
@@ -197,13 +129,23 @@ class Server(daphne_server.Server):  # type: ignore[misc]
         """daphne's run() makes a factory and listens with it; ours takes its place in between."""
         self._http_factory = LimitedHTTPFactory(self)
 
+    @property
+    def ws_factory(self) -> BoundedWebSocketFactory:
+        return self._ws_factory
+
+    @ws_factory.setter
+    def ws_factory(self, factory: WebSocketFactory) -> None:
+        """See http_factory."""
+        self._ws_factory = BoundedWebSocketFactory(self, self.limits, server=self.server_name)
+
     def run(self) -> None:
         reactor.callWhenRunning(lambda: self.lifespan.start(reactor._asyncioEventloop))
         super().run()
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
-        """daphne says the scheme of a request, and forgets that of a websocket."""
+        """Say the scheme of a websocket, which daphne forgets, and how its client can be limited."""
         if scope["type"] == "websocket":
+            scope["extensions"] = {"ohsessions.inlet": protocol.open_inlet(self.address_of(scope))}
             scope["scheme"] = "wss" if getattr(protocol, "client_scheme", None) == "https" else "ws"
         return super().create_application(protocol, scope)
 

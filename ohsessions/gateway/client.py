@@ -200,6 +200,7 @@ class Client:
             first = attached.first_number
             self.cursor = first - 1
         self._cancel("unattached")
+        self.socket.lift_limit()
         self._answer = wire.first_answer(
             token=attached.token,
             session_id=str(change.session_id),

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -41,6 +41,8 @@ WRITE_OFF_LIMIT = 10.0
 """Seconds that a stopping gateway gives to ending its connections in the database."""
 STOP_PATIENCE = 2.0
 """Seconds that a stopping gateway gives to what it is in the middle of."""
+FIRST_PAYLOAD = 64 * 1024
+"""The largest message of a stranger until the connection is attached, where strangers start no sessions."""
 FRAME_SLACK = 1024 * 1024
 """Bytes that the engine takes beyond MAX_ACTION_BYTES, so that who sends somewhat too much is told so."""
 
@@ -176,12 +178,19 @@ class Gateway:
         """The handler of a new socket."""
         return Client(self, socket)
 
-    def engine_settings(self) -> EngineSettings:
+    def engine_settings(self, scope: Mapping[str, Any]) -> EngineSettings:
+        user = scope.get("user")
+        most = conf.MAX_ACTION_BYTES + FRAME_SLACK
+        # Strangers who need a token first have nothing large to say before.
+        first = most if conf.ALLOW_ANONYMOUS else min(FIRST_PAYLOAD, most)
         return EngineSettings(
             ping_interval=conf.PING_INTERVAL,
             ping_timeout=conf.PING_TIMEOUT,
-            max_payload=conf.MAX_ACTION_BYTES + FRAME_SLACK,
+            max_payload=most,
+            first_payload=None if user is not None and user.is_authenticated else first,
             barrier_timeout=conf.SLOW_TIMEOUT,
+            packet_rate=conf.PACKET_RATE,
+            byte_rate=conf.BYTE_RATE,
         )
 
     def detach_later(self, client: Client, reason: str) -> None:

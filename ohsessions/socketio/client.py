@@ -73,6 +73,11 @@ class Client:
         elif not dispatcher.try_put(packet):
             self._flooded(dispatcher.socket)
 
+    def flooded(self) -> None:
+        """See connection.Receiver."""
+        for dispatcher in list(self._dispatchers.values()):
+            self._flooded(dispatcher.socket)
+
     def closed(self, reason: str) -> None:
         """See connection.Receiver."""
         for namespace in list(self._dispatchers):

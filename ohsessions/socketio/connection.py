@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from ohsessions.socketio.engine import EngineIO, State, Transport
-from ohsessions.socketio.errors import PacketError
-from ohsessions.socketio.packets import decode_payload
+from ohsessions.socketio.errors import PacketError, RequestRefused
+from ohsessions.socketio.inflow import Inflow
+from ohsessions.socketio.packets import count_packets, decode_payload
 
 __all__ = ["FAIR_SHARE", "Connection", "Credentials", "Guest", "Receiver", "Scope", "Send"]
 
@@ -31,6 +32,9 @@ class Receiver(Protocol):
     def message(self, data: str | bytes) -> None:
         """Take one message; must not block. Raises PacketError to have the connection closed."""
 
+    def flooded(self) -> None:
+        """The client sends too much: say so to it. Its connection is closed then."""
+
     def closed(self, reason: str) -> None:
         """Called once, when nothing can be sent or received any more."""
 
@@ -46,6 +50,16 @@ class Guest(Protocol):
 
     def leave(self) -> None:
         """Called once, when the connection is forgotten."""
+
+
+class Inlet(Protocol):
+    """How a server is told what it may take of a websocket, before it hands a message to us."""
+
+    def limit(self, size: int) -> None:
+        """Take messages of at most `size` bytes."""
+
+    def lift(self) -> None:
+        """Take whatever the server takes of a known client."""
 
 
 class Connection:
@@ -72,6 +86,10 @@ class Connection:
         self.is_posting = False  # a POST is being read; another one would overtake it
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
+        numbers = engine.settings
+        self._inflow = Inflow(numbers.packet_rate, numbers.byte_rate, numbers.max_payload, self._loop.time)
+        self._lifted = numbers.first_payload is None
+        self._inlet: Inlet | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._writable = asyncio.Event()
@@ -89,6 +107,27 @@ class Connection:
     def writable(self) -> bool:
         """See EngineIO.writable."""
         return self.engine.writable
+
+    @property
+    def input_limit(self) -> int:
+        """The size of the largest message that is taken now."""
+        settings = self.engine.settings
+        first = settings.first_payload
+        return settings.max_payload if self._lifted or first is None else first
+
+    def lift_limit(self) -> None:
+        """Take messages of max_payload from now on: the application knows the client."""
+        self._lifted = True
+        if self._inlet is not None:
+            self._inlet.lift()
+
+    def use_inlet(self, inlet: Inlet | None) -> None:
+        """Tell the server of a websocket, if it asks, what it may take for this connection."""
+        self._inlet = inlet
+        if inlet is not None:
+            inlet.limit(self.input_limit)
+            if self._lifted:
+                inlet.lift()
 
     async def wait_writable(self) -> None:
         """Return as soon as the connection is writable or closed."""
@@ -112,7 +151,21 @@ class Connection:
         self._settle()
 
     def received(self, packet: str | bytes) -> None:
-        """Take one packet of the client."""
+        """Take one packet of the client. More than it may send closes the connection as `flooding`."""
+        if self._inflow.try_take(1, len(packet)):
+            self._take(packet)
+        else:
+            self._flood()
+
+    def _flood(self) -> None:
+        if self.closed:
+            self.abort("flooding")
+            return
+        if self.receiver is not None:
+            self.receiver.flooded()
+        self.close("flooding")
+
+    def _take(self, packet: str | bytes) -> None:
         try:
             message = self.engine.receive(packet)
             if message is not None and self.receiver is not None and not self.closed:
@@ -122,10 +175,21 @@ class Connection:
         self._settle()
 
     async def receive_payload(self, body: bytes) -> bool:
-        """Take the body of a POST. False: it broke the protocol and the connection with it."""
+        """
+        Take the body of a POST. False: it broke the protocol and the connection with it.
+
+        Raises RequestRefused, before anything is split, if the client may not send so much in one POST.
+        """
+        count = count_packets(body)
+        if count > self.engine.settings.post_packets:
+            self._flood()
+            raise RequestRefused.too_large()
+        if not self._inflow.try_take(count, len(body)):
+            self._flood()
+            return True
         try:
             for number, packet in enumerate(decode_payload(body), 1):
-                self.received(packet)
+                self._take(packet)
                 if number % FAIR_SHARE == 0:
                     await asyncio.sleep(0)
         except PacketError:

@@ -63,6 +63,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
         except RequestRefused:
             await send(CLOSE_WEBSOCKET)
             return
+        connection.use_inlet(scope.get("extensions", {}).get("ohsessions.inlet"))
         if is_new:
             try:
                 await send({"type": "websocket.accept"})
@@ -137,7 +138,6 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
             await asyncio.gather(reader, return_exceptions=True)
 
     async def _read(self, connection: Connection, receive: Receive, peer_left: asyncio.Event) -> None:
-        limit = connection.engine.settings.max_payload
         for number in itertools.count(1):
             message = await receive()
             if message["type"] == "websocket.disconnect":
@@ -145,7 +145,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
                 connection.abort("transport close")
                 return
             content = _content(message)
-            if len(content) > limit:
+            if len(content) > connection.input_limit:
                 connection.abort("payload too large")
                 return
             connection.received(content)
@@ -199,7 +199,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
             raise RequestRefused.bad_request()
         connection.is_posting = True
         try:
-            body = await _read_body(scope, receive, connection.engine.settings.max_payload)
+            body = await _read_body(scope, receive, connection.input_limit)
             if not await connection.receive_payload(body):
                 raise RequestRefused.bad_request()
         finally:

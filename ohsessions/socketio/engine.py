@@ -139,7 +139,8 @@ class EngineIO:
 
     def _pong(self) -> None:
         if self._pongs == self._pings:
-            return
+            # Clients answer each PING exactly once; a flood of PONGs would cost more than it says.
+            raise PacketError("a pong that no ping asked for")
         now = self._clock()
         self._pongs += 1
         if self._pongs == self._pings:
@@ -225,7 +226,7 @@ class EngineIO:
 
         Raises PacketError if it is not part of an upgrade: then only that websocket ends.
         """
-        if packet == packets.PROBE_PING and self.probing:
+        if packet == packets.PROBE_PING and self.probing and not self.upgrading:
             self.upgrading = True
             return packets.PROBE_PONG
         if packet == packets.UPGRADE and self.upgrading and self.state is State.OPEN:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import parse_qs
 
 from django.conf import ENVIRONMENT_VARIABLE
 from django.conf import settings as django_settings
@@ -40,7 +41,7 @@ class EngineServer(ABC):
     def __init__(
         self,
         *,
-        settings: Callable[[], EngineSettings],
+        settings: Callable[[Scope], EngineSettings],
         admit: Callable[[Scope], None],
         make_guest: Callable[[Scope], Guest] | None = None,
     ) -> None:
@@ -65,7 +66,7 @@ class EngineServer(ABC):
         if self._stopping:
             raise RequestRefused.stopping()
         guest = self._make_guest(scope) if self._make_guest is not None else None
-        engine = EngineIO(self.settings(), transport, asyncio.get_running_loop().time)
+        engine = EngineIO(self.settings(scope), transport, asyncio.get_running_loop().time)
         connection = Connection(engine, scope, credentials(scope, session_cookie_name), self._forget)
         connection.guest = guest
         self._connections[engine.sid] = connection
@@ -80,6 +81,12 @@ class EngineServer(ABC):
         if connection.credentials != credentials(scope, session_cookie_name):
             raise RequestRefused.forbidden()
         return connection
+
+    def input_limit(self, query: str) -> int | None:
+        """Return how many bytes a POST with this query may have; None if no connection is its own."""
+        sid = parse_qs(query).get("sid", [""])[0]
+        connection = self._connections.get(sid)
+        return None if connection is None else connection.input_limit
 
     async def close(self, reason: str) -> None:
         """
@@ -114,8 +121,8 @@ class SocketIOServer(EngineServer):
     Socket.IO for the handlers that `handler_factory` makes.
 
     `admit(scope)` raises RequestRefused for requests that may not reach any connection. `settings` is asked
-    at each handshake; without it the other numbers, which are those of EngineSettings,
-    are fixed. `farewell(socket, reason)` may emit a last word to a socket that is about to be closed for
+    at each handshake, with its scope; without it the other numbers, which are those of EngineSettings, are
+    fixed. `farewell(socket, reason)` may emit a last word to a socket that is about to be closed for
     flooding.
     """
 
@@ -125,16 +132,16 @@ class SocketIOServer(EngineServer):
         *,
         admit: Callable[[Scope], None],
         namespaces: Iterable[str] = ("/",),
-        settings: Callable[[], EngineSettings] | None = None,
+        settings: Callable[[Scope], EngineSettings] | None = None,
         farewell: Callable[[Socket, str], None] | None = None,
         make_guest: Callable[[Scope], Guest] | None = None,
         **numbers: Any,
     ) -> None:
         if settings is None:
             fixed = EngineSettings(**numbers)
-            settings = lambda: fixed  # noqa: E731
+            settings = lambda scope: fixed  # noqa: E731
         elif numbers:
-            raise TypeError(f"settings() already gives {', '.join(numbers)}; pass one or the other")
+            raise TypeError(f"settings(scope) already gives {', '.join(numbers)}; pass one or the other")
         super().__init__(settings=settings, admit=admit, make_guest=make_guest)
         self.handler_factory = handler_factory
         self.namespaces = tuple(namespaces)

@@ -21,6 +21,13 @@ class EngineSettings:
     # is that of Node's server. (daphne's --websocket-max-message-size, 1 MiB, bounds what we send, too: over
     # it the connection breaks.)
     max_payload: int = 1_000_000
+    # The same until the application says that it knows the client (Socket.lift_limit). None: max_payload.
+    first_payload: int | None = None
+    # What a client may send, per second, sustained: see inflow. None: any.
+    packet_rate: float | None = 200
+    byte_rate: float | None = 4 * 1024 * 1024
+    # The packets of one POST, which arrive all at once.
+    post_packets: int = 2000
     # After this many bytes a PING is written, and the connection is not writable until its PONG says that
     # the client read what came before (daphne itself buffers without bound and never says so).
     barrier_bytes: int = 256 * 1024

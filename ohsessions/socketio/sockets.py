@@ -97,6 +97,10 @@ class Socket:
         if not self._closed:
             await self._connection.wait_writable()
 
+    def lift_limit(self) -> None:
+        """Take messages of max_payload: the client is known. See EngineSettings.first_payload."""
+        self._connection.lift_limit()
+
     def emit(self, name: str, *args: object) -> None:
         """Queue an event. Raises ValueError or TypeError if an argument has no form in JSON."""
         self.send_text(codec.encode_event(name, *args, namespace=self.namespace))

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 import pytest
 
-from tests.acceptance.site import Site
+from tests.acceptance.frames import CONTINUATION, PING, FrameSocket, frame
+from tests.acceptance.raw import RawClient
+from tests.acceptance.site import Client, Site
+from tests.acceptance.test_backpressure import resident_megabytes
 
+MIB = 1024 * 1024
 MakeSite = Callable[..., Site]
+Connect = Callable[..., Awaitable[Client]]
+ConnectRaw = Callable[..., Awaitable[RawClient]]
+LIMIT = 15.0
 HANDSHAKE = {"EIO": "4"}
 
 
@@ -64,3 +72,106 @@ async def test_a_site_for_https_takes_no_plain_connections(make_site: MakeSite) 
     site = make_site(environment={"DJANGO_HTTPS": "1", "DJANGO_TRUST_PROXY": "1"})
     assert await statuses(site) == {"polling": 403, "preflight": 403, "websocket": 403}
     assert await statuses(site, **{"X-Forwarded-Proto": "https"}) == ACCEPTED
+
+
+# Packets and frames
+
+
+FLOODS = {
+    "pongs": frame(b"3") * 20_000,
+    "empty messages": frame(b"6") * 20_000,
+    "websocket pings": frame(b"", PING) * 20_000,
+    "parts of a message": frame(b"4", is_last=False) + frame(b"", CONTINUATION, is_last=False) * 20_000,
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+async def test_a_flood_of_small_frames_ends_its_connection_and_hurts_no_other(
+    shared: Site, connect: Connect, kind: str
+) -> None:
+    other = await connect(shared)
+    await other.initialize("echo")
+    socket = await FrameSocket.open(shared.port)
+    await socket.send(FLOODS[kind])
+    assert await socket.ended()
+    done = await other.act("message", {"content": "still here"})
+    await other.wait_for(observation="echo", cause=done["id"])
+    await socket.close()
+
+
+async def test_two_pongs_for_one_ping_end_the_connection(make_site: MakeSite) -> None:
+    site = make_site(PING_INTERVAL=1)
+    socket = await FrameSocket.open(site.port)
+    await socket.send(frame(b"40"))
+    async with asyncio.timeout(LIMIT):
+        while b"\x012" not in await socket.reader.read(65536):  # a frame of one byte: PING
+            pass
+    await socket.send(frame(b"3") + frame(b"3"))
+    assert await socket.ended()
+    await socket.close()
+
+
+async def test_a_post_of_100_000_packets_is_refused_and_ends_its_connection(shared: Site) -> None:
+    address, query = f"{shared.url}/socket.io/", HANDSHAKE | {"transport": "polling"}
+    async with aiohttp.ClientSession() as http:
+        async with http.get(address, params=query) as response:
+            query["sid"] = (await response.text()).partition('"sid":"')[2].partition('"')[0]
+        body = b"\x1e".join([b"6"] * 100_000)
+        async with http.post(address, params=query, data=body) as response:
+            assert response.status == 413
+        async with http.get(address, params=query) as response:
+            assert (response.status, await response.text()) == (200, "1")
+
+
+# Messages that never end
+
+
+async def waves(site: Site, size: int, count: int) -> float:
+    """Megabytes that a wave of half messages leaves behind when another one went before."""
+    assert site.process is not None
+    body = frame(b"4" + bytes(size), announced=size + 1000)
+
+    async def wave() -> float:
+        sockets = [await FrameSocket.open(site.port) for _ in range(count)]
+        await asyncio.gather(*(socket.send(body) for socket in sockets))
+        for socket in sockets:
+            await socket.close()
+        assert site.process is not None
+        # What malloc had is given back somewhat later.
+        return min([resident_megabytes(site.process.pid) for _ in range(30) if not await asyncio.sleep(0.1)])
+
+    first = await wave()
+    return await wave() - first
+
+
+@pytest.mark.parametrize(("size", "count"), [(8 * MIB, 30), (4 * MIB, 30), (60_000, 200)])
+async def test_a_second_wave_of_half_messages_costs_no_further_memory(
+    shared: Site, size: int, count: int
+) -> None:
+    assert await waves(shared, size, count) < 20
+
+
+async def test_half_messages_of_one_address_share_a_budget(shared: Site) -> None:
+    half = frame(b"4" + bytes(3 * MIB), announced=4 * MIB)
+    sockets = [await FrameSocket.open(shared.port) for _ in range(8)]
+    for socket in sockets:
+        await socket.send(half)
+    ended = await asyncio.gather(*(socket.ended() for socket in sockets[4:]))
+    assert sum(ended) >= 2
+    for socket in sockets:
+        await socket.close()
+
+
+async def test_strangers_who_start_no_sessions_send_little_until_they_are_attached(
+    make_site: MakeSite, connect_raw: ConnectRaw
+) -> None:
+    site = make_site(ALLOW_ANONYMOUS=False)
+    socket = await FrameSocket.open(site.port)
+    await socket.send(frame(b"4" + bytes(70_000)))
+    assert await socket.ended()
+    await socket.close()
+    client = await connect_raw(site, transport="polling")
+    data, query = b"4" + bytes(70_000), client._query
+    async with client._http.post(client.address, params=query, data=data) as response:
+        assert response.status == 413
+    assert (await client.act("initialize"))["error_code"] == 401

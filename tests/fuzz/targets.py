@@ -29,7 +29,7 @@ from ohsessions.core.errors import WireError
 from ohsessions.core.redaction import MIN_LENGTH, PLACEHOLDER, Redactor
 from ohsessions.core.titles import clean_title
 from ohsessions.gateway import handshake
-from ohsessions.server import BodyLimits
+from ohsessions.http_requests import BodyLimits
 from ohsessions.socketio import codec, requests
 from ohsessions.socketio.engine import EngineIO, State, Transport
 from ohsessions.socketio.errors import PacketError, RequestRefused

@@ -54,7 +54,11 @@ class Command(BaseCommand):
         from channels.routing import get_default_application
 
         from ohsessions import server
+        from ohsessions.core.addresses import limit_key
+        from ohsessions.gateway.addresses import address_of
         from ohsessions.gateway.gateway import FRAME_SLACK
+        from ohsessions.http_requests import BodyLimits
+        from ohsessions.websockets import Limits
 
         application = get_default_application()
         self.warn_of_migrations()
@@ -69,8 +73,20 @@ class Command(BaseCommand):
             application,
             bind=bind,
             port=port,
-            body_limits=server.BodyLimits(prefix="/" + conf.PATH, below=max_message, default=max_body),
-            max_message=max_message,
+            body_limits=BodyLimits(
+                prefix="/" + conf.PATH,
+                below=max_message,
+                default=max_body,
+                of_query=getattr(application, "input_limit", None),
+            ),
+            limits=Limits(
+                largest=max_message,
+                packet_rate=conf.PACKET_RATE,
+                byte_rate=conf.BYTE_RATE,
+                unfinished_per_address=4 * conf.MAX_ACTION_BYTES,
+                unfinished=16 * conf.MAX_ACTION_BYTES,
+            ),
+            address_of=lambda scope: limit_key(address_of(scope)),
             slow_timeout=conf.SLOW_TIMEOUT,
             stop_timeout=stop_limit(),
             announce=self.announce,

@@ -101,6 +101,9 @@ class EngineEcho:
     def message(self, data: str | bytes) -> None:
         self.connection.send(data if isinstance(data, bytes) else "4" + data)
 
+    def flooded(self) -> None:
+        pass
+
     def closed(self, reason: str) -> None:
         pass
 
@@ -118,12 +121,12 @@ def admit(scope: Any) -> None:
 server = SocketIOServer(
     Echo,
     namespaces=("/", "/custom"),
-    settings=lambda: SETTINGS,
+    settings=lambda scope: SETTINGS,
     admit=admit,
     farewell=lambda socket, reason: socket.emit("farewell", reason),
 )
 socket_io = SocketIOConsumer.as_asgi(server=server)
-engine_io = SocketIOConsumer.as_asgi(server=EngineEchoServer(settings=lambda: SETTINGS, admit=admit))
+engine_io = SocketIOConsumer.as_asgi(server=EngineEchoServer(settings=lambda scope: SETTINGS, admit=admit))
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:

@@ -151,7 +151,7 @@ class World:
         self.server = SocketIOServer(
             self._make_handler,
             namespaces=("/", "/custom"),
-            settings=lambda: EngineSettings(**self.settings),
+            settings=lambda scope: EngineSettings(**self.settings),
             admit=self._admit,
             farewell=lambda socket, reason: socket.emit("farewell", reason),
         )
@@ -498,6 +498,39 @@ async def test_disconnect_follows_a_connect_that_the_client_did_not_wait_for(wor
     assert dict(world.server.sockets) == {}
     world.gates["connect"].set()
     assert await world.noted() == ("disconnect", "transport close")
+
+
+@pytest.mark.parametrize("settings", [{"packet_rate": 1}, {"byte_rate": 40, "max_payload": 100}])
+async def test_a_client_that_sends_more_than_its_rate_is_told_and_closed(
+    world: World, settings: dict[str, int]
+) -> None:
+    world.settings.update(settings)
+    websocket, _ = await world.connected()
+    websocket.send(*[f'42["{"x" * 40}"]'] * 20)
+    assert await websocket.receive() == '42["farewell","flooding"]'
+    assert await websocket.receive() == "41"
+    await websocket.expect_close()
+
+
+async def test_a_client_that_sends_too_fast_by_polling_is_told_by_its_next_poll(world: World) -> None:
+    world.settings.update({"packet_rate": 1})
+    query = await world.open_polling()
+    assert (await world.ask("POST", query, b"40")).status == 200
+    assert '40{"sid"' in (await world.ask("GET", query)).body
+    body = "\x1e".join(['42["x"]'] * 20).encode()
+    assert (await world.ask("POST", query, body)).status == 200
+    assert (await world.ask("GET", query)).body == '42["farewell","flooding"]\x1e41'
+
+
+async def test_a_post_of_too_many_packets_is_refused_before_it_is_split(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = await world.open_polling()
+    assert (await world.ask("POST", query, b"40")).status == 200
+    assert '40{"sid"' in (await world.ask("GET", query)).body
+    monkeypatch.setattr("ohsessions.socketio.connection.decode_payload", lambda body: pytest.fail("split"))
+    assert (await world.ask("POST", query, b"3\x1e" * 100_000)).status == 413
+    assert (await world.ask("GET", query)).body == '42["farewell","flooding"]\x1e41'
 
 
 async def test_a_handler_that_crashes_gets_the_next_event(world: World) -> None:

@@ -97,11 +97,21 @@ def test_a_client_that_does_not_answer_a_ping_is_cut(transport: Transport) -> No
     assert world.engine.deadline is None
 
 
-def test_pongs_that_nobody_asked_for_do_not_answer_later_pings(socket: World) -> None:
-    for _ in range(5):
+def test_a_pong_that_nobody_asked_for_is_no_packet_of_a_client(socket: World) -> None:
+    with pytest.raises(PacketError):
         socket.engine.receive("3")
-    socket.wait(15)
-    assert socket.engine.reason == "ping timeout"
+    socket.wait(10)
+    socket.engine.receive("3")
+    with pytest.raises(PacketError):
+        socket.engine.receive("3")
+
+
+def test_a_websocket_probes_once() -> None:
+    world = World(Transport.POLLING)
+    world.engine.begin_probe()
+    assert world.engine.receive_probe("2probe") == "3probe"
+    with pytest.raises(PacketError):
+        world.engine.receive_probe("2probe")
 
 
 # -- the barrier on a websocket

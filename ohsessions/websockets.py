@@ -1,0 +1,251 @@
+"""daphne's websocket protocol, bounded: what a client may send in a time, keep unfinished, and leave behind.
+
+daphne and Autobahn count nothing but the size of a message. Here frames and bytes are counted as they come,
+unfinished messages of strangers share a budget, and a connection that is lost lets go of its buffers at once.
+It knows nothing of Engine.IO: an application says by `Inlet` how much a client may send.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol
+
+from ohsessions.socketio.inflow import Inflow
+
+logger = logging.getLogger(__name__)
+
+FIRST_LIMIT = 64 * 1024
+"""The largest message, in bytes, of a client of whom the application has not said anything yet."""
+
+SMALL_FRAME = 1024
+"""Frames below this many bytes count as packets, since their number is what costs; larger ones as bytes."""
+
+LEEWAY = 2
+"""An application counts messages too, and says farewell; frames are cut at so many times its rate."""
+
+TRIM_AFTER = 256 * 1024
+"""So many bytes of buffers given back make it worth to have malloc give them back to the system."""
+
+TRIM_PAUSE = 1.0
+POLICY_VIOLATION = 1008
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes, rates per second; a rate of None is any. `largest`: a message of a known client.
+
+    `unfinished_per_address` and `unfinished` bound what clients that are not known yet have sent of messages
+    that are not complete.
+    """
+
+    largest: int
+    packet_rate: float | None = None
+    byte_rate: float | None = None
+    unfinished_per_address: int = 16 * 1024 * 1024
+    unfinished: int = 64 * 1024 * 1024
+
+
+class Unfinished:
+    """The bytes of incomplete messages, of each address and of all."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._by_address: defaultdict[str, int] = defaultdict(int)
+        self._all = 0
+
+    def try_change(self, address: str, change: int) -> bool:
+        """Count `change` more bytes, or fewer. False, and nothing counted: they would be too many.
+
+        An empty `address` is that of a socket which has none.
+        """
+        if change > 0 and (
+            self._all + change > self._limits.unfinished
+            or (address and self._by_address[address] + change > self._limits.unfinished_per_address)
+        ):
+            return False
+        self._all += change
+        self._by_address[address] += change
+        if not self._by_address[address]:
+            del self._by_address[address]
+        return True
+
+
+class Trimmer:
+    """Has malloc give free memory back to the system, some time after large buffers were freed."""
+
+    def __init__(self, call_later: Callable[..., Any]) -> None:
+        self._call_later = call_later
+        self._planned = False
+        self._freed = 0
+        try:
+            self._trim: Callable[[int], int] | None = ctypes.CDLL(None).malloc_trim
+        except (AttributeError, OSError):  # not glibc
+            self._trim = None
+
+    def freed(self, size: int) -> None:
+        """Note that buffers of `size` bytes were let go."""
+        self._freed += size
+        if self._freed >= TRIM_AFTER and self._trim is not None and not self._planned:
+            self._planned = True
+            self._call_later(TRIM_PAUSE, self._run)
+
+    def _run(self) -> None:
+        self._planned = False
+        self._freed = 0
+        if self._trim is not None:
+            self._trim(0)
+
+
+class Inlet:
+    """What an application may say of a websocket's client; in its scope as extension `ohsessions.inlet`."""
+
+    def __init__(self, protocol: BoundedWebSocket) -> None:
+        self._protocol: BoundedWebSocket | None = protocol
+
+    def limit(self, size: int) -> None:
+        """Take messages of at most `size` bytes from now on."""
+        if self._protocol is not None:
+            self._protocol.limit(size)
+
+    def lift(self) -> None:
+        """Take whatever the server takes of a known client."""
+        if self._protocol is not None:
+            self._protocol.lift()
+
+    def cut(self) -> None:
+        """The connection is no more."""
+        self._protocol = None
+
+
+class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
+    """See the module's docstring."""
+
+    # Autobahn sets these two when the handshake is done, and data may come before.
+    inside_message = False
+    current_frame: Any = None
+    client_addr: list[Any] | None = None
+    address = ""  # whose budget it is
+    held = 0  # bytes of the unfinished message
+    counted = 0  # how many of them the budget knows
+    known = False  # to the application: its unfinished bytes are its own affair
+    input_limit = FIRST_LIMIT
+    inlet: Inlet | None = None
+    dropped = False  # by us
+
+    def connectionMade(self) -> None:
+        limits: Limits = self.factory.limits
+        self.input_limit = min(FIRST_LIMIT, limits.largest)
+        self.inflow = Inflow(
+            LEEWAY * limits.packet_rate if limits.packet_rate else None,
+            LEEWAY * limits.byte_rate if limits.byte_rate else None,
+            limits.largest,
+            time.monotonic,
+        )
+        super().connectionMade()
+
+    # What the application says
+
+    def open_inlet(self, address: str) -> Inlet:
+        """Return what goes into the scope, when that is made; `address` is the client's."""
+        self.address = address
+        self.inlet = Inlet(self)
+        return self.inlet
+
+    def limit(self, size: int) -> None:
+        """See Inlet."""
+        self.input_limit = min(size, self.factory.limits.largest)
+
+    def lift(self) -> None:
+        """See Inlet."""
+        self.input_limit = self.factory.limits.largest
+        self.known = True
+        self.count(0)
+
+    # What arrives
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.dropped:
+            return
+        if self.state == self.STATE_CONNECTING and hasattr(self, "application_deferred"):
+            self.drop("data before the handshake was answered")  # would be buffered without a limit
+            return
+        super().dataReceived(data)
+        if self.dropped:
+            return
+        self.held = self.held + len(data) if self.inside_message else len(self.data)
+        if not (self.known or self.count(self.held)):
+            self.drop("too many unfinished messages")
+
+    def count(self, held: int) -> bool:
+        """Have the budget know that `held` bytes are unfinished. False: they are too many."""
+        if not self.factory.unfinished.try_change(self.address, held - self.counted):
+            return False
+        self.counted = held
+        return True
+
+    def onFrameBegin(self) -> None:
+        length = self.current_frame.length
+        if self.inflow.try_take(length < SMALL_FRAME, length):
+            super().onFrameBegin()
+        else:
+            self.drop("more frames or bytes than its rate")
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        # Apart from maxMessagePayloadSize, which bounds what is sent, too.
+        if not self.failedByMe and self.message_data_total_length + length > self.input_limit:
+            self.drop(f"a message over {self.input_limit} bytes")
+        else:
+            super().onMessageFrameBegin(length)
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        if self.state == self.STATE_OPEN:  # else nobody listens any more
+            super().onMessage(payload, isBinary)
+        self.factory.trimmer.freed(len(payload))
+
+    def drop(self, reason: str) -> None:
+        """End the connection without a word, since the client does not keep to the protocol or its rates."""
+        self.dropped = True
+        logger.warning(
+            "Dropped a websocket of %s: %s", self.client_addr, reason, extra={"verb": "drop_websocket"}
+        )
+        self._fail_connection(POLICY_VIOLATION, reason)
+
+    # The end
+
+    def connectionLost(self, reason: Any) -> None:
+        """
+        Let go of what was received, and of the references that would keep it until a collection.
+
+        daphne keeps the protocol object until the application has ended, and Autobahn's futures refer to it
+        in a circle: sockets that ended in the middle of 8 MiB each would wait for the oldest generation.
+        """
+        super().connectionLost(reason)
+        self.count(0)
+        if self.inlet is not None:
+            self.inlet.cut()
+        self.factory.trimmer.freed(self.held)
+        self.held = 0
+        self.data = b""
+        self.message_data: list[bytes] = []
+        self.frame_data = self.control_frame_data = None
+        self.current_frame = self.current_frame_masker = None
+        self.is_open = self.is_closed = None
+
+
+class BoundedWebSocketFactory(WebSocketFactory):  # type: ignore[misc]
+    """Makes websockets that share one budget of unfinished bytes."""
+
+    protocol = BoundedWebSocket
+
+    def __init__(self, server_class: Any, limits: Limits, **options: Any) -> None:
+        super().__init__(server_class, **options)
+        self.limits = limits
+        self.unfinished = Unfinished(limits)
+        self.trimmer = Trimmer(self.reactor.callLater)
