@@ -38,6 +38,7 @@ class FakeSocket:
     transport = "websocket"
     writable = True
     guest = None
+    event_size = 0
 
     def __init__(self) -> None:
         self.sid = uuid4().hex
@@ -52,6 +53,9 @@ class FakeSocket:
         return self.ended is not None
 
     async def wait_writable(self) -> None:
+        pass
+
+    def lift_limit(self) -> None:
         pass
 
     def emit(self, name: str, payload: Any) -> None:
