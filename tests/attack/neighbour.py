@@ -69,7 +69,9 @@ class Neighbour:
                 await asyncio.sleep(PAUSE)
 
     async def _attach(self) -> None:
-        wire = await connect(self.port, "127.0.0.1", headers={"Cookie": self.cookie})
+        wire = await connect(
+            self.port, "127.0.0.1", headers={"Cookie": self.cookie, "X-Forwarded-Proto": "https"}
+        )
         await wire.text("40")
         await wire.wait_text("40")
         await wire.text(action("initialize", {"runtime": "echo"}, token=self.token))

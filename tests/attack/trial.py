@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import threading
 import time
@@ -56,7 +55,7 @@ class Trial:
 
     def _faults(self) -> Iterator[str]:
         if not self.lived:
-            yield "the server ended"
+            yield from self.problems or ["the server ended"]
             return
         assert self.before is not None
         assert self.after is not None
@@ -123,7 +122,7 @@ def percentile(sorted_values: list[float], share: float) -> float:
     return sorted_values[min(len(sorted_values) - 1, int(len(sorted_values) * share))]
 
 
-def play(attack: Attack, folder: Path, seconds: float, *, patience: float = 1.0, nice: int = 0) -> Trial:
+def play(attack: Attack, folder: Path, seconds: float, patience: float = 1.0) -> Trial:
     """Start a server, attack it, and return what was seen."""
     trial = Trial(attack, patience=patience)
     victim = Victim(folder, debug=attack.debug, environment=attack.environment, **attack.settings)
@@ -132,8 +131,6 @@ def play(attack: Attack, folder: Path, seconds: float, *, patience: float = 1.0,
     try:
         _attack(victim, "warm", 1.0)
         echoes = Echoes(victim)
-        for pid in (victim.pid, echoes.process.pid):
-            _set_priority(pid, nice)
         _wait_for_echoes(echoes)
         quiet = time.monotonic(), time.monotonic() + QUIET
         time.sleep(QUIET)
@@ -157,13 +154,6 @@ def play(attack: Attack, folder: Path, seconds: float, *, patience: float = 1.0,
             echoes.process.kill()
         victim.kill()
     return trial
-
-
-def _set_priority(pid: int, nice: int) -> None:
-    """Set that of all threads of a process: on Linux each has its own."""
-    if nice:
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), nice)
 
 
 def _attack(victim: Victim, name: str, seconds: float) -> dict[str, Any]:

@@ -47,6 +47,12 @@ async def _refused(world: World, headers: dict[str, str], what: str) -> None:
             world.problem(f"{what}: {kind} answered {status}")
 
 
+@attack("none")
+async def nobody(world: World) -> None:
+    """Nobody attacks: what the machine itself does to the numbers"""
+    await asyncio.sleep(world.left)
+
+
 @attack("edge", debug=True)
 async def rebinding_debug(world: World) -> None:
     """A page of evil.example whose name now means this machine (DEBUG)"""
@@ -76,7 +82,7 @@ async def odd_origins(world: World) -> None:
     await world.repeat(all_of_them)
 
 
-@attack("edge", environment={"DJANGO_HTTPS": "1"})
+@attack("edge", environment={"DJANGO_HTTPS": "1", "DJANGO_TRUST_PROXY": "1"})
 async def plain_http(world: World) -> None:
     """Socket.IO without TLS on a site that wants it"""
 

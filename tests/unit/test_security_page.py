@@ -33,7 +33,9 @@ def test_the_page_names_every_attack_and_no_others() -> None:
     cells = re.findall(r"attack: (.*?) \|", PAGE)
     named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
     assert named - ATTACKS.keys() == set()
-    variants = {name for name in ATTACKS if re.search("_(in_)?debug$|_from_many$|_with_payload$", name)}
+    variants = {"nobody"} | {
+        name for name in ATTACKS if re.search("_(in_)?debug$|_from_many$|_with_payload$", name)
+    }
     assert ATTACKS.keys() - named - variants == set()
 
 
