@@ -29,7 +29,7 @@ from ohsessions.access.policy import check_may_join, policy, unknown_session
 from ohsessions.access.roles import Role
 from ohsessions.conf import conf
 from ohsessions.core.errors import WireError
-from ohsessions.database import database_now
+from ohsessions.database import as_aware, database_now
 from ohsessions.models import Link, Session
 
 TOKEN_SALT = "ohsessions.token"
@@ -96,7 +96,7 @@ def _by_token(user: Any, text: str, session_id: UUID | None) -> Grant:
         link = Link.objects.live(database_now()).filter(pk=token.link_id, session=session).first()
         if link is None:
             raise invalid_token()
-        expires_at = min(token.expires_at, link.expires_at)
+        expires_at = min(token.expires_at, as_aware(link.expires_at))
         return Grant(session, Role(link.role), text, link, expires_at=expires_at)
     login = token.login
     if login is None and token.role is Role.OWNER and session.owner_id is not None:

@@ -14,6 +14,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 
+from ohsessions.database import as_aware
 from ohsessions.models import Process, Session
 
 NOTHING = "–"
@@ -39,7 +40,7 @@ def when(moment: datetime | None, now: datetime | None = None) -> str:
 
 def timed(moment: datetime, text: str, style: str = "oh-time") -> SafeString:
     """Any text about a moment, with the absolute time as its title."""
-    exact = timezone.localtime(moment)
+    exact = timezone.localtime(as_aware(moment))
     return format_html(
         '<time class="{}" datetime="{}" title="{}">{}</time>',
         style,

@@ -213,7 +213,10 @@ def _describe(kind: str, args: dict[str, JSON]) -> str:
 
 
 def timestamp(moment: datetime) -> str:
-    """`2026-11-22T10:00:00.000000+00:00`, always in UTC and with six digits."""
+    """`2026-11-22T10:00:00.000000+00:00`, always in UTC and with six digits.
+
+    A moment without a zone is this process's local time, as Django stores it with USE_TZ off.
+    """
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 

@@ -13,7 +13,7 @@ commit: 10 to 20 times the throughput of one transaction each, measured; nothing
 from __future__ import annotations
 
 from ohsessions.database.causes import NO_ROOM, describe, is_disk_full, storage
-from ohsessions.database.clock import database_clock, database_now
+from ohsessions.database.clock import as_aware, as_stored, database_clock, database_now
 from ohsessions.database.connections import means_lost_connection
 from ohsessions.database.lanes import LATER, Later
 from ohsessions.database.rowlocks import lock_rows
@@ -25,6 +25,8 @@ __all__ = [
     "THREADS",
     "Database",
     "Later",
+    "as_aware",
+    "as_stored",
     "database_clock",
     "database_now",
     "describe",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
+from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
@@ -15,15 +16,32 @@ _clock: Clock | None = None
 
 
 def database_now() -> datetime:
-    """The time of the database's clock, which all hosts share. On SQLite that is this host's."""
+    """The time of the database's clock, which all hosts share. On SQLite that is this host's.
+
+    As times are stored: with USE_TZ off it has no zone, and is that of TIME_ZONE.
+    """
     if _clock is not None:
-        return _clock.now()
+        return as_stored(_clock.now())
     if connection.vendor != "postgresql":
         return timezone.now()
     with connection.cursor() as cursor:
         cursor.execute("SELECT clock_timestamp()")
         now: datetime = cursor.fetchone()[0]
     return now
+
+
+def as_stored(moment: datetime) -> datetime:
+    """Return a moment as Django stores it and gives it back: without a zone if USE_TZ is off."""
+    if settings.USE_TZ or timezone.is_naive(moment):
+        return moment
+    return timezone.make_naive(moment, timezone.get_default_timezone())
+
+
+def as_aware(moment: datetime) -> datetime:
+    """Return a moment that was stored with its zone, whatever USE_TZ says."""
+    if timezone.is_aware(moment):
+        return moment
+    return timezone.make_aware(moment, timezone.get_default_timezone())
 
 
 @contextmanager

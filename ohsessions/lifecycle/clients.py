@@ -18,7 +18,7 @@ from ohsessions.conf import conf
 from ohsessions.core import policy, wire
 from ohsessions.core.errors import ProcessGone, Unavailable, WireError
 from ohsessions.core.states import State
-from ohsessions.database import database_now
+from ohsessions.database import as_stored, database_now
 from ohsessions.lifecycle.links import use_link
 from ohsessions.lifecycle.locked import Change, Locked, lock_all, try_lock
 from ohsessions.models import Connection, Process, Session
@@ -218,7 +218,7 @@ def _save_connection(
         "role": role,
         "token_version": locked.session.token_version,
         "link": grant.link,
-        "connected_at": socket.connected_at or locked.now,
+        "connected_at": as_stored(socket.connected_at) if socket.connected_at else locked.now,
         "attached_at": locked.now,
         "ended_at": None,
         "end_reason": "",

@@ -12,7 +12,7 @@ from django.db.models import Q
 from ohsessions.access import Grant, Role
 from ohsessions.conf import conf
 from ohsessions.core.errors import WireError
-from ohsessions.database import database_now
+from ohsessions.database import as_stored, database_now
 from ohsessions.lifecycle.locked import Change, Locked, lock
 from ohsessions.models import Link, LinkQuerySet
 
@@ -48,7 +48,7 @@ def share(grant: Grant, role: Role, user: Any, *, label: str = "", seconds: floa
         created_by=user if user.is_authenticated else None,
         parent=grant.link,
         created_at=now,
-        expires_at=min(ends_at, grant.expires_at or ends_at),
+        expires_at=min(ends_at, as_stored(grant.expires_at)) if grant.expires_at else ends_at,
     )
 
 

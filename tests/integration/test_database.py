@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,10 +16,13 @@ from django.db import IntegrityError, OperationalError, ProgrammingError, connec
 from django.db import connections as connections_module
 
 from ohsessions import leases, lifecycle
+from ohsessions.core import wire
 from ohsessions.core.errors import OhSessionsError, RowLocked, Unavailable
 from ohsessions.database import (
     LATER,
     Database,
+    as_aware,
+    as_stored,
     causes,
     clock,
     connections,
@@ -697,3 +700,26 @@ async def test_a_pool_whose_connections_are_all_taken_is_named_in_the_log(
         await made.write(lambda: connections_module["default"].close_pool())
     assert "no connection of the pool was free within 0.2 s: all 1 are taken" in caplog.text
     assert "max_size" in caplog.text
+
+
+@pytest.fixture(params=["Asia/Kolkata", "America/New_York"])
+def no_zones(request: pytest.FixtureRequest, settings: Any) -> str:
+    settings.USE_TZ = False
+    settings.TIME_ZONE = request.param
+    return str(request.param)
+
+
+def test_times_without_a_zone_are_those_of_the_site_on_both_databases(no_zones: str, database: str):
+    now = database_now()
+    assert now.tzinfo is None
+    assert abs(as_aware(now) - datetime.now(UTC)) < timedelta(minutes=5)
+    assert as_stored(as_aware(now)) == now
+    process = Process.objects.get(pk=leases.register(Process.Kind.WORKER))
+    assert abs(process.started_at - now) < timedelta(minutes=5)
+    assert abs(datetime.fromisoformat(wire.timestamp(process.started_at)) - datetime.now(UTC)) < timedelta(
+        minutes=5
+    )
+
+
+def test_times_with_a_zone_are_stored_as_they_are(database: str):
+    assert as_stored(NOW) is as_aware(NOW) is NOW
