@@ -5,7 +5,7 @@ Deployment checks: settings that each work and that together open a site to stra
 Settings that are wrong by themselves belong to `ohsessions.checks`.
 
 W004 anybody may start sessions        W007 tokens are taken from the query
-W005 pages of any origin may connect   W008 no limit of actions per second
+W005 pages of any origin may connect   W008 limits that were taken off
 W006 any host name is ours             W009 a key for secrets that can be guessed
 W010 forwarded headers of nobody's     W011 proxies that are too wide
 """
@@ -20,7 +20,7 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Warning, register
 
-from ohsessions.conf import conf
+from ohsessions.conf import Settings, conf
 from ohsessions.core.addresses import parse_networks
 
 TAG = "ohsessions"
@@ -68,12 +68,24 @@ def _strangers() -> Iterator[CheckMessage]:
             " OHSESSIONS['ALLOW_TOKEN_IN_QUERY'] out.",
             id="ohsessions.W007",
         )
-    if conf.RATE_LIMIT is None:
+    if unlimited := [*_unlimited()]:
         yield Warning(
-            "A single connection may keep this site busy: RATE_LIMIT is None.",
-            hint="Leave OHSESSIONS['RATE_LIMIT'] out for 50 actions per second, or write another number.",
+            f"Nothing limits how much one client may ask: {', '.join(unlimited)} {_are(unlimited)} None.",
+            hint="Leave what is None out of OHSESSIONS for its default, or write another number.",
             id="ohsessions.W008",
         )
+
+
+def _unlimited() -> Iterator[str]:
+    """Yield the limits that have a default and were taken off."""
+    for name, default in vars(Settings).items():
+        is_limit = name.startswith("MAX_") or "RATE" in name.split("_")
+        if is_limit and default is not None and getattr(conf, name) is None:
+            yield name
+
+
+def _are(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 @register(TAG, deploy=True)
