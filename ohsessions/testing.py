@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from ohsessions.core.errors import InvalidEvent
@@ -36,7 +36,8 @@ class RecordingContext:
         self.session_id = uuid.uuid4()
         self.epoch = 1
         self.settings: Mapping[str, JSON] = settings or {}
-        self.secrets: Mapping[str, str] = secrets or {}
+        self._secrets = dict(secrets or {})
+        self.secrets: Mapping[str, str] = MappingProxyType(self._secrets)
         self.workspace = directory / "workspace"
         self.events: list[Event] = []
         self.notices: list[Mapping[str, JSON]] = []
@@ -67,6 +68,11 @@ class RecordingContext:
     async def interrupt(self, runtime: Runtime, agent_state: str) -> None:
         """Gives the runtime a `change_agent_state`."""
         await runtime.interrupt(await self.store_action("change_agent_state", {"agent_state": agent_state}))
+
+    async def change_secrets(self, runtime: Runtime, **secrets: str) -> None:
+        """Has a later INIT bring secrets, and the runtime hear of them."""
+        self._secrets.update(secrets)
+        await runtime.secrets_changed(set(secrets))
 
     async def store_action(self, type: str, args: Mapping[str, JSON], *, hidden: bool = False) -> Action:
         """Appends an action of the user, for tests that call the runtime themselves."""

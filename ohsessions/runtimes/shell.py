@@ -8,6 +8,7 @@ What the wire carries is in the protocol, "The runtimes that ship"; beyond that:
   output says so. So it is with a bash that can no longer be used (`set -r`, `ulimit -n 3`): the new one goes
   on from what it could still tell. Background jobs die with their bash.
 - Each command starts with the output of the session and an empty input, whatever `exec` made of them before.
+- Of a hidden command only the exit code is told: what it prints, and what bash says about it, is left out.
 - What background jobs print while no command runs begins the output of the next command, the newest 32 KiB
   of it. They keep no session awake: passivation kills them.
 - `stopped` sends SIGINT to what the command has started, after 2 s SIGKILL, and 1 s later bash is killed. The
@@ -26,6 +27,7 @@ import asyncio
 import os
 import pwd
 import shutil
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from typing import Any
 from ohsessions.core.errors import RuntimeFailure
 from ohsessions.core.redaction import Redactor
 from ohsessions.core.runtime import JSON, Action, Runtime, RuntimeContext
+from ohsessions.core.secret_settings import cut_out
 from ohsessions.runtimes.shell_bash import Bash
 from ohsessions.runtimes.shell_output import GATHER_SECONDS, PART_BYTES, OutputBuffer
 from ohsessions.runtimes.shell_state import ShellState
@@ -56,9 +59,8 @@ class ShellRuntime(Runtime):
 
     def __init__(self, context: RuntimeContext, **options: Any) -> None:
         super().__init__(context, **options)
-        self._output = OutputBuffer(
-            int(options.get("output_limit", OUTPUT_LIMIT)), Redactor(context.secrets.values())
-        )
+        self._redactor = Redactor(cut_out(context.secrets.values()))
+        self._output = OutputBuffer(int(options.get("output_limit", OUTPUT_LIMIT)), self._redactor)
         self._bash: Bash | None = None
         self._state = ShellState()
         self._note = ""
@@ -111,6 +113,9 @@ class ShellRuntime(Runtime):
         elif state == "running" and bash is not None:
             bash.resume()
             await self.context.set_agent_state("running")
+
+    async def secrets_changed(self, names: Collection[str]) -> None:
+        self._redactor.add(cut_out(self.context.secrets.values()))
 
     async def passivate(self) -> JSON:
         return self._state.to_json()
@@ -178,6 +183,11 @@ class ShellRuntime(Runtime):
     async def _emit(self, action: Action, text: str, extras: dict[str, JSON]) -> None:
         self._at_line_start = text.endswith("\n") if text else self._at_line_start
         code = extras["exit_code"]
+        if action.hidden:
+            # bash repeats commands in what it says of them, and they print what they were given.
+            if code == -1:
+                return
+            text = ""
         message = "" if code == -1 else f"The command ended with exit code {code}."
         await self.context.emit(
             observation="run", content=text, extras=extras, message=message, cause=action.id

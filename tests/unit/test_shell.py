@@ -171,10 +171,32 @@ async def test_every_event_of_a_command_is_as_the_protocol_says(shell):
     assert waiting["extras"] == {"agent_state": "awaiting_user_input"}
 
 
-async def test_a_hidden_command_is_not_shown_with_its_output(shell):
-    action = await shell.context.act(shell.runtime, "run", hidden=True, command="echo 'done' # psst")
-    assert shell.result(action.id) == (0, "done\n")
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("psst", 127),
+        ("export KEY=psst; echo $KEY; sleep 0.3; echo $KEY", 0),
+        ("set -x; true psst; set +x", 0),
+        ("psst() { return 3; }; psst", 3),
+        ("cat <<< psst; exit 4", 4),
+        ("for i in {1..3000}; do echo psst; done", 0),
+        ("echo ${psst?psst}", None),
+        ("if psst (", None),
+    ],
+)
+async def test_of_a_hidden_command_only_the_exit_code_is_told(shell, command, code):
+    action = await shell.context.act(shell.runtime, "run", hidden=True, command=command)
+    told = shell.context.observations("run", action.id)
+    assert [(event["content"], event["extras"]["command"]) for event in told] == [("", "")]
+    assert code is None or told[0]["extras"]["exit_code"] == code
+    code, output = await shell.run("echo shown")
+    assert (code, output.splitlines()[-1]) == (0, "shown")
     assert "psst" not in repr(shell.context.events)
+
+
+async def test_a_hidden_export_is_there_for_the_next_command(shell):
+    await shell.context.act(shell.runtime, "run", hidden=True, command="export KEY=psst")
+    assert await shell.run("echo ${#KEY}") == (0, "4\n")
 
 
 async def test_a_very_long_command_runs_and_is_shown_shortened(shell):
@@ -240,6 +262,20 @@ async def test_a_secret_is_cut_out_wherever_the_parts_split_it(tmp_path):
         pad = "x" * (PART_BYTES - 4)
         code, output = await shell.run(f"printf '%s' {pad}; printf sk-hun; sleep 0.3; echo ter2")
         assert (code, output) == (0, f"{pad}<secret>\n")
+        await shell.runtime.close()
+
+
+async def test_a_secret_that_comes_while_a_command_runs_is_cut_out_from_then_on(tmp_path):
+    async with RecordingContext(tmp_path, secrets={"token": "sk-old-hunter2"}) as context:
+        shell = Shell(context)
+        await shell.start()
+        command = "echo begun; until [ -e go ]; do sleep 0.05; done; echo sk-new"
+        running = asyncio.create_task(shell.run(command))
+        await context.wait_for_event(lambda event: "begun" in event.get("content", ""))
+        await context.change_secrets(shell.runtime, token="sk-new")
+        (context.workspace / "go").touch()
+        assert await running == (0, "begun\n<secret>\n")
+        assert await shell.run("echo sk-old-hunter2 sk-new") == (0, "<secret> <secret>\n")
         await shell.runtime.close()
 
 
