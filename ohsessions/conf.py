@@ -89,6 +89,9 @@ class Settings:
     """The largest action, as JSON. Images come inside messages."""
 
     # How much a client may ask. None: any. These count in each gateway process for itself.
+    MAX_ACTION_VALUES: int = 50_000
+    """The values that an action may have as JSON, at every depth: they cost more than their bytes."""
+
     @property
     def PACKET_RATE(self) -> float | None:
         """

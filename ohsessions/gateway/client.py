@@ -31,7 +31,7 @@ from ohsessions.gateway.refusals import client_id_of, not_attached, translate
 from ohsessions.gateway.secrecy import Secrecy
 from ohsessions.journal import Append, Appended, NewEvent
 from ohsessions.lifecycle import Attached
-from ohsessions.socketio import Ack, ConnectionRefused, MalformedEvent, Socket
+from ohsessions.socketio import LARGE_TEXT, Ack, ConnectionRefused, MalformedEvent, Socket
 
 if TYPE_CHECKING:
     from ohsessions.gateway.gateway import Gateway
@@ -126,7 +126,7 @@ class Client:
         try:
             if name not in wire.ACTION_EVENTS:
                 raise wire.malformed(f"There is no event {name[:64]!r}: send oh_action.")
-            request = wire.parse_request(args, max_bytes=conf.MAX_ACTION_BYTES)
+            request = await self._parse(args)
             if self.session_id is None and not isinstance(request, wire.Init):
                 await self._hold(request, ack)
             else:
@@ -134,8 +134,14 @@ class Client:
         except Exception as error:
             self._refuse(error, ack, client_id_of(args[0] if args else None))
 
+    async def _parse(self, args: list[Any]) -> wire.Request:
+        """Reads an action. Raises WireError 400 or 413. A large one is checked in a thread."""
+        parse = partial(wire.parse_request, args, max_bytes=conf.MAX_ACTION_BYTES)
+        return await asyncio.to_thread(parse) if self.socket.event_size > LARGE_TEXT else parse()
+
     async def malformed(self, problem: MalformedEvent, ack: Ack | None) -> None:
-        self._refuse(WireError(400, problem.reason, problem.message), ack)
+        code = 413 if problem.reason == "too_large" else 400
+        self._refuse(WireError(code, problem.reason, problem.message), ack)
 
     async def refused(self, error: Exception, ack: Ack | None) -> None:
         self._refuse(error, ack)

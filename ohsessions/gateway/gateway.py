@@ -189,6 +189,7 @@ class Gateway:
             max_payload=most,
             first_payload=None if user is not None and user.is_authenticated else first,
             barrier_timeout=conf.SLOW_TIMEOUT,
+            max_values=conf.MAX_ACTION_VALUES,
             packet_rate=conf.PACKET_RATE,
             byte_rate=conf.BYTE_RATE,
         )

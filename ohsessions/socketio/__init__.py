@@ -11,6 +11,7 @@ here.
 from typing import TYPE_CHECKING, Any
 
 from ohsessions.socketio.codec import MalformedEvent, encode_event, encode_event_json
+from ohsessions.socketio.dispatcher import LARGE_TEXT
 from ohsessions.socketio.errors import (
     ConnectionRefused,
     PacketError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ohsessions.socketio.server import EngineServer, SocketIOServer
 
 __all__ = [
+    "LARGE_TEXT",
     "Ack",
     "ConnectionRefused",
     "EngineServer",

@@ -16,6 +16,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any, Literal
 
 from ohsessions.socketio.errors import PacketError, SocketIOError
+from ohsessions.socketio.extent import exceeds, is_deeper
 
 __all__ = [
     "Kind",
@@ -57,6 +58,9 @@ class Kind(IntEnum):
     BINARY_ACK = 6
 
 
+# Deeper than what applications take, with the array around an event's arguments.
+MAX_DEPTH = 66
+
 BINARY = (Kind.BINARY_EVENT, Kind.BINARY_ACK)
 
 
@@ -76,11 +80,12 @@ class MalformedEvent:
     """
     An event that arrived whole but says nothing that can be handled. The connection is fine.
 
-    `reason` is `not_json` (unparseable, NaN, infinite or over-long numbers, binary), `too_deep`, or
-    `malformed` (no event name); `message` explains it to a person; `name` is the event's, if it can be told.
+    `reason` is `not_json` (unparseable, NaN, infinite or over-long numbers, binary), `too_deep`, `too_large`
+    (too many values), or `malformed` (no event name); `message` explains it to a person; `name` is the
+    event's, if it can be told.
     """
 
-    reason: Literal["not_json", "too_deep", "malformed"]
+    reason: Literal["not_json", "too_deep", "too_large", "malformed"]
     message: str
     ack_id: int | None = None
     name: str | None = None
@@ -142,12 +147,16 @@ def _fits(kind: Kind, data: str) -> bool:
     return data[:1] == "["
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, max_values: int | None = None) -> Any:
     """
-    Parse JSON strictly.
+    Parse JSON strictly, if it is neither too deep nor has more than `max_values` values (None: any).
 
     Raises MalformedEventError, whatever it is that json cannot or should not parse.
     """
+    if max_values is not None and exceeds(text, max_values):
+        raise MalformedEventError(MalformedEvent("too_large", f"JSON may have at most {max_values} values."))
+    if is_deeper(text, MAX_DEPTH):
+        raise MalformedEventError(MalformedEvent("too_deep", "the JSON is nested too deeply"))
     try:
         return _decoder.decode(text)
     except _NotJSON as exc:
@@ -161,7 +170,7 @@ def parse_json(text: str) -> Any:
         raise MalformedEventError(MalformedEvent("not_json", "a number has too many digits")) from exc
 
 
-def parse_event(packet: Packet) -> tuple[str, list[Any]]:
+def parse_event(packet: Packet, max_values: int | None = None) -> tuple[str, list[Any]]:
     """The name and the arguments of an EVENT. Raises MalformedEventError with the packet's ack id."""
     if packet.kind is Kind.BINARY_EVENT:
         message = "binary data is not supported"
@@ -169,7 +178,7 @@ def parse_event(packet: Packet) -> tuple[str, list[Any]]:
             MalformedEvent("not_json", message, packet.ack_id, _name_at_start(packet.data))
         )
     try:
-        args = parse_json(packet.data)
+        args = parse_json(packet.data, max_values)
     except MalformedEventError as exc:
         found = exc.problem
         name = _name_at_start(packet.data)
@@ -182,9 +191,9 @@ def parse_event(packet: Packet) -> tuple[str, list[Any]]:
     return name, args
 
 
-def parse_auth(packet: Packet) -> Any:
+def parse_auth(packet: Packet, max_values: int | None = None) -> Any:
     """What a CONNECT carries: an object, empty without one. Raises MalformedEventError."""
-    return parse_json(packet.data) if packet.data else {}
+    return parse_json(packet.data, max_values) if packet.data else {}
 
 
 def _name_at_start(data: str) -> str | None:

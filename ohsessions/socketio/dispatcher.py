@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from ohsessions.socketio.codec import (
     MalformedEvent,
@@ -22,9 +23,12 @@ from ohsessions.socketio.errors import ConnectionRefused
 from ohsessions.socketio.settings import EngineSettings
 from ohsessions.socketio.sockets import Handler, Socket
 
-__all__ = ["Dispatcher"]
+__all__ = ["LARGE_TEXT", "Dispatcher"]
 
 logger = logging.getLogger("ohsessions.socketio")
+
+# Texts of more characters are parsed off the event loop; below it the thread would cost more.
+LARGE_TEXT = 64 * 1024
 
 
 class Dispatcher:
@@ -37,6 +41,7 @@ class Dispatcher:
         self._handler = handler
         self._max_events = settings.inbox_events
         self._max_bytes = settings.inbox_limit
+        self._max_values = settings.max_values
         self._on_refused = on_refused
         self._guest = socket.guest
         self._inbox: deque[tuple[Packet, Exception | None]] = deque()
@@ -87,7 +92,7 @@ class Dispatcher:
 
     async def _connect(self, packet: Packet) -> bool:
         try:
-            await self._handler.connect(parse_auth(packet))
+            await self._handler.connect(parse_auth(packet, self._max_values))
         except ConnectionRefused as exc:
             return self._refuse(exc)
         except MalformedEventError:
@@ -123,11 +128,18 @@ class Dispatcher:
         if self._guest is not None and packet.data:
             self._guest.handled(len(packet.data))
 
+    async def _parse(self, packet: Packet) -> tuple[str, list[Any]]:
+        """See codec.parse_event(). What is large is parsed in a thread: the order stays, since all wait."""
+        self.socket.event_size = len(packet.data)
+        if len(packet.data) <= LARGE_TEXT:
+            return parse_event(packet, self._max_values)
+        return await asyncio.to_thread(parse_event, packet, self._max_values)
+
     async def _handle(self, packet: Packet, refusal: Exception | None) -> None:
         problem: MalformedEvent | None = None
         try:
             if refusal is None:
-                name, args = parse_event(packet)
+                name, args = await self._parse(packet)
         except MalformedEventError as exc:
             problem = exc.problem
         ack = self.socket.ack_for(packet.ack_id)

@@ -28,6 +28,8 @@ class EngineSettings:
     byte_rate: float | None = 4 * 1024 * 1024
     # The packets of one POST, which arrive all at once.
     post_packets: int = 2000
+    # The values that the JSON of one message may have: parsed they cost far more than their text. None: any.
+    max_values: int | None = 50_000
     # After this many bytes a PING is written, and the connection is not writable until its PONG says that
     # the client read what came before (daphne itself buffers without bound and never says so).
     barrier_bytes: int = 256 * 1024

@@ -60,6 +60,8 @@ class Socket:
     def __init__(self, connection: Connection, namespace: str) -> None:
         self.sid = secrets.token_urlsafe(15)
         self.namespace = namespace
+        # Characters of the event that the handler is called with: large ones are for a thread.
+        self.event_size = 0
         self._connection = connection
         self._closed = False
         # What connect() emits; None once the client knows that it is connected.
@@ -183,7 +185,8 @@ class Socket:
         if waiting is None or waiting.done() or packet.kind is not codec.Kind.ACK:
             return
         try:
-            waiting.set_result(codec.parse_json(packet.data))
+            most = self._connection.engine.settings.max_values
+            waiting.set_result(codec.parse_json(packet.data, most))
         except codec.MalformedEventError as exc:
             waiting.set_exception(exc)
 

@@ -175,3 +175,40 @@ async def test_strangers_who_start_no_sessions_send_little_until_they_are_attach
     async with client._http.post(client.address, params=query, data=data) as response:
         assert response.status == 413
     assert (await client.act("initialize"))["error_code"] == 401
+
+
+# What is not parsed
+
+
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+@pytest.mark.parametrize(
+    ("value", "code", "reason"),
+    [
+        ("[" + "{}," * 50_000 + "{}]", 413, "too_large"),
+        ("[" + '"a",' * 50_000 + '"a"]', 413, "too_large"),
+        ("[" + ("[" * 59 + "]" * 59 + ",") * 1000 + "1]", 413, "too_large"),
+        ("[" * 200 + "]" * 200, 400, "too_deep"),
+    ],
+)
+async def test_what_has_too_many_values_or_levels_is_refused_to_its_sender_only(
+    shared: Site, connect_raw: ConnectRaw, transport: str, value: str, code: int, reason: str
+) -> None:
+    client = await connect_raw(shared, transport=transport)
+    await client.act("initialize", {"runtime": "echo"})
+    answer = await client.ask(f'["oh_action",{{"action":"message","args":{{"x":{value}}}}}]')
+    assert (answer["error_code"], answer["reason"]) == (code, reason)
+    assert (await client.act("message", {"content": "still here"}))["status"] == "ok"
+
+
+async def test_large_actions_keep_their_order_among_small_ones(shared: Site, connect_raw: ConnectRaw) -> None:
+    client = await connect_raw(shared)
+    await client.act("initialize", {"runtime": "echo"})
+    sizes = [1, 100_000, 2, 1_000_000, 3]
+    for size in sizes:
+        await client.tell('["oh_action",{"action":"message","args":{"content":"' + "x" * size + '"}}]')
+    await client.wait(
+        lambda: sum(e.get("observation") == "echo" for e in client.got("oh_event")) == len(sizes),
+        "the echoes",
+    )
+    echoes = [e for e in client.got("oh_event") if e.get("observation") == "echo"]
+    assert [len(echo["content"]) for echo in echoes] == sizes

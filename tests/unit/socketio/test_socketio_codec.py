@@ -128,3 +128,19 @@ def test_a_lone_surrogate_is_written_so_that_utf8_can_carry_it() -> None:
 def test_nan_and_infinity_are_not_written(value: object) -> None:
     with pytest.raises(ValueError, match="JSON"):
         codec.encode_json(value)
+
+
+def test_a_text_with_too_many_values_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ohsessions.socketio.codec._decoder", None)
+    packet = codec.parse_packet('27["name",' + "{}," * 100 + "{}]")
+    with pytest.raises(MalformedEventError) as caught:
+        codec.parse_event(packet, 100)
+    problem = caught.value.problem
+    assert (problem.reason, problem.ack_id, problem.name) == ("too_large", 7, "name")
+
+
+def test_a_text_that_is_too_deep_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ohsessions.socketio.codec._decoder", None)
+    with pytest.raises(MalformedEventError) as caught:
+        codec.parse_event(codec.parse_packet('2["name",' + "[" * 66 + "]" * 66 + "]"))
+    assert caught.value.problem.reason == "too_deep"

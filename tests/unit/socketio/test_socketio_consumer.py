@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from ohsessions.socketio import (
     SocketIOServer,
     encode_event,
 )
+from ohsessions.socketio.codec import Packet, parse_event
 from tests.tasks import check_tasks
 
 LIMIT = 5.0
@@ -531,6 +533,25 @@ async def test_a_post_of_too_many_packets_is_refused_before_it_is_split(
     monkeypatch.setattr("ohsessions.socketio.connection.decode_payload", lambda body: pytest.fail("split"))
     assert (await world.ask("POST", query, b"3\x1e" * 100_000)).status == 413
     assert (await world.ask("GET", query)).body == '42["farewell","flooding"]\x1e41'
+
+
+async def test_a_large_event_is_parsed_in_a_thread_and_keeps_its_place(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed_by: list[int] = []
+
+    def parse(packet: Packet, most: int | None) -> tuple[str, list[Any]]:
+        parsed_by.append(threading.get_ident())
+        return parse_event(packet, most)
+
+    monkeypatch.setattr("ohsessions.socketio.dispatcher.parse_event", parse)
+    websocket, _ = await world.connected()
+    large = "x" * 70_000
+    websocket.send('42["a"]', f'42["b","{large}"]', '42["c"]')
+    found = [await world.noted() for _ in range(3)]
+    assert found == [("event", "a"), ("event", "b", large), ("event", "c")]
+    here = threading.get_ident()
+    assert [ident == here for ident in parsed_by] == [True, False, True]
 
 
 async def test_a_handler_that_crashes_gets_the_next_event(world: World) -> None:
