@@ -51,6 +51,10 @@ def admit(scope: Scope) -> None:
     origin = request.META.get("HTTP_ORIGIN")
     if origin and not is_allowed_origin(origin, host):
         hint = "ALLOWED_ORIGINS lists the origins that may connect."
+        if is_own_origin(origin, host):
+            hint = (
+                "ALLOWED_ORIGINS lists others only: add this site's own origin, or its pages cannot connect."
+            )
         _refuse(scope, 403, "Origin", "Pages of this origin may not connect.", hint)
 
 
@@ -112,6 +116,14 @@ def is_allowed_origin(text: str, host: str) -> bool:
         return False
     if allowed is not None:
         return "*" in allowed or origin in map(parse_origin, allowed)
+    return is_own_origin(text, host)
+
+
+def is_own_origin(text: str, host: str) -> bool:
+    """Return whether the origin `text` has this host and port."""
+    origin = parse_origin(text)
+    if origin is None:
+        return False
     domain, port = split_domain_port(host)
     return (origin.host, origin.port) == (domain, "" if port == DEFAULT_PORTS.get(origin.scheme) else port)
 

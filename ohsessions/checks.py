@@ -8,7 +8,7 @@ E004 value out of range
 E005 no runtimes, or DEFAULT_RUNTIME is none of them
 E006 a runtime's BACKEND cannot be used
 E007 no channel layer
-E008 ACCESS_POLICY cannot be imported
+E008 ACCESS_POLICY cannot be imported  W021 ALLOWED_ORIGINS without the site's own
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connections
+from django.http.request import split_domain_port, validate_host
 from django.utils.module_loading import import_string
 
 from ohsessions.conf import Settings, conf
@@ -166,6 +167,28 @@ def proxies() -> Iterator[CheckMessage]:
     if conf.FORWARDED_HEADER not in HEADERS:
         hint = f"What your proxies extend, in lower case: {' or '.join(HEADERS)}."
         yield out_of_range(f"'FORWARDED_HEADER'] is {conf.FORWARDED_HEADER!r}, which is not read.", hint)
+
+
+@register(TAG)
+def check_own_origin(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Once ALLOWED_ORIGINS lists anything, the site's own pages have to be listed, too."""
+    origins = conf.ALLOWED_ORIGINS
+    if not isinstance(origins, list | tuple) or not origins or "*" in origins:
+        return []
+    if not all("://" in str(origin) and not str(origin).endswith("/") for origin in origins):
+        return []  # an error already
+    names = settings.ALLOWED_HOSTS or ([".localhost", "127.0.0.1", "[::1]"] if settings.DEBUG else [])
+    hosts = [str(origin).partition("://")[2] for origin in origins]
+    if not names or any(validate_host(split_domain_port(host)[0], names) for host in hosts):
+        return []
+    return [
+        Warning(
+            "OHSESSIONS['ALLOWED_ORIGINS'] lists no origin of this site's own: its pages cannot connect.",
+            hint="Add it, like https://… with a name of ALLOWED_HOSTS; or silence this check if no page of"
+            " this site connects.",
+            id="ohsessions.W021",
+        )
+    ]
 
 
 def out_of_range(what: str, hint: str) -> CheckMessage:

@@ -19,6 +19,7 @@ from channels.layers import get_channel_layer
 from django.db import DatabaseError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 
+from ohsessions.company import company
 from ohsessions.core.outages import Outage
 from ohsessions.core.shared import Shared
 from ohsessions.database import NO_ROOM, database_now, describe, storage
@@ -73,7 +74,7 @@ _free_threads = threading.BoundedSemaphore(MOST_AT_ONCE)
 
 def readiness() -> Readiness:
     """Runs all checks. Returns within about twice LIMIT, whatever hangs; raises nothing."""
-    checks = check_database() | {"channel_layer": check_channel_layer()}
+    checks = check_database() | {"channel_layer": check_channel_layer(), "processes": _check_company()}
     for name, check in checks.items():
         if check.ok and name in _outages:
             _outages[name].worked()
@@ -179,6 +180,11 @@ def _store() -> None:
         )
         # Not delete(): it would look for what refers to them.
         Process.objects.filter(pk__in=[row.pk for row in rows])._raw_delete("default")
+
+
+def _check_company() -> Check:
+    """Whether other processes are where there may be one only, as this one found last."""
+    return Check(not company.problem, company.problem or "As many as there may be.")
 
 
 def check_channel_layer() -> Check:

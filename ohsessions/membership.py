@@ -17,6 +17,7 @@ from typing import Protocol
 from uuid import UUID
 
 from ohsessions import leases, lifecycle
+from ohsessions.company import company
 from ohsessions.conf import conf
 from ohsessions.core.clock import Clock
 from ohsessions.core.errors import ProcessGone, Unavailable
@@ -224,8 +225,11 @@ class Reaper:
         """One look: declares gone who is."""
         processes = await self._services.database.read(leases.living)
         others = [process for process in processes if process.pk != self._own_id()]
-        if any(process.pk == self._own_id() and process.state == DRAINING for process in processes):
-            self._on_drain()
+        own = next((process for process in processes if process.pk == self._own_id()), None)
+        if own is not None:
+            company.look(own, processes)
+            if own.state == DRAINING:
+                self._on_drain()
         counters = [(process.pk, process.heartbeat) for process in others]
         dead = [(process.pk, process.heartbeat) for process in others if leases.is_known_dead(process)]
         expired = self._observer.observe(counters, self._clock.monotonic())

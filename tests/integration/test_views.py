@@ -381,6 +381,7 @@ def test_readyz_is_ready_with_everything_there() -> None:
             "workers": {"ok": True, "detail": "1 active."},
             "storage": {"ok": True, "detail": "Nothing was refused for want of room."},
             "channel_layer": {"ok": True, "detail": "Answers."},
+            "processes": {"ok": True, "detail": "As many as there may be."},
         },
     }
 

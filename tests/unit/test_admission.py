@@ -62,6 +62,16 @@ def test_a_forwarded_host_counts_only_where_django_takes_it():
         assert refusal(("host", "example.org"), ("x-forwarded-host", "evil.example")) == 400
 
 
+def test_a_page_of_our_own_that_is_not_listed_is_told_the_setting(caplog: pytest.LogCaptureFixture):
+    """Whoever lists another site's origin shuts out their own pages, and wonders why."""
+    with OURS, override_settings(OHSESSIONS={"ALLOWED_ORIGINS": ["https://other.example"]}):
+        assert refusal(("host", "example.org"), ("origin", "https://example.org")) == 403
+        assert "add this site's own origin" in caplog.text
+        caplog.clear()
+        assert refusal(("host", "example.org"), ("origin", "https://evil.example")) == 403
+        assert "add this site's own" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("host", "origin"),
     [

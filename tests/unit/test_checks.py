@@ -39,6 +39,8 @@ def test_the_defaults_with_a_runtime_of_ones_own_are_clean():
         {"CLOSE_DELAY": 0},
         {"CLOSE_DELAY": 0.5},
         {"ALLOWED_ORIGINS": ["https://example.org", "*"]},
+        {"ALLOWED_ORIGINS": ["https://example.org", "https://localhost:8443"]},
+        {"ALLOWED_ORIGINS": []},
         {"WORKSPACE_ROOT": "/srv/workspaces"},
         {"RUNTIMES": {"own": {"BACKEND": f"{__name__}.OwnRuntime", "OPTIONS": {"depth": [1]}}}},
         {"HEARTBEAT": 1, "LEASE_TTL": 3},
@@ -150,3 +152,18 @@ def test_sqlite_that_would_be_locked_under_load_is_warned_of(options, expected, 
         pytest.skip("This run's database is not SQLite.")
     monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
     assert ids({}, databases=["default"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("hosts", "debug", "expected"),
+    [
+        (["example.org"], False, ["ohsessions.W021"]),
+        (["partner.net"], False, []),
+        ([".partner.net"], False, []),
+        (["*"], False, []),
+        ([], True, ["ohsessions.W021"]),
+    ],
+)
+def test_origins_that_leave_out_the_sites_own_are_warned_of(hosts, debug, expected):
+    with override_settings(ALLOWED_HOSTS=hosts, DEBUG=debug):
+        assert ids({"ALLOWED_ORIGINS": ["https://partner.net:8443"]}) == expected

@@ -18,7 +18,7 @@ ROWS = [
     ["core"],
     ["socketio"],
     ["conf", "database", "models", "migrations"],
-    ["journal", "leases", "lifecycle", "wakeups", "access", "snapshots", "vault"],
+    ["company", "journal", "leases", "lifecycle", "wakeups", "access", "snapshots", "vault"],
     ["services", "membership"],
     ["runtimes"],
     ["gateway", "worker"],
