@@ -8,7 +8,8 @@ E004 value out of range
 E005 no runtimes, or DEFAULT_RUNTIME is none of them
 E006 a runtime's BACKEND cannot be used
 E007 no channel layer
-E008 ACCESS_POLICY cannot be imported  W021 ALLOWED_ORIGINS without the site's own
+E008 ACCESS_POLICY or GITHUB_TOKEN_    W021 ALLOWED_ORIGINS without the site's own
+     CHECK cannot be used
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.apps import AppConfig
 from django.conf import settings
@@ -26,6 +28,8 @@ from django.db import connections
 from django.http.request import split_domain_port, validate_host
 from django.utils.module_loading import import_string
 
+from ohsessions.access import AccessPolicy
+from ohsessions.access.github import AllowedLogins, TokenCheck
 from ohsessions.conf import Settings, conf
 from ohsessions.core.addresses import HEADERS, parse_networks
 from ohsessions.core.runtime import Runtime
@@ -114,7 +118,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
         return [
             Error("OHSESSIONS is not a dict.", hint='OHSESSIONS = {"CLOSE_DELAY": 60}', id="ohsessions.E001")
         ]
-    return [*names_and_types(site)] or [*values(), *runtimes(), *access_policy()]
+    return [*names_and_types(site)] or [*values(), *runtimes(), *access_classes()]
 
 
 def names_and_types(site: Mapping[str, object]) -> Iterator[CheckMessage]:
@@ -217,15 +221,29 @@ def runtimes() -> Iterator[CheckMessage]:
             yield Error(f"{where} is no runtime.", hint="Subclass ohsessions.Runtime.", id="ohsessions.E006")
 
 
-def access_policy() -> Iterator[CheckMessage]:
-    try:
-        import_string(conf.ACCESS_POLICY)
-    except ImportError as error:
-        yield Error(
-            f"OHSESSIONS['ACCESS_POLICY'], {conf.ACCESS_POLICY!r}, cannot be imported: {error}",
-            hint="The dotted path of a class, from a module on the Python path.",
-            id="ohsessions.E008",
-        )
+def access_classes() -> Iterator[CheckMessage]:
+    """The classes that decide who may do what."""
+    named: list[tuple[str, type, str]] = [("ACCESS_POLICY", AccessPolicy, "ohsessions.access.AccessPolicy")]
+    if conf.GITHUB_TOKEN_CHECK is not None:
+        named.append(("GITHUB_TOKEN_CHECK", TokenCheck, "ohsessions.access.github.TokenCheck"))
+    for name, base, known_as in named:
+        where = f"OHSESSIONS[{name!r}], {getattr(conf, name)!r},"
+        try:
+            found = import_string(getattr(conf, name))
+        except ImportError as error:
+            yield Error(
+                f"{where} cannot be imported: {error}",
+                hint="The dotted path of a class, from a module on the Python path.",
+                id="ohsessions.E008",
+            )
+            continue
+        if not (isinstance(found, type) and issubclass(found, base)):
+            yield Error(f"{where} is no {base.__name__}.", hint=f"Subclass {known_as}.", id="ohsessions.E008")
+    if urlsplit(conf.GITHUB_API_URL).scheme not in ("http", "https"):
+        yield out_of_range(f"'GITHUB_API_URL'] is {conf.GITHUB_API_URL!r}.", 'Like "https://api.github.com".')
+    uses_logins = f"{AllowedLogins.__module__}.{AllowedLogins.__name__}" == conf.GITHUB_TOKEN_CHECK
+    if uses_logins and not conf.GITHUB_LOGINS:
+        yield out_of_range("'GITHUB_LOGINS'] is empty.", "Name the people of GitHub whom to let in.")
 
 
 @register(TAG)

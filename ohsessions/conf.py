@@ -155,6 +155,18 @@ class Settings:
     ACCESS_POLICY: str = "ohsessions.access.AccessPolicy"
     """The dotted path of the class that decides who may do what with a session."""
 
+    GITHUB_TOKEN_CHECK: str | None = None
+    """
+    The dotted path of the class that is asked about the ``github_token`` of each INIT, for instance
+    ``ohsessions.access.github.AllowedLogins``. None: nobody asks.
+    """
+
+    GITHUB_LOGINS: list[str] = []
+    """Whom AllowedLogins lets in: GitHub's names of people, in any case."""
+
+    GITHUB_API_URL: str = "https://api.github.com"
+    """Where AllowedLogins asks whose a token is. It is sent there."""
+
     MAX_RUNNING_PER_USER: int | None = None
     """How many sessions of one user may be awake at a time. None: any number."""
 

@@ -177,6 +177,7 @@ class Client:
         self.changing = True
         try:
             self._gateway.check_lease()
+            await self._gateway.github.check(self._user, init)
             here = self._describe()
             attached = await self._services.change_soon(attach, here, init)
             async with self._gateway.pump(attached.change.session_id) as pump:

@@ -22,6 +22,7 @@ from ohsessions.core import switches, wire
 from ohsessions.core.errors import Unavailable
 from ohsessions.gateway.client import Client
 from ohsessions.gateway.farewells import farewell
+from ohsessions.gateway.github import GitHubCheck
 from ohsessions.gateway.guests import Guests
 from ohsessions.gateway.pump import Pump
 from ohsessions.gateway.reconciliation import Reconciliation
@@ -54,6 +55,7 @@ class Gateway:
         self.services = services
         self.clients: dict[str, Client] = {}
         self.guests = Guests()
+        self.github = GitHubCheck()
         self._pumps: dict[UUID, Pump] = {}
         self._subscriptions = Subscriptions(self._pumps.keys(), self._hear)
         self._membership = Membership(services, Process.Kind.GATEWAY, self)
@@ -160,6 +162,7 @@ class Gateway:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         await self._subscriptions.end()
+        self.github.end()
 
     def spawn(self, job: Coroutine[Any, Any, Any], name: str) -> None:
         """Runs something that no client waits for; its failure is logged."""

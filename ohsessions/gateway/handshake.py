@@ -53,7 +53,7 @@ def read_handshake(scope: Mapping[str, Any], auth: object) -> Handshake | None:
         raise access.unknown_session() from error
     init = Init(
         settings={},
-        secrets={},
+        secrets=_github_token(shown),
         runtime=None,
         token=token,
         cursor=wire.parse_cursor(asked.get("latest_event_id")),
@@ -63,6 +63,12 @@ def read_handshake(scope: Mapping[str, Any], auth: object) -> Handshake | None:
         cursor_timestamp=wire.parse_cursor_timestamp(asked.get("latest_event_timestamp")),
     )
     return Handshake(session_id, init)
+
+
+def _github_token(auth: Mapping[str, Any]) -> dict[str, str]:
+    """Only from CONNECT: servers and proxies log queries."""
+    token = auth.get("github_token")
+    return {"github_token": token} if isinstance(token, str) and token else {}
 
 
 def _bearer_token(scope: Mapping[str, Any]) -> str | None:

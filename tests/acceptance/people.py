@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
 
 from tests.acceptance.site import Site
 
@@ -22,6 +23,17 @@ def make_user(site: Site, name: str) -> None:
     site.manage("shell", "-v", "0", "-c", code)
 
 
+class _From(HTTPAdapter):
+    """Comes from an address."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options, source_address=(self.address, 0))  # type: ignore[no-untyped-call]
+
+
 class Person:
     """Somebody with a browser of their own. `site` is any gateway."""
 
@@ -33,10 +45,18 @@ class Person:
             self.log_in()
 
     def log_in(self) -> None:
-        page = self.http.get(f"{self.site.url}/admin/login/", timeout=20).text
-        form = dict(HIDDEN.findall(page)) | {"username": self.name, "password": PASSWORD, "next": "/"}
-        answer = self.http.post(f"{self.site.url}/admin/login/", data=form, timeout=20, allow_redirects=False)
+        assert self.name is not None
+        answer = self.try_password(self.name, PASSWORD)
         assert answer.status_code == 302, answer.text
+
+    def try_password(self, name: str, password: str, address: str | None = None) -> requests.Response:
+        """Send the form of the login page; `address` is one of this machine to come from."""
+        if address is not None:
+            self.http.mount("http://", _From(address))
+        url = f"{self.site.url}/admin/login/"
+        form = dict(HIDDEN.findall(self.http.get(url, timeout=20).text))
+        form |= {"username": name, "password": password, "next": "/"}
+        return self.http.post(url, data=form, timeout=20, allow_redirects=False)
 
     def log_out(self) -> None:
         form = {"csrfmiddlewaretoken": self.http.cookies["csrftoken"]}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.cluster import Cluster
-from tests.acceptance.people import Person, make_user
+from tests.acceptance.people import PASSWORD, Person, make_user
 from tests.acceptance.raw import RawClient
 from tests.acceptance.site import Site
 
@@ -143,3 +143,12 @@ async def test_a_login_that_ends_on_one_gateway_ends_the_sockets_of_the_other(
     for client in clients:
         await check_logged_out(client, since)
     await check_refused(connect_raw, there, token)
+
+
+async def test_guesses_at_a_password_are_slowed_and_its_owner_elsewhere_is_not(site: Site) -> None:
+    name = next(NAMES)
+    make_user(site, name)
+    for wanted in [200] * 5 + [429]:
+        guesser = Person(site)
+        assert guesser.try_password(name, "a guess").status_code == wanted
+    assert guesser.try_password(name, PASSWORD, "127.0.0.2").status_code == 302

@@ -1,0 +1,159 @@
+"""Whether the GitHub token of an INIT is one of somebody whom this site lets in (GITHUB_TOKEN_CHECK).
+
+A site names a class that decides: none by default, AllowedLogins, or one of its own. No token is logged, kept
+in clear, or sent anywhere but to GITHUB_API_URL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import logging
+import secrets
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import OrderedDict
+from typing import Any
+
+from django.utils.module_loading import import_string
+
+from ohsessions.conf import conf
+from ohsessions.core.errors import WireError
+from ohsessions.core.outages import Outage
+
+logger = logging.getLogger(__name__)
+
+ASK_LIMIT = 5.0
+"""Seconds that GitHub may take to connect, to send the next bytes, and in all for its answer."""
+MAX_ANSWER = 64 * 1024
+MAX_TOKEN = 255
+KNOWN_FOR, UNKNOWN_FOR = 300.0, 60.0
+"""Seconds for which a token's login, or that GitHub knows none, is remembered."""
+MOST_REMEMBERED = 10_000
+
+
+class TokenCheck:
+    """Decides about the GitHub tokens of INITs. Made anew for each; called in a thread, may block."""
+
+    def check(self, user: Any, token: str | None) -> None:
+        """Raise WireError if an INIT of this user with this token (None: without one) is refused.
+
+        See refused() and unreachable() for the two errors of the protocol.
+        """
+        raise NotImplementedError
+
+
+class AllowedLogins(TokenCheck):
+    """Asks GitHub whose token it is, and lets in the people of GITHUB_LOGINS."""
+
+    def check(self, user: Any, token: str | None) -> None:
+        """See TokenCheck."""
+        login = _login_of(token) if token else None
+        if login is None or login.lower() not in {name.lower() for name in conf.GITHUB_LOGINS}:
+            raise refused()
+
+
+def check_github_token(user: Any, token: str | None) -> None:
+    """Ask the site's class; see TokenCheck.check()."""
+    if conf.GITHUB_TOKEN_CHECK is not None:
+        made: TokenCheck = import_string(conf.GITHUB_TOKEN_CHECK)()
+        made.check(user, token)
+
+
+def refused() -> WireError:
+    """Return the error for a token that is missing, not valid, or of somebody else."""
+    return WireError(403, "github_user", "Connect a GitHub account that this site lets in.")
+
+
+def unreachable() -> WireError:
+    """Return the error for when nobody can say whose token it is."""
+    return WireError(503, "unavailable", "GitHub cannot be asked at the moment. Try again.", retry_after=5.0)
+
+
+class _Remembered:
+    """The logins of tokens, under a digest with a key of this process. Bounded: the oldest goes first."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+        self._lock = threading.Lock()
+        self._known: OrderedDict[bytes, tuple[str | None, float]] = OrderedDict()
+
+    def key_of(self, token: str) -> bytes:
+        url = conf.GITHUB_API_URL
+        return hashlib.blake2b(f"{url}\0{token}".encode(), key=self._key, digest_size=16).digest()
+
+    def get(self, key: bytes) -> tuple[str | None] | None:
+        """Return a tuple with the login, which may be None; or None if nothing is remembered."""
+        with self._lock:
+            login, until = self._known.get(key, (None, 0.0))
+        return (login,) if time.monotonic() < until else None
+
+    def put(self, key: bytes, login: str | None) -> None:
+        until = time.monotonic() + (UNKNOWN_FOR if login is None else KNOWN_FOR)
+        with self._lock:
+            self._known.pop(key, None)
+            self._known[key] = (login, until)
+            if len(self._known) > MOST_REMEMBERED:
+                self._known.popitem(last=False)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """What redirects would be sent the token: to another host, perhaps."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
+
+
+_remembered = _Remembered()
+_outage = Outage(logger, "GitHub", "github")
+_opener = urllib.request.build_opener(_NoRedirects)
+
+
+def _login_of(token: str) -> str | None:
+    """Return whose token it is, None if nobody's. Raises WireError 503."""
+    if len(token) > MAX_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        return None
+    key = _remembered.key_of(token)
+    known = _remembered.get(key)
+    if known is None:
+        known = (_ask(token),)
+        _remembered.put(key, known[0])
+    return known[0]
+
+
+def _ask(token: str) -> str | None:
+    headers = {
+        "Authorization": f"Bearer {token}",
+        "Accept": "application/vnd.github+json",
+        "User-Agent": "ohsessions",
+    }
+    request = urllib.request.Request(f"{conf.GITHUB_API_URL.rstrip('/')}/user", headers=headers)
+    try:
+        with _opener.open(request, timeout=ASK_LIMIT) as answer:
+            login = json.loads(_read(answer))["login"]
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 401:
+            return None
+        _outage.failed(f"status {error.code}")
+        raise unreachable() from None
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+        _outage.failed(type(error).__name__)
+        raise unreachable() from None
+    _outage.worked()
+    return login if isinstance(login, str) else None
+
+
+def _read(answer: Any) -> bytes:
+    """Return the body. Raises TimeoutError if it drips, ValueError if it is too large."""
+    body, deadline = b"", time.monotonic() + ASK_LIMIT
+    while chunk := answer.read1(16 * 1024):
+        body += chunk
+        if len(body) > MAX_ANSWER:
+            raise ValueError("too large")
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    return body

@@ -1,0 +1,43 @@
+"""Asking about the GitHub tokens of INITs: in threads of its own, within a time, and not too many at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ohsessions.access import github
+from ohsessions.conf import conf
+from ohsessions.core.threads import Threads
+from ohsessions.core.wire import Init
+
+THREADS = 4
+MOST_WAITING = 100
+ANSWER_LIMIT = 10.0
+"""Seconds that a client waits for the answer, the waiting in line included; then it is told 503."""
+
+
+class GitHubCheck:
+    """That of one gateway. Costs nothing where GITHUB_TOKEN_CHECK is None."""
+
+    def __init__(self) -> None:
+        self._threads: Threads | None = None
+
+    async def check(self, user: Any, init: Init) -> None:
+        """Raise WireError 403 `github_user` or 503 `unavailable`; see TokenCheck."""
+        if conf.GITHUB_TOKEN_CHECK is None:
+            return
+        if self._threads is None:
+            self._threads = Threads("github", THREADS)
+        if self._threads.waiting >= MOST_WAITING:
+            raise github.unreachable()
+        token = init.secrets.get("github_token")
+        try:
+            async with asyncio.timeout(ANSWER_LIMIT):
+                await self._threads.call(github.check_github_token, user, token)
+        except TimeoutError:
+            raise github.unreachable() from None
+
+    def end(self) -> None:
+        """End the threads; what hangs in one is left behind."""
+        if self._threads is not None:
+            self._threads.end()

@@ -1,0 +1,146 @@
+"""
+Slows the guessing of passwords at the login page: some tries per account and address, and per address, in a
+time; then 429. Accounts are never locked for other addresses: a stranger must not keep their owner out.
+
+The counts lie in Django's cache. In memory, its default, each process counts for itself.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from asgiref.sync import iscoroutinefunction
+from django.conf import settings
+from django.core.cache import cache
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import resolve_url
+from django.utils.decorators import sync_and_async_middleware
+
+from ohsessions.core.addresses import limit_key
+from ohsessions.gateway.addresses import address_of
+
+Handler = Callable[[HttpRequest], HttpResponseBase]
+AsyncHandler = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
+
+WINDOW = 300
+"""Seconds from the first try that counts until all of them are forgotten."""
+TRIES = 5
+"""So many of one account from one address."""
+ADDRESS_TRIES = 30
+"""So many from one address, whatever the accounts."""
+
+
+class TooMany(Exception):
+    """A try too many. `seconds`: when the next one is taken."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+class Tries:
+    """The tries of one kind, counted under a digest: names and addresses are nobody else's."""
+
+    def __init__(self, kind: str, most: int) -> None:
+        digest = hashlib.sha256(kind.encode()).hexdigest()[:32]
+        self._count, self._until = f"login-tries-{digest}", f"login-until-{digest}"
+        self._most = most
+
+    def take(self) -> None:
+        """Count one, before the password is looked at: of many at once no more than allowed are. Raises
+        TooMany."""
+        now = time.time()
+        cache.add(self._until, now + WINDOW, WINDOW)
+        cache.add(self._count, 0, WINDOW)
+        try:
+            count = cache.incr(self._count)
+        except ValueError:  # its time ran out just now
+            return
+        if count > self._most:
+            raise TooMany(max(1, math.ceil(cache.get(self._until, now) - now)))
+
+    def give_back(self) -> None:
+        """It was no wrong password."""
+        try:
+            cache.decr(self._count)
+        except ValueError:
+            pass
+
+    def forget(self) -> None:
+        """The right password was given."""
+        cache.delete_many([self._count, self._until])
+
+
+def tries_of(request: HttpRequest) -> tuple[Tries, Tries] | None:
+    """Return what a login counts towards, by address and by account; None for any other request."""
+    if request.method != "POST" or request.path != resolve_url(settings.LOGIN_URL):
+        return None
+    address = limit_key(address_of(scope_of(request)))
+    name = request.POST.get("username", "").strip().casefold()
+    return Tries(address, ADDRESS_TRIES), Tries(f"{address}\0{name}", TRIES)
+
+
+def scope_of(request: HttpRequest) -> dict[str, Any]:
+    """Return the ASGI scope of a request, or what one would say of its address."""
+    scope: dict[str, Any] | None = getattr(request, "scope", None)
+    if scope is not None:
+        return scope
+    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in request.headers.items()]
+    return {"client": [request.META.get("REMOTE_ADDR", "")], "headers": headers}
+
+
+def take(tries: tuple[Tries, Tries]) -> HttpResponseBase | None:
+    """Count a login; return what to answer if it is one too many."""
+    try:
+        for one in tries:
+            one.take()
+    except TooMany as error:
+        text = f"Too many tries to log in. Try again in {error.seconds} s.\n"
+        headers = {"Retry-After": str(error.seconds), "Cache-Control": "no-store"}
+        return HttpResponse(text, status=429, content_type="text/plain; charset=utf-8", headers=headers)
+    return None
+
+
+def settle(tries: tuple[Tries, Tries], status: int) -> None:
+    """Keep a try that was wrong: Django shows the form again, with status 200."""
+    by_address, by_account = tries
+    if status != 200:
+        by_address.give_back()
+    if status == 302:
+        by_account.forget()
+    elif status != 200:
+        by_account.give_back()
+
+
+@sync_and_async_middleware
+def slow_password_guessing(get_response: Handler | AsyncHandler) -> Handler | AsyncHandler:
+    """Answer a try too many with 429 and Retry-After, before the password is looked at."""
+    if iscoroutinefunction(get_response):
+
+        async def amiddleware(request: HttpRequest) -> HttpResponseBase:
+            tries = tries_of(request)
+            if tries is None:
+                return await cast(AsyncHandler, get_response)(request)
+            refused = take(tries)
+            if refused is not None:
+                return refused
+            response = await cast(AsyncHandler, get_response)(request)
+            settle(tries, response.status_code)
+            return response
+
+        return amiddleware
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        tries = tries_of(request)
+        if tries is None:
+            return cast(Handler, get_response)(request)
+        refused = take(tries)
+        if refused is not None:
+            return refused
+        response = cast(Handler, get_response)(request)
+        settle(tries, response.status_code)
+        return response
+
+    return middleware
