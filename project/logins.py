@@ -16,6 +16,7 @@ from django.conf import settings
 from django.core.cache import cache
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import resolve_url
+from django.urls import NoReverseMatch
 from django.utils.decorators import sync_and_async_middleware
 
 from ohsessions.core.addresses import limit_key
@@ -75,11 +76,19 @@ class Tries:
 
 def tries_of(request: HttpRequest) -> tuple[Tries, Tries] | None:
     """Return what a login counts towards, by address and by account; None for any other request."""
-    if request.method != "POST" or request.path != resolve_url(settings.LOGIN_URL):
+    if request.method != "POST" or request.path != login_path():
         return None
     address = limit_key(address_of(scope_of(request)))
     name = request.POST.get("username", "").strip().casefold()
     return Tries(address, ADDRESS_TRIES), Tries(f"{address}\0{name}", TRIES)
+
+
+def login_path() -> str | None:
+    """Return where the login is; None in a site without one."""
+    try:
+        return resolve_url(settings.LOGIN_URL)
+    except NoReverseMatch:
+        return None
 
 
 def scope_of(request: HttpRequest) -> dict[str, Any]:
