@@ -1,4 +1,9 @@
-"""The reference site as tests want it: a key, no HTTPS, fast passwords. DATABASE_URL and REDIS_URL count."""
+"""
+The reference site as tests want it: a key, no HTTPS, fast passwords. DATABASE_URL and REDIS_URL count.
+
+With OHSESSIONS_TEST_USE_TZ=0 times have no zone. Of the integration tests
+test_lifecycle, test_journal, test_gateway, test_host and test_suspects have to pass.
+"""
 
 import os
 import tempfile
@@ -13,6 +18,9 @@ if "NAME" in DATABASES["default"].get("TEST", {}):  # noqa: F405
     # One file for each run: two runs in one checkout would empty each other's tables.
     file = Path(tempfile.gettempdir()) / f"ohsessions-test-{os.getpid()}.sqlite3"
     DATABASES["default"]["TEST"]["NAME"] = file  # noqa: F405
+if os.environ.get("OHSESSIONS_TEST_USE_TZ") == "0":
+    USE_TZ = False
+    TIME_ZONE = "Asia/Kolkata"
 MEDIA_ROOT = ""
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},

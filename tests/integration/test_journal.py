@@ -337,6 +337,17 @@ def test_nothing_reads_through_a_cursor_of_the_server():
     assert found == ["reading.py"]
 
 
+def test_an_event_is_known_by_its_number_and_its_timestamp(world: World):
+    session_id, other = world.open().change.session_id, world.open().change.session_id
+    append(Append(session_id, [action("x" * 100_000)]))
+    (stamped,) = [json.loads(data)["timestamp"] for _, data in journal.read_page(session_id, -1)]
+    assert journal.has_event(session_id, 0, stamped)
+    wrong = [stamped.replace("2026", "2025"), stamped[:-1], "", "%", "x" * 10**6]
+    assert not any(journal.has_event(session_id, 0, said) for said in wrong)
+    assert not journal.has_event(session_id, 1, stamped)
+    assert not journal.has_event(other, 0, stamped)
+
+
 def test_new_actions_are_those_of_clients_after_a_number(world: World):
     session_id, epoch = world.run()
     world.act(session_id)

@@ -11,7 +11,8 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 from django.core.files.storage import default_storage
-from django.db import transaction
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from ohsessions import Runtime, access, leases, lifecycle, snapshots
 from ohsessions.core import policy
@@ -174,6 +175,24 @@ def test_a_gateway_that_drains_serves_on(world: World):
 
 
 # Attaching and detaching
+
+
+def test_only_who_says_the_timestamp_of_the_last_event_costs_a_query_more(
+    world: World, django_assert_num_queries
+):
+    session_id, _ = world.run("a")
+    stamped = json.loads(Event.objects.get(session=session_id, number=1).data)["timestamp"]
+    with CaptureQueriesContext(connection) as queries:
+        assert not world.attach(session_id, "b", latest_event_id=1).resets
+    for extra, position in (
+        (0, {}),
+        (0, {"latest_event_id": 7, "latest_event_timestamp": stamped}),
+        (0, {"latest_event_id": -1, "latest_event_timestamp": stamped}),
+        (1, {"latest_event_id": 1, "latest_event_timestamp": stamped}),
+    ):
+        with django_assert_num_queries(len(queries) + extra):
+            attached = world.attach(session_id, uuid4().hex, **position)
+        assert attached.resets == (position.get("latest_event_id") == 7)
 
 
 def test_the_last_detach_starts_the_close_delay_and_an_attach_clears_it(world: World):

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,11 +16,18 @@ from django.db import connection, connections, transaction
 from ohsessions import leases, lifecycle, snapshots
 from ohsessions.core import wire
 from ohsessions.core.clock import FakeClock
-from ohsessions.database import database_clock
+from ohsessions.database import as_stored, database_clock
 from ohsessions.journal import Append, Appended, NewEvent, commit_appends
 from ohsessions.lifecycle import Attached, Change, Socket
 from ohsessions.models import Connection, Event, Process, Session
 from tests.requirements import wait_until
+
+
+class StoredClock(FakeClock):
+    """Tells the time as rows have it: without a zone where USE_TZ is off."""
+
+    def now(self) -> datetime:
+        return as_stored(super().now())
 
 
 class World:
@@ -34,7 +42,7 @@ class World:
     @classmethod
     @contextmanager
     def made(cls) -> Iterator[World]:
-        clock = FakeClock()
+        clock = StoredClock()
         with database_clock(clock):
             yield cls(clock)
 
