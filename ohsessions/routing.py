@@ -66,9 +66,9 @@ class Mount:
         if scope["type"] in ("http", "websocket") and _is_ours(scope):
             await self.started()
             # Only a handshake asks who it is: later requests show the same credentials (see socketio).
-            is_handshake = b"sid" not in parse_qs(scope.get("query_string", b""))
-            application = self._with_login if is_handshake else self._socketio
-            if is_handshake:
+            opens = is_handshake(scope)
+            application = self._with_login if opens else self._socketio
+            if opens:
                 scope = {**scope, HANDSHAKE_AT: time.monotonic()}
             await application(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -176,6 +176,12 @@ class Mount:
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
         logger.error("ohsessions could not start", exc_info=error, extra={"verb": "start_failed"})
+
+
+def is_handshake(scope: Scope) -> bool:
+    """Return whether a request for Socket.IO opens a connection: it names no sid."""
+    # Of bytes parse_qs() makes ASCII again, which not all of them are.
+    return "sid" not in parse_qs(scope.get("query_string", b"").decode("latin-1"))
 
 
 def _is_ours(scope: Scope) -> bool:

@@ -68,6 +68,16 @@ async def test_an_origin_that_is_foreign_or_none_is_refused_and_no_fault_of_ours
     assert "Traceback" not in shared.log.read_text()
 
 
+@pytest.mark.parametrize("sid", ["%ff", "%00%c3", "\xff"])
+async def test_a_query_that_is_no_text_is_refused_and_no_fault_of_ours(shared: Site, sid: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", shared.port)
+    target = f"/socket.io/?EIO=4&transport=polling&sid={sid}"
+    writer.write(f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode("latin-1"))
+    assert b" 400 " in await reader.readline()
+    writer.close()
+    assert "Traceback" not in shared.log.read_text()
+
+
 async def test_a_site_for_https_takes_no_plain_connections(make_site: MakeSite) -> None:
     site = make_site(environment={"DJANGO_HTTPS": "1", "DJANGO_TRUST_PROXY": "1"})
     assert await statuses(site) == {"polling": 403, "preflight": 403, "websocket": 403}

@@ -160,7 +160,7 @@ async def odd_http(world: World) -> None:
     await world.repeat(once, 4)
 
 
-@attack("edge", seconds=45)
+@attack("edge", seconds=70)
 async def slow_headers(world: World) -> None:
     """200 handshakes that send a header byte each second, and 50 that send nothing"""
     begun: list[Wire] = []

@@ -17,6 +17,7 @@ from ohsessions.core import addresses
 from ohsessions.core.errors import WireError
 from ohsessions.gateway import handshake
 from ohsessions.http_requests import BodyLimits
+from ohsessions.routing import is_handshake
 from ohsessions.socketio import codec, requests
 from ohsessions.socketio.engine import EngineIO, State, Transport
 from ohsessions.socketio.errors import PacketError, RequestRefused
@@ -89,6 +90,7 @@ def query_string(data: bytes) -> None:
         {"type": "http", "method": "POST", "query_string": data, "headers": []},
         {"type": "websocket", "query_string": data, "headers": []},
     ):
+        assert is_handshake(scope) in (True, False)
         try:
             requests.parse_query(scope)
         except RequestRefused:
