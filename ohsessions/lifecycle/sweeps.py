@@ -116,14 +116,13 @@ def strays(limit: int = 200) -> list[UUID]:
 def _undue(now: datetime) -> SessionQuerySet:
     """Awake, nobody attached, and not due ever, since CLOSE_DELAY was None when the last one left; or due
     later than any delay allows, since the clock was set back."""
+    slack = timedelta(seconds=policy.CLOCK_SLACK)
+    undue = ~Q(forced_by="") & Q(passivate_at__gt=now + slack)
     latest = policy.due_time(0, now, conf.CLOSE_DELAY)
-    if latest is None:
-        return Session.objects.none()
-    attached = Connection.objects.attached().filter(session=OuterRef("pk"))
-    never = Q(~Exists(attached), passivate_at=None)
-    forced = ~Q(forced_by="") & Q(passivate_at__gt=now + timedelta(seconds=policy.CLOCK_SLACK))
-    too_late = Q(passivate_at__gt=latest + timedelta(seconds=policy.CLOCK_SLACK))
-    return Session.objects.filter(never | too_late | forced, state__in=states.AWAKE)
+    if latest is not None:
+        attached = Connection.objects.attached().filter(session=OuterRef("pk"))
+        undue |= Q(~Exists(attached), passivate_at=None) | Q(passivate_at__gt=latest + slack)
+    return Session.objects.filter(undue, state__in=states.AWAKE)
 
 
 @transaction.atomic

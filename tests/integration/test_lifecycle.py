@@ -595,7 +595,9 @@ def test_a_session_sleeps_in_time_although_the_clock_was_set_back(world: World):
     assert lifecycle.claim_passivation(session_id, epoch, busy=False) is not None
 
 
-def test_an_operators_wish_holds_at_once_although_the_clock_was_set_back(world: World):
+@pytest.mark.parametrize("close_delay", [15, None])
+def test_an_operators_wish_holds_at_once_although_the_clock_was_set_back(world: World, settings, close_delay):
+    settings.OHSESSIONS = {**settings.OHSESSIONS, "CLOSE_DELAY": close_delay}
     session_id, epoch = world.run("a")
     lifecycle.force_passivation(session_id, by="ann")
     world.clock.advance(-3600)
