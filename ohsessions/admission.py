@@ -58,6 +58,21 @@ def admit(scope: Scope) -> None:
         _refuse(scope, 403, "Origin", "Pages of this origin may not connect.", hint)
 
 
+def cookie_attributes(scope: Scope) -> str:
+    """
+    Return the attributes of the cookie that a polling handshake sets.
+
+    A page of another site gets it only with SameSite=None, which browsers take only over HTTPS.
+    """
+    request = Request(scope)
+    host, origin = request.get_host(), parse_origin(request.META.get("HTTP_ORIGIN", ""))
+    is_foreign = origin is not None and origin.host != split_domain_port(host)[0]
+    path = f"{scope.get('root_path', '')}/{conf.PATH.strip('/')}"
+    if not request.is_secure():
+        return f"; Path={path}; SameSite=Lax"
+    return f"; Path={path}; Secure; SameSite={'None' if is_foreign else 'Lax'}"
+
+
 class Request(HttpRequest):
     """As much of a scope as Django's own rules on hosts and schemes look at."""
 

@@ -19,8 +19,9 @@ from urllib.parse import parse_qs
 
 from channels.auth import AuthMiddlewareStack
 
-from ohsessions.admission import admit
+from ohsessions.admission import admit, cookie_attributes
 from ohsessions.conf import conf
+from ohsessions.gateway.addresses import address_of
 from ohsessions.gateway.client import HANDSHAKE_AT
 from ohsessions.gateway.farewells import say_farewell
 from ohsessions.gateway.gateway import FIRST_PAYLOAD, Gateway
@@ -97,6 +98,8 @@ class Mount:
             self._gateway.accept,
             settings=self._gateway.engine_settings,
             admit=admit,
+            cookie=cookie_attributes,
+            address_of=address_of,
             farewell=say_farewell,
             make_guest=self._gateway.guests.admit,
         )

@@ -52,6 +52,16 @@ class Guest(Protocol):
         """Called once, when the connection is forgotten."""
 
 
+class Binding(Protocol):
+    """See the module binding."""
+
+    def fits(self, scope: Scope) -> bool:
+        """Whether a request comes from the client of the handshake."""
+
+    def set_cookie(self, attributes: str) -> bytes | None:
+        """The header's value that has the client keep the cookie; None if it has it already."""
+
+
 class Inlet(Protocol):
     """How a server is told what it may take of a websocket, before it hands a message to us."""
 
@@ -82,6 +92,7 @@ class Connection:
         self.credentials = credentials
         self.receiver: Receiver | None = None
         self.guest: Guest | None = None
+        self.binding: Binding | None = None  # of one that began with polling
         self.closed_by_us = False
         self.is_posting = False  # a POST is being read; another one would overtake it
         self._on_end = on_end

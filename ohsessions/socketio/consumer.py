@@ -25,6 +25,8 @@ __all__ = ["SocketIOConsumer"]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Headers = list[tuple[bytes, bytes]]
 
+POLL_HEADERS: Headers = [(b"content-type", b"text/plain; charset=UTF-8")]
+
 # How long a server may take to pass on a close frame to a client that does not read, in seconds.
 CLOSE_PATIENCE = 5.0
 # daphne sends no other of the registered codes (it raises), and Engine.IO clients read none.
@@ -165,26 +167,32 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
             if scope["method"] == "OPTIONS":
                 await _respond(send, 204, "", cors + _preflight(scope))
                 return
-            body, content_type = await self._answer(scope, receive)
+            body, headers = await self._answer(scope, receive)
         except RequestRefused as exc:
             await _respond(send, exc.status, exc.body, [(b"content-type", b"application/json"), *cors])
         except _ClientGone:
             return
         else:
-            await _respond(send, 200, body, [(b"content-type", content_type), *cors])
+            await _respond(send, 200, body, [*headers, *cors])
 
-    async def _answer(self, scope: Scope, receive: Receive) -> tuple[str, bytes]:
+    async def _answer(self, scope: Scope, receive: Receive) -> tuple[str, Headers]:
         query = parse_query(scope)
         if query.sid is None:
             connection = self.server.open(scope, Transport.POLLING)
-            return await _poll(connection, receive), b"text/plain; charset=UTF-8"
+            return await _poll(connection, receive), [*POLL_HEADERS, *self._set_cookie(scope, connection)]
         connection = self._find_polling(scope, query)
         if scope["method"] == "GET":
-            return await _poll(connection, receive), b"text/plain; charset=UTF-8"
+            return await _poll(connection, receive), POLL_HEADERS
         if scope["method"] != "POST":
             raise RequestRefused.bad_request()
         await self._post(scope, connection, receive)
-        return "ok", b"text/html"
+        return "ok", [(b"content-type", b"text/html")]
+
+    def _set_cookie(self, scope: Scope, connection: Connection) -> Headers:
+        if self.server.cookie is None or connection.binding is None:
+            return []
+        value = connection.binding.set_cookie(self.server.cookie(scope))
+        return [] if value is None else [(b"set-cookie", value)]
 
     def _find_polling(self, scope: Scope, query: Query) -> Connection:
         assert query.sid is not None

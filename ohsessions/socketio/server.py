@@ -16,6 +16,7 @@ from urllib.parse import parse_qs
 from django.conf import ENVIRONMENT_VARIABLE
 from django.conf import settings as django_settings
 
+from ohsessions.socketio.binding import Binding
 from ohsessions.socketio.client import Client
 from ohsessions.socketio.connection import Connection, Guest, Receiver, Scope
 from ohsessions.socketio.engine import EngineIO, Transport
@@ -35,7 +36,9 @@ class EngineServer(ABC):
     The connections of a mount, whatever their messages mean.
 
     `make_guest` is asked at each handshake that was admitted. It raises RequestRefused, or gives what the
-    application wants to keep of the connection.
+    application wants to keep of the connection. `cookie` gives the attributes (`; Path=/socket.io`) of the
+    cookie that a polling handshake sets; without it none is set. `address_of` a scope is its client's
+    address. See binding.
     """
 
     def __init__(
@@ -44,9 +47,13 @@ class EngineServer(ABC):
         settings: Callable[[Scope], EngineSettings],
         admit: Callable[[Scope], None],
         make_guest: Callable[[Scope], Guest] | None = None,
+        cookie: Callable[[Scope], str] | None = None,
+        address_of: Callable[[Scope], str] | None = None,
     ) -> None:
         self.settings = settings
         self.admit = admit
+        self.cookie = cookie
+        self._address_of = address_of or peer_of
         self._make_guest = make_guest
         self._connections: dict[str, Connection] = {}
         self._stopping = False
@@ -69,6 +76,8 @@ class EngineServer(ABC):
         engine = EngineIO(self.settings(scope), transport, asyncio.get_running_loop().time)
         connection = Connection(engine, scope, credentials(scope, session_cookie_name), self._forget)
         connection.guest = guest
+        if transport is Transport.POLLING:
+            connection.binding = Binding(scope, self._address_of)
         self._connections[engine.sid] = connection
         connection.receiver = self.make_receiver(connection)
         return connection
@@ -78,7 +87,10 @@ class EngineServer(ABC):
         connection = self._connections.get(sid)
         if connection is None:
             raise RequestRefused.unknown_sid()
+        binding = connection.binding
         if connection.credentials != credentials(scope, session_cookie_name):
+            raise RequestRefused.forbidden()
+        if binding is not None and not binding.fits(scope):
             raise RequestRefused.forbidden()
         return connection
 
@@ -135,6 +147,8 @@ class SocketIOServer(EngineServer):
         settings: Callable[[Scope], EngineSettings] | None = None,
         farewell: Callable[[Socket, str], None] | None = None,
         make_guest: Callable[[Scope], Guest] | None = None,
+        cookie: Callable[[Scope], str] | None = None,
+        address_of: Callable[[Scope], str] | None = None,
         **numbers: Any,
     ) -> None:
         if settings is None:
@@ -142,7 +156,9 @@ class SocketIOServer(EngineServer):
             settings = lambda scope: fixed  # noqa: E731
         elif numbers:
             raise TypeError(f"settings(scope) already gives {', '.join(numbers)}; pass one or the other")
-        super().__init__(settings=settings, admit=admit, make_guest=make_guest)
+        super().__init__(
+            settings=settings, admit=admit, make_guest=make_guest, cookie=cookie, address_of=address_of
+        )
         self.handler_factory = handler_factory
         self.namespaces = tuple(namespaces)
         self.farewell = farewell
@@ -186,6 +202,11 @@ class SocketIOServer(EngineServer):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def peer_of(scope: Scope) -> str:
+    """The address that the connection comes from, perhaps that of a proxy."""
+    return str((scope.get("client") or [""])[0])
 
 
 def session_cookie_name() -> str | None:

@@ -187,6 +187,32 @@ async def test_strangers_who_start_no_sessions_send_little_until_they_are_attach
     assert (await client.act("initialize"))["error_code"] == 401
 
 
+# Somebody else's polling
+
+
+@pytest.mark.parametrize("keeps_cookies", [False, True])
+async def test_a_sid_from_a_log_does_not_read_somebody_elses_polling(
+    shared: Site, keeps_cookies: bool
+) -> None:
+    address, query = f"{shared.url}/socket.io/", HANDSHAKE | {"transport": "polling"}
+    jar = aiohttp.CookieJar(unsafe=True) if keeps_cookies else aiohttp.DummyCookieJar()
+    async with aiohttp.ClientSession(cookie_jar=jar) as own, aiohttp.ClientSession() as other:
+        async with own.get(address, params=query) as response:
+            query["sid"] = (await response.text()).partition('"sid":"')[2].partition('"')[0]
+            assert "HttpOnly" in response.headers["set-cookie"]
+        async with own.post(address, params=query, data=b"40") as response:
+            assert response.status == 200
+        agents = [{"User-Agent": "other"}] + [{}] * keeps_cookies
+        for headers in agents:
+            async with other.get(address, params=query, headers=headers) as response:
+                assert response.status == 403
+            websocket = query | {"transport": "websocket"}
+            with pytest.raises(aiohttp.WSServerHandshakeError):
+                await other.ws_connect(address, params=websocket, headers=headers)
+        async with own.get(address, params=query) as response:
+            assert '40{"sid"' in await response.text()
+
+
 # What is not parsed
 
 

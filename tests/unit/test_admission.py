@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
-from ohsessions.admission import admit, parse_origin
+from ohsessions.admission import admit, cookie_attributes, parse_origin
 from ohsessions.socketio import RequestRefused
 
 LOCAL = override_settings(DEBUG=True, ALLOWED_HOSTS=[])
@@ -161,3 +161,21 @@ def test_a_refusal_says_what_to_do():
 def test_an_origin_has_one_form():
     assert parse_origin("HTTP://Example.org.:80") == ("http", "example.org", "")
     assert parse_origin("https://example.org:8443") == ("https", "example.org", "8443")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "origin", "attributes"),
+    [
+        ("http", None, "; Path=/socket.io; SameSite=Lax"),
+        ("http", "http://other.example", "; Path=/socket.io; SameSite=Lax"),
+        ("https", None, "; Path=/socket.io; Secure; SameSite=Lax"),
+        ("https", "https://example.org:8443", "; Path=/socket.io; Secure; SameSite=Lax"),
+        ("https", "https://other.example", "; Path=/socket.io; Secure; SameSite=None"),
+    ],
+)
+def test_the_cookie_goes_to_another_site_only_where_browsers_take_it(
+    scheme: str, origin: str | None, attributes: str
+):
+    headers = [("host", "example.org")] + ([("origin", origin)] if origin else [])
+    with OURS:
+        assert cookie_attributes(scope(*headers, kind="http", scheme=scheme)) == attributes

@@ -118,11 +118,16 @@ def admit(scope: Any) -> None:
         raise RequestRefused.forbidden()
 
 
+def cookie(scope: Any) -> str:
+    return "; Path=/; SameSite=Lax"
+
+
 server = SocketIOServer(
     Echo,
     namespaces=("/", "/custom"),
     settings=lambda scope: SETTINGS,
     admit=admit,
+    cookie=cookie,
     farewell=lambda socket, reason: socket.emit("farewell", reason),
 )
 socket_io = SocketIOConsumer.as_asgi(server=server)

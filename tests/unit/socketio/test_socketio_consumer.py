@@ -155,6 +155,7 @@ class World:
             namespaces=("/", "/custom"),
             settings=lambda scope: EngineSettings(**self.settings),
             admit=self._admit,
+            cookie=lambda scope: "; Path=/socket.io; SameSite=Lax",
             farewell=lambda socket, reason: socket.emit("farewell", reason),
         )
         app: Callable[..., Awaitable[None]] = SocketIOConsumer.as_asgi(server=self.server)
@@ -172,7 +173,14 @@ class World:
     @staticmethod
     def scope(kind: str, query: str, headers: Headers) -> dict[str, Any]:
         pairs = [(key.encode(), value.encode()) for key, value in headers.items()]
-        return {"type": kind, "path": "/socket.io/", "query_string": query.encode(), "headers": pairs}
+        address = headers.get("x-test-address", "192.0.2.1")
+        return {
+            "type": kind,
+            "path": "/socket.io/",
+            "query_string": query.encode(),
+            "headers": pairs,
+            "client": [address, 5],
+        }
 
     async def note(self, *what: Any) -> None:
         """Record, and wait if the test holds this kind of call back."""
@@ -286,6 +294,58 @@ async def test_a_sid_is_of_no_use_to_anybody_else(world: World, stranger: Header
     await world.websocket(query.replace("polling", "websocket"), **stranger).expect_close()
     response = await world.ask("POST", query, b"40", cookie="sessionid=ann")
     assert (response.status, response.body) == (200, "ok")
+
+
+async def test_a_polling_client_that_keeps_cookies_must_show_its_own_always(world: World) -> None:
+    response = await world.ask("GET", "transport=polling", **{"user-agent": "browser"})
+    query = f"transport=polling&sid={json.loads(response.body[1:])['sid']}"
+    pair, _, attributes = response.headers[b"set-cookie"].decode().partition("; ")
+    assert attributes == "HttpOnly; Path=/socket.io; SameSite=Lax"
+    own = {"cookie": f"a=b; {pair}"}
+    assert (await world.ask("POST", query, b"40", **own)).status == 200
+    for stranger in ({"user-agent": "browser"}, {"cookie": pair[:-1]}, {"cookie": pair + "x"}):
+        assert (await world.ask("GET", query, **stranger)).status == 403
+        assert (await world.ask("POST", query, b"1", **stranger)).status == 403
+        await world.websocket(query.replace("polling", "websocket"), **stranger).expect_close()
+    moved = {"user-agent": "another", "x-test-address": "192.0.2.2"}
+    assert (await world.ask("GET", query, **own, **moved)).status == 200
+
+
+async def test_a_polling_client_without_cookies_is_known_by_its_agent_and_address(world: World) -> None:
+    own = {"user-agent": "program"}
+    query = await world.open_polling(**own)
+    strangers: list[Headers] = [
+        {},
+        {"user-agent": "other"},
+        {"user-agent": "program", "x-test-address": "192.0.2.2"},
+        {"user-agent": "other", "cookie": "ohsessions_polling=" + "x" * 32},
+    ]
+    for stranger in strangers:
+        assert (await world.ask("GET", query, **stranger)).status == 403
+    for stranger in strangers[1:]:
+        await world.websocket(query.replace("polling", "websocket"), **stranger).expect_close()
+    assert (await world.ask("POST", query, b"40", **own)).status == 200
+    websocket = world.websocket(query.replace("polling", "websocket"))  # Node's sends no User-Agent
+    assert (await websocket.message())["type"] == "websocket.accept"
+    await websocket.leave()
+
+
+async def test_the_tabs_of_a_browser_share_one_cookie(world: World) -> None:
+    first = await world.ask("GET", "transport=polling")
+    own = {"cookie": first.headers[b"set-cookie"].decode().partition(";")[0]}
+    second = await world.ask("GET", "transport=polling", **own)
+    assert b"set-cookie" not in second.headers
+    for response in (first, second):
+        query = f"transport=polling&sid={json.loads(response.body[1:])['sid']}"
+        assert (await world.ask("POST", query, b"40", **own)).status == 200
+
+
+async def test_a_websocket_has_no_second_one_by_its_sid(world: World) -> None:
+    websocket = world.websocket()
+    await websocket.message()
+    sid = json.loads(str(await websocket.receive())[1:])["sid"]
+    assert (await world.ask("GET", f"transport=polling&sid={sid}")).status == 400
+    await websocket.leave()
 
 
 # -- polling
