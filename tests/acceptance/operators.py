@@ -20,20 +20,20 @@ class Operator:
         self.http = requests.Session()
         site.environment["DJANGO_SUPERUSER_PASSWORD"] = PASSWORD
         site.manage("createsuperuser", "--noinput", "--username", "op", "--email", "op@example.net")
-        page = self._get("/admin/login/")
+        page = self.read("/admin/login/")
         login = {**dict(HIDDEN.findall(page)), "username": "op", "password": PASSWORD, "next": "/admin/"}
         assert "Log out" in self._post("/admin/login/", login)
 
     def select(self, table: str, action: str, *keys: str) -> str:
         """Chooses an action for some rows of a list, and confirms it; gives the page that comes then."""
         address = f"/admin/ohsessions/{table}/"
-        chosen = {**dict(HIDDEN.findall(self._get(address))), "action": action, "_selected_action": keys}
+        chosen = {**dict(HIDDEN.findall(self.read(address))), "action": action, "_selected_action": keys}
         page = self._post(address, chosen)
         form = re.search(r'<form method="post" action="([^"]+)" class="oh-confirm">', page)
         assert form, page
         return self._post(form[1], HIDDEN.findall(page[form.start() :]))
 
-    def _get(self, address: str) -> str:
+    def read(self, address: str) -> str:
         answer = self.http.get(self.url + address, timeout=20)
         answer.raise_for_status()
         return answer.text

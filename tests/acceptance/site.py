@@ -47,6 +47,7 @@ class Site:
         self.environment = clean | {
             "DJANGO_DEBUG": "1",
             "DJANGO_SECRET_KEY": SECRET_KEY,
+            "DJANGO_MEDIA_ROOT": str(folder / "files"),
             "DATABASE_URL": f"sqlite:///{self.database}",
             **{f"OHSESSIONS_{name}": json.dumps(value) for name, value in options.items()},
             **(environment or {}),
