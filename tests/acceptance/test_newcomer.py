@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
 
-from tests.acceptance.browser import FLAGS, Console
+from tests.acceptance.browser import FLAGS, LINK, Console
 from tests.acceptance.site import Site
 from tests.requirements import wait_until
 
@@ -124,3 +124,37 @@ async def test_a_restarted_server_goes_on(make_site: Callable[..., Site], browse
     await again.run("pwd; echo A is $A", "/tmp", "A is 7")
     print(f"answered {time.monotonic() - started:.1f} s after the start")
     await console.wait_for("A is 7")
+
+
+async def test_an_owner_sees_the_links_given_out_and_revokes_one_or_all(site: Site, browser: Browser) -> None:
+    owner = await Console.open(browser, site.url)
+    await owner.start("Echo")
+    await owner.page.locator("#share").click()
+    links = owner.page.locator("#share-links > li")
+    await expect(owner.page.locator("#share-given")).to_be_hidden()
+    addresses = []
+    for name in ("Bob", "Eve"):
+        await owner.page.locator("#share-label").fill(name)
+        await owner.page.locator('#share-choice input[value="editor"]').check()
+        await expect(owner.page.locator("#share-link")).to_have_value(LINK)
+        addresses.append(await owner.page.locator("#share-link").input_value())
+        await expect(links.first).to_contain_text(f"{name} takes part")
+    await expect(links).to_have_count(2)
+    bob, eve = [await Console.open(browser, address) for address in addresses]
+    for guest in (bob, eve):
+        await guest.wait_for_words("#bar-line", "ready")
+    await owner.page.get_by_role("button", name="Revoke the link for Eve").click()
+    await eve.wait_for_words("#banner", "not valid any more")
+    await expect(links).to_have_count(1)
+    await expect(links.first).to_contain_text("used now")
+    await owner.page.get_by_role("button", name="Revoke all").click()
+    await owner.page.get_by_role("button", name="Really revoke all").click()
+    await bob.wait_for_words("#banner", "not valid any more")
+    await owner.wait_for_words("#bar-line", "just you")
+    await owner.type("still mine")
+    await owner.wait_for("Echo")
+    await bob.page.reload()
+    await bob.wait_for_words("#dead", "This link no longer works")
+    await owner.page.reload()
+    await owner.wait_for("still mine")
+    assert owner.problems == []

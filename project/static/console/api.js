@@ -30,8 +30,23 @@ export class Api {
     return this.#ask("PATCH", `${id}/`, { token, body: { title } });
   }
 
-  share(id, token, role) {
-    return this.#ask("POST", `${id}/share/`, { token, body: { role } });
+  /** @param {{role: string, label?: string, expires_in?: number}} link */
+  share(id, token, link) {
+    return this.#ask("POST", `${id}/share/`, { token, body: link });
+  }
+
+  /** The links that were given out and still let somebody in, the newest first. */
+  async links(id, token) {
+    return (await this.#ask("GET", `${id}/links/`, { token })).links;
+  }
+
+  revokeLink(id, token, link) {
+    return this.#ask("DELETE", `${id}/links/${link}/`, { token });
+  }
+
+  /** Ends all links and tokens, our own too; resolves to a new one for us. */
+  async revokeLinks(id, token) {
+    return (await this.#ask("DELETE", `${id}/links/`, { token })).token;
   }
 
   async #ask(method, path, { token = null, body } = {}) {

@@ -8,12 +8,13 @@
 import { SessionClient } from "../ohsessions/client.js";
 import { Api } from "./api.js";
 import { Composer, actionFor, typedText } from "./composer.js";
-import { askTitle, confirmClose, prepareDialogs, showShare } from "./dialogs.js";
+import { askTitle, confirmClose, prepareDialogs } from "./dialogs.js";
 import { byId, el } from "./dom.js";
 import { Drawer } from "./drawer.js";
 import { Header } from "./header.js";
 import { Menu } from "./menu.js";
 import { forgetSession, forgetToken, recallSession, rememberSession } from "./remembered.js";
+import { showShare } from "./share.js";
 import { Sidebar } from "./sidebar.js";
 import { Timeline } from "./timeline.js";
 import { toast } from "./toast.js";
@@ -88,6 +89,7 @@ function chosenRuntime() {
 const DEAD = {
   invalid_token: ["This link no longer works", "It may have expired, or its owner may have withdrawn it. Ask for a new one."],
   unknown_session: ["There is no such session", "The address may be incomplete, or the session was removed."],
+  logged_out: ["You are signed out", "Sign in again to go on where you were. Nothing that was sent is lost."],
   login_required: ["Please sign in", "This site wants to know who you are before you start or join a session."],
   no_key: ["This address is not complete", "A link to a session ends with a long key after a # sign. Copy the whole link, or sign in if the session is yours."],
   forbidden: ["You may not join this session", "Its owner can give you a link that lets you in."],
@@ -104,7 +106,7 @@ function showDead(reason, { id = null, detail = "" } = {}) {
   byId("dead-text").textContent = text;
   byId("dead-detail").textContent = detail;
   const login = byId("dead-login");
-  login.hidden = config.user.authenticated || !config.login_url;
+  login.hidden = (config.user.authenticated && reason !== "logged_out") || !config.login_url;
   login.href = `${config.login_url}?next=${encodeURIComponent(location.pathname)}`;
   const forget = byId("dead-forget");
   forget.hidden = !id || !recallSession(id);
@@ -221,6 +223,10 @@ function onConnection(connection) {
     showDead(reason, { id, detail: error.message });
     return;
   }
+  if (connection.state === "refused" && error?.reason === "logged_out") {
+    showDead("logged_out", { id: open.client.session.id, detail: error.message });
+    return;
+  }
   if (connection.state === "refused" && error?.reason === "no_answer") {
     borrowKey(open);
     return;
@@ -234,7 +240,7 @@ function onConnection(connection) {
 async function borrowKey(session) {
   const { id } = session.client.session;
   try {
-    const { token } = await api.share(id, null, "editor");
+    const { token } = await api.share(id, null, { role: "editor", label: "this console" });
     if (open === session) openSession({ id, keys: [token], runtime: session.runtime, title: session.title, isBorrowed: true });
   } catch (error) {
     if (open === session) showDead(error.status === 404 ? "unknown_session" : "no_key", { id, detail: error.message });
@@ -368,9 +374,23 @@ byId("share").addEventListener("click", () => {
   showShare({
     role,
     ownLink: role === "owner" || open.isBorrowed ? null : new URL(addressOf({ id, token }), location.href).href,
-    makeLink: async (wanted) => new URL((await api.share(id, key, wanted)).url, location.href).href,
+    makeLink: async (link) => new URL((await api.share(id, key, link)).url, location.href).href,
+    listLinks: () => api.links(id, key),
+    revokeLink: (link) => api.revokeLink(id, key, link),
+    revokeAll: () => revokeAll(id, key),
   });
 });
+
+/** Our own token and connection end with all the others: go on with the new one. */
+async function revokeAll(id, key) {
+  const session = open;
+  const token = await api.revokeLinks(id, key);
+  if (open && open !== session) return;
+  const { runtime, title, isBorrowed } = session;
+  forgetToken(id, key);
+  openSession({ id, keys: [token, ...(config.user.authenticated ? [null] : [])], runtime, title, isBorrowed });
+  toast("All links to this session are revoked.");
+}
 
 byId("rename").addEventListener("click", async () => {
   const session = open;
