@@ -1,7 +1,7 @@
 """
 System checks: mistakes in the settings, said at start with what to write instead. Nothing here repairs.
 
-E001 OHSESSIONS is no dict             W001 a shell without DEBUG (deploy)
+E001 OHSESSIONS is no dict             W001 a shell without a sandbox (deploy)
 E002 unknown setting                   W002 SQLite without IMMEDIATE or WAL
 E003 wrong type                        W003 channel layer in memory (deploy)
 E004 value out of range
@@ -10,6 +10,7 @@ E006 a runtime's BACKEND cannot be used
 E007 no channel layer
 E008 ACCESS_POLICY or GITHUB_TOKEN_    W021 ALLOWED_ORIGINS without the site's own
      CHECK cannot be used
+E009 a runtime's OPTIONS are wrong
 """
 
 from __future__ import annotations
@@ -30,12 +31,11 @@ from django.utils.module_loading import import_string
 
 from ohsessions.access import AccessPolicy
 from ohsessions.access.github import AllowedLogins, TokenCheck
-from ohsessions.conf import Settings, conf
+from ohsessions.conf import RuntimeEntry, Settings, conf
 from ohsessions.core.addresses import HEADERS, parse_networks
 from ohsessions.core.runtime import Runtime
 
 TAG = "ohsessions"
-SHELL = "ohsessions.runtimes.shell."
 MEMORY_LAYER = "channels.layers.InMemoryChannelLayer"
 
 LEAST = {
@@ -219,6 +219,13 @@ def runtimes() -> Iterator[CheckMessage]:
             continue
         if not (isinstance(backend, type) and issubclass(backend, Runtime)):
             yield Error(f"{where} is no runtime.", hint="Subclass ohsessions.Runtime.", id="ohsessions.E006")
+            continue
+        for mistake in backend.check(entry.get("OPTIONS", {})):
+            yield Error(
+                f"The OPTIONS of the runtime {alias!r} are wrong: {mistake}",
+                hint=f"The docstring of {backend.__name__} says what it takes.",
+                id="ohsessions.E009",
+            )
 
 
 def access_classes() -> Iterator[CheckMessage]:
@@ -289,13 +296,23 @@ def check_shell(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[
         return []
     return [
         Warning(
-            f"The runtime {alias!r} gives whoever may start a session a shell on the worker's host.",
-            hint="Take it out of RUNTIMES, or isolate the workers and silence this check.",
+            f"The runtime {alias!r} lets whoever starts a session reach the worker's host, or its network.",
+            hint="Install bubblewrap, with the options `sandbox` and `network` at their defaults; or take the"
+            " runtime out of RUNTIMES; or isolate the workers and silence this check.",
             id="ohsessions.W001",
         )
         for alias, entry in conf.RUNTIMES.items()
-        if entry["BACKEND"].startswith(SHELL)
+        if not is_isolated(entry)
     ]
+
+
+def is_isolated(entry: RuntimeEntry) -> bool:
+    """Return whether an entry of RUNTIMES keeps its users from the host: in a sandbox, if it is a shell."""
+    try:
+        backend = import_string(entry["BACKEND"])
+        return bool(backend.is_isolated(entry.get("OPTIONS", {})))
+    except (ImportError, AttributeError):
+        return True
 
 
 @register(TAG, deploy=True)

@@ -5,6 +5,7 @@ Makes what a site has and a fresh clone has not: a secret key, tables and an adm
 git-ignored files below var/, so that sessions and tokens survive a restart.
 """
 
+import json
 import os
 import secrets
 import sys
@@ -13,6 +14,11 @@ from pathlib import Path
 
 VAR_DIR = Path(__file__).resolve().parent.parent / "var"
 DEMO_ADMIN = "admin"
+DEMO_RUNTIMES = {
+    "shell": {"BACKEND": "ohsessions.runtimes.shell.ShellRuntime"},
+    "echo": {"BACKEND": "ohsessions.runtimes.echo.EchoRuntime"},
+}
+"""No site has a shell unless a setting names it; this demo does."""
 
 
 def kept(name: str) -> str:
@@ -49,12 +55,29 @@ def prepare() -> str:
     return f"{DEMO_ADMIN} / {password}"
 
 
+def shells() -> str:
+    """Say who gets a shell from this server, and what keeps it from the rest of the machine."""
+    from django.utils.module_loading import import_string
+
+    from ohsessions.conf import conf
+
+    text = ""
+    for alias, entry in conf.RUNTIMES.items():
+        backend = import_string(entry["BACKEND"])
+        if not hasattr(backend, "what_isolates"):
+            continue
+        how = backend.what_isolates(entry.get("OPTIONS", {}))
+        text += f"  Shells    the runtime `{alias}` runs the commands of whoever opens the page: {how}\n"
+    return text
+
+
 def main() -> None:
     parser = ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--port", type=int, default=8000)
     port = parser.parse_args().port
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
     os.environ.setdefault("DJANGO_DEBUG", "1")
+    os.environ.setdefault("OHSESSIONS_RUNTIMES", json.dumps(DEMO_RUNTIMES))
     if not os.environ.get("DJANGO_SECRET_KEY"):
         kept("secret_key")
 
@@ -65,7 +88,10 @@ def main() -> None:
     try:
         login = prepare()
         address = f"http://127.0.0.1:{port}/"
-        print(f"\n  Sessions  {address}\n  Admin     {address}admin/\n  Login     {login}\n", flush=True)
+        print(
+            f"\n  Sessions  {address}\n  Admin     {address}admin/\n  Login     {login}\n{shells()}",
+            flush=True,
+        )
         call_command("ohsessions", "serve", "--port", str(port))
     except CommandError as error:
         sys.exit(f"{error}\nAnother port: make run PORT={port + 1}" if "listen" in str(error) else str(error))

@@ -149,9 +149,7 @@ if flag("DJANGO_TRUST_PROXY", False):
 
 def read_ohsessions() -> dict[str, Any]:
     """``OHSESSIONS_<NAME>``: JSON, or a bare word for a string. Unknown names are for the system checks."""
-    shell = {"BACKEND": "ohsessions.runtimes.shell.ShellRuntime", "OPTIONS": {}}
-    site: dict[str, Any] = {"RUNTIMES": {"shell": shell} if DEBUG else {}}
-    site["RUNTIMES"] |= Settings.RUNTIMES
+    site: dict[str, Any] = {}
     for variable, value in os.environ.items():
         name = variable.removeprefix("OHSESSIONS_")
         if name == variable or name.startswith(("TEST_", "BENCH_")):

@@ -81,6 +81,15 @@ def find_chromium() -> str:
     return found
 
 
+def find_bwrap() -> str:
+    """bubblewrap, where it works: some containers do not let it."""
+    from ohsessions.runtimes import shell_sandbox
+
+    if why := shell_sandbox.why_no_sandbox():
+        raise MissingRequirement(f"No sandbox, {why} (apt-get install bubblewrap).")
+    return shell_sandbox.find_bwrap() or ""
+
+
 class RedisServer:
     """A private Redis that keeps nothing. Tests may stop, start and flush it."""
 

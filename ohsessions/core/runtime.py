@@ -8,7 +8,7 @@ room (`passivate`). It never sees connections, tokens or the database.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -135,6 +135,16 @@ class Runtime:
         """`options` are the `OPTIONS` of this runtime's alias in the setting `RUNTIMES`."""
         self.context = context
         self.options = options
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> Iterator[str]:
+        """Yield sentences on what is wrong with the OPTIONS of an entry of RUNTIMES, for the checks."""
+        yield from ()
+
+    @classmethod
+    def is_isolated(cls, options: Mapping[str, Any]) -> bool:
+        """Return whether its users, with these OPTIONS, are kept from the host that it runs on."""
+        return True
 
     @property
     def busy(self) -> bool:

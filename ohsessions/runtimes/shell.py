@@ -1,7 +1,8 @@
 """A real bash for each session, in the session's own workspace.
 
-It is a shell on this host, with the rights of the worker: no sandbox. Give it to people who may have that.
-What the wire carries is in the protocol, "The runtimes that ship"; beyond that:
+It runs in a sandbox of bubblewrap where that works, see ohsessions.runtimes.shell_sandbox. Else it is a shell
+on this host with the rights of the worker: give it to people who may have that. What the wire carries is in
+the protocol, "The runtimes that ship"; beyond that:
 
 - `exit`, `exec`, a failure under `set -e` and whatever else ends bash ends the command with that exit code. A
   new bash goes on from the state before the command (directory, variables, functions, …), and a note in the
@@ -17,19 +18,14 @@ What the wire carries is in the protocol, "The runtimes that ship"; beyond that:
 - A new bash gets the state of the old one as ohsessions.runtimes.shell_state says. A workspace on a disk
   that all workers share is needed to wake up on another host.
 
-OPTIONS: `bash` (path or name of the program), `path` (the PATH of the shells), `env` (further variables),
-`output_limit` (bytes kept of each command's output, by default 1 MiB).
+OPTIONS: see ohsessions.runtimes.shell_options.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
-import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ohsessions.core.errors import RuntimeFailure
@@ -37,17 +33,17 @@ from ohsessions.core.redaction import Redactor
 from ohsessions.core.runtime import JSON, Action, Runtime, RuntimeContext
 from ohsessions.core.secret_settings import cut_out
 from ohsessions.runtimes.shell_bash import Bash
+from ohsessions.runtimes.shell_guard import KILLED, Guard
+from ohsessions.runtimes.shell_opening import open_bash
+from ohsessions.runtimes.shell_options import ShellOptions, mistakes
 from ohsessions.runtimes.shell_output import GATHER_SECONDS, PART_BYTES, OutputBuffer
+from ohsessions.runtimes.shell_sandbox import is_sandboxed, why_no_sandbox
 from ohsessions.runtimes.shell_state import ShellState
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-OUTPUT_LIMIT = 1024 * 1024
-"""Bytes per command: an agent reads a hundredth of it, and a session's log must not grow by a `cat`."""
 SHOWN_COMMAND = 8 * 1024
 """Characters of a command that are repeated with each part of its output; the action has all of it."""
 INTERRUPTED = 130
 """128 + SIGINT, as shells say it."""
-
 HELP = (
     "I am a shell. I understand `run` with a `command`, which bash executes, and `change_agent_state` with "
     "`stopped`, `paused` or `running`, which interrupts the running command, holds it, or lets it go on."
@@ -59,15 +55,44 @@ class ShellRuntime(Runtime):
 
     def __init__(self, context: RuntimeContext, **options: Any) -> None:
         super().__init__(context, **options)
+        self._options = ShellOptions.read(options)
         self._redactor = Redactor(cut_out(context.secrets.values()))
-        self._output = OutputBuffer(int(options.get("output_limit", OUTPUT_LIMIT)), self._redactor)
+        self._output = OutputBuffer(self._options.output_limit, self._redactor)
         self._bash: Bash | None = None
+        self._bash_writes = True
+        """Whether bash was started while there was room in the workspace."""
         self._state = ShellState()
         self._note = ""
         self._at_line_start = True
         self._command_runs = False
         self._stopped = False
         self._stopping: asyncio.Task[None] | None = None
+        self._guard = Guard(self._options, context.workspace, lambda: self._bash, self._end_command)
+        self._cut: tuple[int, str] | None = None
+        """The exit code and the reason of a command that a limit has ended."""
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> Iterator[str]:
+        """See Runtime.check()."""
+        found = [*mistakes(options)]
+        yield from found
+        if not found and options.get("sandbox") == "bwrap" and (why := why_no_sandbox()):
+            yield f"'sandbox' is 'bwrap', but {why}."
+
+    @classmethod
+    def is_isolated(cls, options: Mapping[str, Any]) -> bool:
+        """See Runtime.is_isolated()."""
+        return is_sandboxed(options)
+
+    @classmethod
+    def what_isolates(cls, options: Mapping[str, Any]) -> str:
+        """Return half a sentence on what keeps these shells from the host, for whoever starts a server."""
+        if is_sandboxed(options):
+            return "in a sandbox (bubblewrap)"
+        why = "the sandbox has the host's network" if options.get("network") else "`sandbox` is `none`"
+        if options.get("sandbox", "auto") != "none":
+            why = why_no_sandbox() or why
+        return f"with the rights of this user, since {why}"
 
     @property
     def busy(self) -> bool:
@@ -121,6 +146,7 @@ class ShellRuntime(Runtime):
         return self._state.to_json()
 
     async def close(self) -> None:
+        await self._guard.close()
         if self._stopping is not None:
             self._stopping.cancel()
             await asyncio.gather(self._stopping, return_exceptions=True)
@@ -130,6 +156,8 @@ class ShellRuntime(Runtime):
 
     async def _run(self, action: Action, command: str) -> None:
         self._command_runs, self._stopped, self._at_line_start = True, False, True
+        self._cut = None
+        self._guard.begin()
         try:
             await self.context.set_agent_state("running")
             extras = {"command": "" if action.hidden else _shown(command), "exit_code": -1}
@@ -137,6 +165,9 @@ class ShellRuntime(Runtime):
             rest = self._output.end()  # a new bash starts with an empty one
             exit_code = await self._finish(bash)
             extras["exit_code"] = exit_code
+            if self._cut is not None:
+                why = f"The command was stopped: {self._cut[1]}."
+                await self.context.emit(observation="error", content=why, message=why, cause=action.id)
             await self._emit(action, self._with_note(rest), extras)
         finally:
             self._command_runs = False
@@ -210,15 +241,39 @@ class ShellRuntime(Runtime):
             self._keep_state(bash)
         elif bash.exit_code is not None:
             status = bash.exit_code if bash.exit_code >= 0 else 128 - bash.exit_code
-        if not bash.waits or bash.report is None:
+        replaced = not bash.waits or bash.report is None
+        if replaced:
             self._note += _why_replaced(bash, status)
-        if self._stopped:
+        await self._guard.ends()
+        if self._guard.full:
+            self._note += f"[{self._guard.full}: nothing can be written until files are deleted]\n"
+        elif not self._bash_writes:
+            self._note += "[the workspace can be written to again]\n"
+        replaced = replaced or self._bash_writes == bool(self._guard.full)
+        if self._cut is not None:
+            status = self._cut[0]
+            self._note += f"[stopped: {self._cut[1]}]\n"
+        elif self._stopped:
             status = INTERRUPTED
         self._state = replace(self._state, status=status)
-        if not bash.waits or bash.report is None:
+        if replaced:
             await self._open_bash()
         self.context.checkpoint(self._state.to_json())
         return status
+
+    async def _end_command(self, status: int, why: str) -> None:
+        """See Guard. What uses too much dies with its bash: it may multiply faster than one can count."""
+        bash = self._bash
+        if bash is None:
+            return
+        if not self._command_runs:
+            self._note += f"[background jobs were killed: {why}]\n"
+        elif self._cut is None:
+            self._stopped, self._cut = True, (status, why)
+        if status == KILLED:
+            await bash.kill()
+        elif self._stopping is None:
+            self._stopping = asyncio.create_task(bash.stop(), name="shell stop")
 
     def _keep_state(self, bash: Bash) -> None:
         if bash.report is None:
@@ -232,6 +287,8 @@ class ShellRuntime(Runtime):
     async def _living_bash(self) -> Bash:
         if self._bash is None or self._bash.exit_code is not None:
             self._note = self._note or "[bash had ended; a new one goes on from its last state]\n"
+            return await self._open_bash()
+        if self._bash_writes and self._guard.full:
             return await self._open_bash()
         return self._bash
 
@@ -250,50 +307,15 @@ class ShellRuntime(Runtime):
         if self._bash is not None:
             await self._bash.close()
             self._bash = None
-        workspace = self.context.workspace.absolute()
-        workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-        env = self._environment(workspace)
-        program = shutil.which(str(self.options.get("bash", "bash")), path=env["PATH"])
-        if program is None:
-            raise RuntimeFailure(
-                "no_bash", f"There is no bash in {env['PATH']}: install it, or name it in the option `bash`."
-            )
-        env["SHELL"] = program
-        bash = Bash(self._output)
-        try:
-            await bash.open(self.context, program, env)
-            if self._state != ShellState():
-                await self._restore(bash, workspace)
-        except BaseException:
-            await bash.close()
-            raise
-        self._bash = bash
-        return bash
-
-    async def _restore(self, bash: Bash, workspace: Path) -> None:
-        wanted = self._state.cwd or str(workspace)
-        there = await asyncio.to_thread(os.path.isdir, wanted)
-        report = await bash.restore(self._state, wanted if there else str(workspace))
-        if report.cwd != wanted:
-            self._note += f"[{_text(wanted)} cannot be entered any more; this is {_text(report.cwd)}]\n"
-            self._state = replace(self._state, cwd=report.cwd)
-
-    def _environment(self, workspace: Path) -> dict[str, str]:
-        """All that a shell gets; it is built from nothing, since the server's has the site's secrets."""
-        try:
-            user = pwd.getpwuid(os.getuid()).pw_name
-        except KeyError:
-            user = "user"
-        return {
-            "PATH": str(self.options.get("path", DEFAULT_PATH)),
-            "HOME": str(workspace),
-            "USER": user,
-            "LOGNAME": user,
-            "LANG": "C.UTF-8",
-            "TERM": "dumb",
-            "PAGER": "cat",
-            **self.options.get("env", {}),
-        }
+        self._bash_writes = not self._guard.full
+        self._bash, cwd = await open_bash(
+            self.context, self._options, self._output, self._state, writes=self._bash_writes
+        )
+        wanted = self._state.cwd or cwd
+        if cwd != wanted:
+            self._note += f"[{_text(wanted)} cannot be entered any more; this is {_text(cwd)}]\n"
+            self._state = replace(self._state, cwd=cwd)
+        return self._bash
 
 
 def _text(path: str) -> str:

@@ -19,7 +19,7 @@ import asyncio
 import os
 import shlex
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ohsessions.core.errors import RuntimeFailure
@@ -45,7 +45,8 @@ LAST_OUTPUT_SECONDS = 5.0
 class Bash:
     """A bash below its watchdog. `output` gets all that it and its commands print."""
 
-    def __init__(self, output: OutputBuffer) -> None:
+    def __init__(self, output: OutputBuffer, exchange: Exchange) -> None:
+        """`exchange` is closed with it."""
         self.output = output
         self.exit_code: int | None = None
         self.report: Report | None = None
@@ -60,15 +61,21 @@ class Bash:
         self._transports: list[asyncio.BaseTransport] = []
         self._process: SupervisedProcess | None = None
         self._frames = Frames(self._on_frame)
-        self._exchange = Exchange()
+        self._exchange = exchange
+        self._pid = 0
 
-    async def open(self, context: RuntimeContext, program: str, env: Mapping[str, str]) -> None:
-        """Starts it in the workspace. Raises RuntimeFailure; `close` must be called all the same."""
+    async def open(
+        self, context: RuntimeContext, argv: Sequence[str], env: Mapping[str, str], depth: int
+    ) -> None:
+        """Starts it in the workspace. Raises RuntimeFailure; `close` must be called all the same.
+
+        `argv` ends with the path of bash, and bash is the child of the child … of the program, `depth` times.
+        """
         flags = ["--norc", "--noprofile", "--noediting", "-i"]
         output = await self._open_stream("output")
         reports = await self._open_stream("reports")
         self._process = await context.spawn(
-            [program, *flags],
+            [*argv, *flags],
             env=env,
             cwd=context.workspace.absolute(),
             scratch=self._exchange.directory,
@@ -80,6 +87,9 @@ class Bash:
         ]
         self._process.stdin.write(self._exchange.first_line())
         self.first_report = await self._ready([])
+        self._pid = self._process.pid
+        for _ in range(depth):
+            self._pid = next(iter(children(self._pid)), 0)
 
     async def _open_stream(self, name: str) -> asyncio.StreamReader:
         stream, transport = await self._exchange.open_stream(name)
@@ -96,10 +106,24 @@ class Bash:
         self._exchange.set_up(self._number, scripts)
         await self._ends_within(START_SECONDS)
         if self.report is None or not self.waits:
-            raise RuntimeFailure("shell_broken", f"bash ended, or was not ready in {START_SECONDS:g} s.")
+            why = await self._first_words()
+            raise RuntimeFailure(
+                "shell_broken", f"bash ended, or was not ready in {START_SECONDS:g} s. {why}".strip()
+            )
         await self.output.settle()
         self.output.clear()
         return self.report
+
+    async def _first_words(self) -> str:
+        """What a sandbox or bash said before it had other streams: why it could not start."""
+        if self._process is None:
+            return ""
+        try:
+            async with asyncio.timeout(1):
+                words = await self._process.stdout.read(1000)
+        except TimeoutError:
+            return ""
+        return words.decode(errors="replace").strip()
 
     @property
     def waits(self) -> bool:
@@ -116,7 +140,7 @@ class Bash:
         self._number += 1
         self.report = None
         self.has_begun = False
-        self._before = frozenset(descendants(self._pid))
+        self._before = frozenset(descendants(self.pid))
         statuses = state.pipe_status or [state.status]
         self._exchange.run(self._number, command, state.before_command(), statuses)
 
@@ -132,6 +156,7 @@ class Bash:
             await self.kill()
 
     async def kill(self) -> None:
+        """Kills it with all it started."""
         if self._process is not None:
             await self._process.kill()
             await self.output.wait_until(lambda: self.exit_code is not None)
@@ -139,12 +164,12 @@ class Bash:
     def pause(self) -> None:
         """Stops everything that the command runs, and bash."""
         self._paused = True
-        self._signal([self._pid, *self._foreground()], signal.SIGSTOP)
+        self._signal([self.pid, *self._foreground()], signal.SIGSTOP)
 
     def resume(self) -> None:
         if self._paused:
             self._paused = False
-            self._signal([*self._foreground(), self._pid], signal.SIGCONT)
+            self._signal([*self._foreground(), self.pid], signal.SIGCONT)
 
     async def stop(self) -> None:
         """Ends the running command: SIGINT as from a terminal, then SIGKILL, then bash itself is killed."""
@@ -166,14 +191,14 @@ class Bash:
         for the program's business if that happens to end by itself just then: it goes on, to be seen by a
         new child or none, and is interrupted again.
         """
-        running = set(children(self._pid)) - self._before if self._pid else set()
+        running = set(children(self.pid)) - self._before if self.pid else set()
         if running and running <= interrupted:
             return
-        self._signal([self._pid], signal.SIGSTOP)  # so that it starts nothing while we look
+        self._signal([self.pid], signal.SIGSTOP)  # so that it starts nothing while we look
         foreground = self._foreground()
         # Bash first: it must know of the interrupt when it sees its child die of it, else it goes on.
-        self._signal([self._pid, *(pid for pid in foreground if pid not in interrupted)], signal.SIGINT)
-        self._signal([self._pid], signal.SIGCONT)
+        self._signal([self.pid, *(pid for pid in foreground if pid not in interrupted)], signal.SIGINT)
+        self._signal([self.pid], signal.SIGCONT)
         interrupted.update(foreground)
 
     async def _ends_within(self, seconds: float) -> bool:
@@ -209,12 +234,13 @@ class Bash:
             self._exchange.close()
 
     @property
-    def _pid(self) -> int:
-        return self._process.pid if self._process is not None and self.exit_code is None else 0
+    def pid(self) -> int:
+        """Of bash itself, on this host; 0 once it has ended."""
+        return self._pid if self.exit_code is None else 0
 
     def _foreground(self) -> list[int]:
         """What the command has started: below bash, but not below what was there before it."""
-        return list(descendants(self._pid, self._before)) if self._pid else []
+        return list(descendants(self.pid, self._before)) if self.pid else []
 
     def _signal(self, pids: Iterable[int], number: int) -> None:
         for pid in filter(None, pids):

@@ -31,7 +31,8 @@ STREAM_LIMIT = 64 * 1024
 READ_AT_ONCE = 1024
 """Bytes that bash reads at most into a buffer of its own (seen with strace, bash 5.2)."""
 ENDINGS = 3
-"""How often the line that ends a command is written: an interrupt that comes late costs one of them."""
+"""How often the line that ends a command is written: an interrupt that comes late costs one of them, or the
+report that it makes. The last one ends the command without a report if it must."""
 
 _SETUP = rf"""
 PROMPT_COMMAND=() PS0= PS1= PS2=
@@ -41,16 +42,17 @@ __ohsessions_status() {{ builtin return "$1"; }}
 __ohsessions_end() {{
   if [[ ${{__ohsessions_done-}} != "$1" ]]; then
     if [[ ! /dev/fd/1 -ef WHERE/reports ]]; then exec >>WHERE/reports; fi
-    if [[ /dev/fd/1 -ef WHERE/reports ]]; then ( {REPORT_SCRIPT} ) fi
-    __ohsessions_done=$1
+    if [[ /dev/fd/1 -ef WHERE/reports ]]; then ( {REPORT_SCRIPT} ) && __ohsessions_done=$1; fi
   fi
+  __ohsessions_number=$1 __ohsessions_again=$3
 }}
 readonly -f __ohsessions_status __ohsessions_end
-readonly __ohsessions_wait='[[ /dev/fd/1 -ef WHERE/reports ]] &&
-\builtin printf "\0ohsessions\0traps\0%s\0" "$__ohsessions_done" && \builtin trap -p DEBUG ERR RETURN &&
+readonly __ohsessions_wait='[[ ! $__ohsessions_again || ${{__ohsessions_done-}} == $__ohsessions_number ]] &&
+[[ /dev/fd/1 -ef WHERE/reports ]] &&
+\builtin printf "\0ohsessions\0traps\0%s\0" "$__ohsessions_number" && \builtin trap -p DEBUG ERR RETURN &&
 \builtin printf "\0.\0" && \builtin trap - DEBUG ERR RETURN && PROMPT_COMMAND=() PS0= PS1= PS2= &&
 \builtin eval "\exec <WHERE/input" && [[ /dev/fd/0 -ef WHERE/input ]] &&
-\builtin printf "\0ohsessions\0waits\0%s\0.\0" "$__ohsessions_done"'
+\builtin printf "\0ohsessions\0waits\0%s\0.\0" "$__ohsessions_number"'
 exec >>WHERE/reports 2>/dev/null
 """
 """The last part is for `eval`: in a function, or a file, bash neither tells nor forgets a DEBUG trap."""
@@ -70,16 +72,17 @@ def _may_tell_statuses(command: str, prologue: str) -> bool:
 
 
 class Exchange:
-    """The directory, until `close`. `seen_at` is where bash finds it."""
+    """The directory, until `close`. `seen_at` is where bash finds it, if not at the same path; `limits` is
+    what it reads first of all."""
 
-    def __init__(self, seen_at: Path | None = None) -> None:
+    def __init__(self, seen_at: Path | None = None, limits: str = "") -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="ohsessions-"))
         self._seen_at = shlex.quote(str(seen_at or self.directory))
         self._descriptors: dict[str, int] = {}
         try:
             for name in ("input", "output", "reports"):
                 os.mkfifo(self.directory / name, 0o600)
-            self._write_file("setup", _SETUP.replace("WHERE", self._seen_at))
+            self._write_file("setup", _SETUP.replace("WHERE", self._seen_at) + limits)
             # Open for both, so that there is neither a wait for the other side nor an end of file.
             self._open("input", "input", os.O_RDWR)
             for name in ("output", "reports"):
@@ -150,8 +153,11 @@ class Exchange:
         read them, and a bash that cannot be told to go back to our FIFO finds the end of its input and ends,
         which is noticed, in place of hanging.
         """
-        end = f'\\__ohsessions_end {number} "$?";\\builtin eval "$__ohsessions_wait"\n'
-        data = f"\\exec </dev/null\n{lines}{end * ENDINGS}".encode()
+        ends = "".join(
+            f'\\__ohsessions_end {number} "$?" {again};\\builtin eval "$__ohsessions_wait"\n'
+            for again in ["again"] * (ENDINGS - 1) + [""]
+        )
+        data = f"\\exec </dev/null\n{lines}{ends}".encode()
         assert len(data) <= READ_AT_ONCE, len(data)
         with contextlib.suppress(BlockingIOError):
             os.write(self._descriptors["input"], data)

@@ -27,6 +27,12 @@ _migrated: dict[str, bytes] = {}
 """The empty database after all migrations; made once."""
 
 
+RUNTIMES = {
+    "shell": {"BACKEND": "ohsessions.runtimes.shell.ShellRuntime"},
+    "echo": {"BACKEND": "ohsessions.runtimes.echo.EchoRuntime"},
+}
+
+
 class Site:
     """One embedded site: SQLite, no services. `settings` are those of OHSESSIONS, `environment` the rest."""
 
@@ -37,7 +43,7 @@ class Site:
         self.database = folder / "db.sqlite3"
         self.log = folder / "log.txt"
         self.process: subprocess.Popen[bytes] | None = None
-        options = {"WORKSPACE_ROOT": str(folder / "workspaces")} | settings
+        options = {"WORKSPACE_ROOT": str(folder / "workspaces"), "RUNTIMES": RUNTIMES} | settings
         # Nothing of the developer's environment decides what is tested.
         clean = {
             name: value

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.site import ROOT, Site
+from tests.acceptance.site import ROOT, RUNTIMES, Site
 from tests.chaos.processes import descendants
 
 LOGIN = """
@@ -46,7 +46,8 @@ class Victim(Site):
     prepared: tuple[bytes, str] | None = None
 
     def __init__(self, folder: Path, *, debug: bool, environment: Mapping[str, str], **settings: Any) -> None:
-        super().__init__(folder, **SETTINGS | settings)
+        echo = {"RUNTIMES": {"echo": RUNTIMES["echo"]}}
+        super().__init__(folder, **SETTINGS | ({} if debug else echo) | settings)
         self.environment |= {"DJANGO_DEBUG": "1" if debug else "0", "DJANGO_HTTPS": "0"}
         self.environment |= {"DJANGO_MEDIA_ROOT": str(folder / "files"), **environment}
 

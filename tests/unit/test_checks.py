@@ -6,6 +6,8 @@ from django.test import override_settings
 
 from ohsessions.checks import TAG
 from ohsessions.core.runtime import Runtime
+from ohsessions.runtimes import shell
+from tests.requirements import find_bwrap, require
 
 SQLITE = {"transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode = WAL;"}
 RUNTIMES = {"own": {"BACKEND": f"{__name__}.OwnRuntime"}}
@@ -19,9 +21,13 @@ def run_checks(**kwargs):
     return checks.run_checks(tags=[TAG], **kwargs)
 
 
-def found(site, **kwargs):
+def found_messages(site, **kwargs):
     with override_settings(OHSESSIONS={"RUNTIMES": RUNTIMES} | site):
-        return [(message.id, message.hint) for message in run_checks(**kwargs)]
+        return run_checks(**kwargs)
+
+
+def found(site, **kwargs):
+    return [(message.id, message.hint) for message in found_messages(site, **kwargs)]
 
 
 def ids(site, **kwargs):
@@ -119,14 +125,49 @@ def test_an_access_policy_that_cannot_be_imported_is_refused():
     assert ids({"ACCESS_POLICY": "nowhere.Policy"}) == ["ohsessions.E008"]
 
 
-def test_a_shell_is_warned_of_at_deployment_without_debug_only():
-    site = {"RUNTIMES": {"shell": {"BACKEND": "ohsessions.runtimes.shell.ShellRuntime"}}}
+SHELL = "ohsessions.runtimes.shell.ShellRuntime"
+
+
+@pytest.mark.parametrize("options", [{"sandbox": "none"}, {"network": True}])
+def test_a_shell_without_a_sandbox_is_warned_of_at_deployment_without_debug_only(options):
+    site = {"RUNTIMES": {"shell": {"BACKEND": SHELL, "OPTIONS": options}}}
     layers = {"default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer"}}
     with override_settings(CHANNEL_LAYERS=layers):
         assert "ohsessions.W001" in ids(site, include_deployment_checks=True)
         assert "ohsessions.W001" not in ids(site)
         with override_settings(DEBUG=True):
             assert "ohsessions.W001" not in ids(site, include_deployment_checks=True)
+
+
+def test_a_shell_in_its_sandbox_is_not_warned_of():
+    require(find_bwrap)
+    site = {"RUNTIMES": {"shell": {"BACKEND": SHELL}}}
+    assert "ohsessions.W001" not in ids(site, include_deployment_checks=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"sandbox": "strong"}, "sandbox"),
+        ({"memory": 5}, "memory"),
+        ({"processes": 0}, "processes"),
+        ({"cpu_seconds": True}, "cpu_seconds"),
+        ({"env": {"A": 1}}, "env"),
+        ({"readable": "/opt"}, "readable"),
+    ],
+)
+def test_options_that_a_shell_does_not_have_are_refused(options, name):
+    site = {"RUNTIMES": {"shell": {"BACKEND": SHELL, "OPTIONS": options}}}
+    (message,) = found_messages(site)
+    assert message.id == "ohsessions.E009"
+    assert f"'{name}'" in message.msg
+
+
+def test_a_sandbox_that_is_asked_for_and_missing_is_an_error_that_says_why(monkeypatch):
+    monkeypatch.setattr(shell, "why_no_sandbox", lambda: "there is no bwrap: install bubblewrap")
+    site = {"RUNTIMES": {"shell": {"BACKEND": SHELL, "OPTIONS": {"sandbox": "bwrap"}}}}
+    (message,) = found_messages(site)
+    assert "install bubblewrap" in message.msg
 
 
 def test_a_channel_layer_in_memory_is_warned_of_at_deployment():

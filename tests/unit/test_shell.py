@@ -20,57 +20,7 @@ from ohsessions.runtimes.shell_output import HELD_BYTES, PART_BYTES, OutputBuffe
 from ohsessions.runtimes.shell_state import Report, ShellState
 from ohsessions.testing import RecordingContext
 from tests.tasks import check_tasks
-
-LIMIT = 20.0
-"""Seconds after which what a test waits for counts as not happening."""
-
-
-class Shell:
-    """A shell runtime in a context of its own, and what a user sees of it."""
-
-    def __init__(self, context: RecordingContext, **options) -> None:
-        self.context = context
-        self.options = options
-        self.runtime = ShellRuntime(context, **options)
-
-    async def start(self, snapshot=None) -> None:
-        await self.runtime.start(snapshot)
-
-    async def run(self, command: str, **args) -> tuple[int, str]:
-        """The exit code and the whole output of a command."""
-        async with asyncio.timeout(LIMIT):
-            action = await self.context.act(self.runtime, "run", command=command, **args)
-        return self.result(action.id)
-
-    def result(self, number: int) -> tuple[int, str]:
-        events = self.context.observations("run", cause=number)
-        assert [event["extras"]["exit_code"] for event in events[:-1]] == [-1] * (len(events) - 1)
-        return events[-1]["extras"]["exit_code"], "".join(event["content"] for event in events)
-
-    async def begin(self, command: str) -> asyncio.Task:
-        """Runs a command in a task; returns when it has printed `ready`."""
-        task = asyncio.create_task(self.run(command))
-        await self.context.wait_for_event(
-            lambda event: event.get("observation") == "run" and "ready" in event["content"]
-        )
-        return task
-
-    async def interrupt(self, state: str) -> None:
-        await self.context.interrupt(self.runtime, state)
-
-    async def sleep_and_wake(self) -> None:
-        """Passivates it, and starts another one from what that gave, as a worker would."""
-        snapshot = await self.runtime.passivate()
-        await self.runtime.close()
-        self.runtime = ShellRuntime(self.context, **self.options)
-        await self.start(snapshot)
-
-    @property
-    def pid(self) -> int:
-        return self.runtime._bash._pid
-
-    def states(self) -> list[str]:
-        return [event["extras"]["agent_state"] for event in self.context.observations("agent_state_changed")]
+from tests.unit.shells import LIMIT, Shell
 
 
 @pytest.fixture

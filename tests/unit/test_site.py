@@ -14,6 +14,7 @@ import pytest
 from django.http import HttpResponse
 from django.test import Client, RequestFactory, override_settings
 
+from ohsessions.conf import Settings
 from project.logs import LineFormatter
 from project.middleware import content_security_policy
 
@@ -70,15 +71,15 @@ def test_the_defaults_are_those_of_production(site: Site):
     settings = site.settings(DJANGO_SECRET_KEY="x")
     assert settings["DEBUG"] is False
     assert settings["SESSION_COOKIE_SECURE"] is True
-    assert [*settings["OHSESSIONS"]["RUNTIMES"]] == ["echo"]
     options = settings["DATABASES"]["default"]["OPTIONS"]
     assert options["transaction_mode"] == "IMMEDIATE"
     assert "synchronous=FULL" in options["init_command"]
     assert "InMemory" in settings["CHANNEL_LAYERS"]["default"]["BACKEND"]
 
 
-def test_with_debug_the_shell_is_the_default_runtime(site: Site):
-    assert [*site.settings(DJANGO_DEBUG="1")["OHSESSIONS"]["RUNTIMES"]] == ["shell", "echo"]
+def test_no_site_has_a_shell_unless_it_is_named_with_debug_neither(site: Site):
+    assert "RUNTIMES" not in site.settings(DJANGO_DEBUG="1")["OHSESSIONS"]
+    assert [*Settings.RUNTIMES] == ["echo"]
 
 
 def test_postgresql_waits_for_no_lock_longer_than_a_lease(site: Site):
@@ -117,7 +118,6 @@ def test_settings_of_ohsessions_are_json_or_bare_words(site: Site):
         OHSESSIONS_TYPO="1",
         OHSESSIONS_TEST_REQUIRE="all",
     )
-    del settings["OHSESSIONS"]["RUNTIMES"]
     assert settings["OHSESSIONS"] == {
         "CLOSE_DELAY": None,
         "HEARTBEAT": 0.5,

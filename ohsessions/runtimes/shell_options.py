@@ -1,0 +1,95 @@
+"""The OPTIONS of the shell: what a shell may use, and how it is shut in."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ShellOptions:
+    """Sizes are in bytes, times in seconds; None is no limit. docs/runtimes.md says what each is worth."""
+
+    bash: str = "bash"
+    """Path or name of the program."""
+    path: str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    """The PATH of the shells."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Further variables."""
+
+    sandbox: Literal["auto", "bwrap", "none"] = "auto"
+    """`auto`: bubblewrap if it works here. `bwrap`: or no shell starts. `none`: the rights of the worker."""
+    network: bool = False
+    """Whether a sandbox shares the host's network: its databases on localhost, too."""
+    readable: list[str] = field(default_factory=list)
+    """Further paths of the host that a sandbox can read."""
+    tmp_bytes: int = 256 * MIB
+    """The size of a sandbox's /tmp, and of its /dev/shm. Both are in memory, and empty after each start."""
+
+    output_limit: int = 1 * MIB
+    """What is kept of a command's output: an agent reads a hundredth of it."""
+    command_seconds: float | None = 3600
+    """How long a command may run. It is then stopped; its exit code is 124."""
+    cpu_seconds: int | None = 3600
+    """The CPU time of one program."""
+    memory_bytes: int | None = 2048 * MIB
+    """The memory of one program (RLIMIT_DATA), and of all programs of a shell together (looked up)."""
+    processes: int | None = 256
+    """Processes and threads of a shell."""
+    file_bytes: int | None = 1024 * MIB
+    """The size of one file."""
+    open_files: int | None = 1024
+    """Open files of one program."""
+    disk_bytes: int | None = 2048 * MIB
+    """What the workspace may hold (looked up)."""
+    disk_files: int | None = 100_000
+    """How many files and directories that may be."""
+
+    @classmethod
+    def read(cls, options: Mapping[str, Any]) -> Self:
+        """Raises ValueError with the first mistake."""
+        for mistake in mistakes(options):
+            raise ValueError(mistake)
+        return cls(**options)
+
+
+LEAST = {"open_files": 16, "output_limit": 0, "tmp_bytes": MIB}
+"""The smallest value of a number, if that is not 1. Bash itself needs 12 open files."""
+
+
+def mistakes(options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the OPTIONS of a shell, each as a sentence that names the option."""
+    kinds = typing.get_type_hints(ShellOptions)
+    known = {option.name for option in fields(ShellOptions)}
+    for name, value in options.items():
+        if name not in known:
+            yield f"{name!r} is no option of the shell; it has {', '.join(sorted(known))}."
+        elif not _fits(value, kinds[name]):
+            yield f"{name!r} is {value!r}, which is not of the type {_described(kinds[name])}."
+        elif isinstance(value, int | float) and not isinstance(value, bool) and value < LEAST.get(name, 1):
+            yield f"{name!r} is {value!r}; at least {LEAST.get(name, 1)}, or leave it out."
+
+
+def _fits(value: object, kind: Any) -> bool:
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        return value in arguments
+    if typing.get_origin(kind) is list:
+        return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+    if typing.get_origin(kind) is not None and str in arguments:
+        return isinstance(value, Mapping) and all(
+            isinstance(item, str) for pair in value.items() for item in pair
+        )
+    if arguments:
+        return any(_fits(value, argument) for argument in arguments)
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _described(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
