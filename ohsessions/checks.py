@@ -34,6 +34,7 @@ from ohsessions.access.github import AllowedLogins, TokenCheck
 from ohsessions.conf import RuntimeEntry, Settings, conf
 from ohsessions.core.addresses import HEADERS, parse_networks
 from ohsessions.core.runtime import Runtime
+from ohsessions.lifecycle.quotas import ACTIONS as QUOTA_ACTIONS
 
 TAG = "ohsessions"
 MEMORY_LAYER = "channels.layers.InMemoryChannelLayer"
@@ -44,6 +45,9 @@ LEAST = {
     "EVENT_RETENTION": 0,
     "MAX_ACTION_BYTES": 1024,
     "MAX_RUNNING_PER_USER": 1,
+    "MAX_RUNNING_PER_ADDRESS": 1,
+    "MAX_SESSIONS_PER_VISITOR": 1,
+    "MAX_RUNNING_PER_WORKER": 1,
     "HEARTBEAT": 0.05,
     "LEASE_TTL": 0.15,
     "START_TIMEOUT": 0.05,
@@ -158,6 +162,9 @@ def values() -> Iterator[CheckMessage]:
                 'Scheme, host and port without a slash at the end: "https://example.org".',
             )
 
+    if conf.QUOTA_ACTION not in QUOTA_ACTIONS:
+        known = " or ".join(QUOTA_ACTIONS)
+        yield out_of_range(f"'QUOTA_ACTION'] is {conf.QUOTA_ACTION!r}, which is not known.", f"{known}.")
     yield from proxies()
 
 

@@ -135,6 +135,23 @@ class Settings:
     MAX_UNATTACHED: int | None = 3000
     """How many unattached connections without a login there may be in all."""
 
+    # How many sessions there may be. None: any number. These are counted in the database, for all gateways.
+    MAX_RUNNING_PER_USER: int | None = 32
+    """How many sessions of one user may be awake at a time."""
+
+    MAX_RUNNING_PER_ADDRESS: int | None = 32
+    """How many sessions without an owner, which visitors from one address made, may be awake at a time."""
+
+    QUOTA_ACTION: str = "refuse"
+    """What happens to one more: ``refuse`` it, or ``evict`` the session of the same user or address that has
+    been idle for longest: it is passivated, whoever is attached."""
+
+    MAX_SESSIONS_PER_VISITOR: int | None = 1000
+    """How many sessions one user, or all visitors from one address, may have that are not closed."""
+
+    MAX_RUNNING_PER_WORKER: int | None = 1000
+    """How many sessions one worker claims at most; what is over waits for another one."""
+
     TRUSTED_PROXIES: list[str] = []
     """Networks of proxies, as ``10.0.0.0/8``, whose FORWARDED_HEADER says where a client is; ``unix`` stands
     for whoever connects over a Unix socket. Empty: nobody is believed, the peer is the client."""
@@ -166,9 +183,6 @@ class Settings:
 
     GITHUB_API_URL: str = "https://api.github.com"
     """Where AllowedLogins asks whose a token is. It is sent there."""
-
-    MAX_RUNNING_PER_USER: int | None = None
-    """How many sessions of one user may be awake at a time. None: any number."""
 
     TOKEN_MAX_AGE: int = 30 * 24 * 3600
     """How long a session's token is valid after it was issued."""

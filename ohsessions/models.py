@@ -45,6 +45,13 @@ class Session(models.Model):
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
+    visitor = models.CharField(
+        max_length=32,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Keyed hash of the address from which it was made, if it has no owner.",
+    )
     title = TitleField(max_length=MAX_TITLE, blank=True)
     runtime = models.CharField(max_length=100, help_text="Alias in the setting RUNTIMES.")
     state = models.CharField(max_length=20, choices=[(state.value, state.value) for state in State])
@@ -102,6 +109,7 @@ class Session(models.Model):
             models.Index(
                 fields=["passivate_at"], name="ohsessions_due", condition=Q(passivate_at__isnull=False)
             ),
+            models.Index(fields=["visitor", "state"], name="ohsessions_by_visitor", condition=~Q(visitor="")),
             models.Index(
                 fields=["state"],
                 name="ohsessions_pending",

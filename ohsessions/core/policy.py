@@ -23,6 +23,12 @@ SUSPECT = 8
 """From here on a session that ran may be blamed for the death of its workers."""
 RETRY_FIRST, RETRY_MOST = 1.0, 60.0
 """Seconds until the second try, doubled with each further one, and the longest wait."""
+BY_QUOTA = "the quota"
+"""Stands in `forced_by` of a session that is passivated for the sake of another one."""
+QUOTA_REASON = "for another session of the same person, who may have no more awake"
+"""Why it is passivated then."""
+EVICTED = "evicted"
+"""Why its connections were ended."""
 CLOCK_SLACK = 1.0
 """Seconds by which the times of two transactions that overlap may be out of order."""
 

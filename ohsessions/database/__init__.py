@@ -16,7 +16,7 @@ from ohsessions.database.causes import NO_ROOM, describe, is_disk_full, storage
 from ohsessions.database.clock import as_aware, as_stored, database_clock, database_now
 from ohsessions.database.connections import means_lost_connection
 from ohsessions.database.lanes import LATER, Later
-from ohsessions.database.rowlocks import lock_rows
+from ohsessions.database.rowlocks import lock_name, lock_rows
 from ohsessions.database.threads import THREADS, Database
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "database_now",
     "describe",
     "is_disk_full",
+    "lock_name",
     "lock_rows",
     "means_lost_connection",
     "storage",

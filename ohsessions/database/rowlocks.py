@@ -8,6 +8,7 @@ waits as long as the database's `lock_timeout` lets it, since something may have
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,25 @@ def lock_rows(rows: QuerySet[M]) -> list[M]:
     if locked:
         _this_thread.limit = None
     return locked
+
+
+def lock_name(name: str) -> None:
+    """Lock a name until the transaction ends, for what no row stands for. Take it before any row.
+
+    Raises RowLocked as lock_rows() does. SQLite has one writer at a time, and locks no names.
+    """
+    if connection.vendor != "postgresql":
+        return
+    key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
+    limit: float | None = getattr(_this_thread, "limit", None)
+    with connection.cursor() as cursor:
+        if limit is None:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [key])
+            return
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [key])
+        (is_locked,) = cursor.fetchone()
+    if not is_locked:
+        raise RowLocked
 
 
 def _lock_within(seconds: float, rows: QuerySet[M]) -> list[M]:

@@ -184,7 +184,7 @@ class Client:
                 self._attached(init, attached, pump, ack)
         finally:
             self.changing = False
-        await self._services.announce(attached.left, attached.change)
+        await self._services.announce(attached.left, *attached.evicted, attached.change)
         for change in filter(None, (attached.left, attached.change)):
             await self._services.wakeups.presence(change.session_id)
 

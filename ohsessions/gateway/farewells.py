@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ohsessions.core import wire
+from ohsessions.core.policy import EVICTED
 from ohsessions.socketio import Socket
 
 _MESSAGES = {
     "operator": "An operator put this session to sleep.",
+    EVICTED: "Another session of the same person was started, and no more may be awake: this one sleeps.",
     "revoked": "The link or token that led to this session is not valid any more.",
     "logged_out": "Your login has ended. Log in again.",
     "gateway_lost": "The server lost track of this connection. Connect again.",
@@ -18,6 +20,11 @@ _MESSAGES = {
 def farewell(reason: str) -> str:
     """The message that goes with a reason of the protocol, for people."""
     return _MESSAGES.get(reason, "The server ends this connection.")
+
+
+def wire_reason(reason: str) -> str:
+    """The reason of the protocol for the one that a connection's row has."""
+    return "operator" if reason == EVICTED else reason
 
 
 def say_farewell(socket: Socket, reason: str) -> None:

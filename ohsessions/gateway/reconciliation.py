@@ -19,7 +19,7 @@ from ohsessions.core.errors import WireError
 from ohsessions.core.states import State
 from ohsessions.database import database_now
 from ohsessions.gateway.client import Client
-from ohsessions.gateway.farewells import farewell
+from ohsessions.gateway.farewells import farewell, wire_reason
 from ohsessions.gateway.pump import Pump
 from ohsessions.gateway.subscriptions import Subscriptions
 from ohsessions.journal import Head
@@ -119,7 +119,7 @@ class Reconciliation:
         for client in before:
             reason = reasons.get(client.sid, otherwise)
             if reason is not None and _is_unchanged(client, before):
-                await client.end(reason, farewell(reason))
+                await client.end(wire_reason(reason), farewell(reason))
 
 
 def _is_unchanged(client: Client, before: dict[Client, int]) -> bool:

@@ -19,8 +19,10 @@ from ohsessions.core import policy, wire
 from ohsessions.core.errors import ProcessGone, Unavailable, WireError
 from ohsessions.core.states import State
 from ohsessions.database import as_stored, database_now
+from ohsessions.lifecycle import quotas
 from ohsessions.lifecycle.links import use_link
-from ohsessions.lifecycle.locked import Change, Locked, lock_all, try_lock
+from ohsessions.lifecycle.locked import HEAVY, Change, Locked, lock_all, try_lock
+from ohsessions.lifecycle.quotas import Person
 from ohsessions.models import Connection, Process, Session
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,8 @@ class Attached:
     issued_to: Login | None = None
     left: Change | None = None
     """What became of the session that the connection was attached to before."""
+    evicted: tuple[Change, ...] = ()
+    """The sessions that have to sleep for this one (see quotas)."""
     resets: bool = False
     """Whether the client has to start anew, at `first_number`: its cursor is none of this log."""
 
@@ -73,7 +77,7 @@ def _name(user: Any) -> str:
 def open_session(socket: Socket, init: wire.Init) -> Attached:
     """Makes a session, or finds the one that the same INIT made, and attaches the connection to it.
 
-    Raises WireError 400 `unknown_runtime`, 401 `login_required`, 403 `role`.
+    Raises WireError 400 `unknown_runtime`, 401 `login_required`, 403 `role`, 429 `quota`.
     """
     _check_login(socket)
     runtime = init.runtime or conf.DEFAULT_RUNTIME
@@ -84,7 +88,7 @@ def open_session(socket: Socket, init: wire.Init) -> Attached:
     init = vault.apart(init, runtime)
     try:
         return _open(socket, init, runtime)
-    except IntegrityError:  # the same INIT came twice at once: the other one made it
+    except (IntegrityError, _FellAsleep):  # the same INIT came twice at once: the other one made it
         return _open(socket, init, runtime)
 
 
@@ -97,26 +101,35 @@ def _check_login(socket: Socket) -> None:
 def _open(socket: Socket, init: wire.Init, runtime: str) -> Attached:
     user, now = socket.user, database_now()
     key = _init_key(socket, init.client_id)
-    before = Session.objects.filter(init_key=key).values("pk", "created_at").first() if key else None
-    if before is not None and before["created_at"] <= now - INIT_REPEAT:
-        Session.objects.filter(pk=before["pk"]).update(init_key=None)
+    before = Session.objects.filter(init_key=key).defer(*HEAVY).first() if key else None
+    if before is not None and before.created_at <= now - INIT_REPEAT:
+        Session.objects.filter(pk=before.pk).update(init_key=None)
         before = None
     connection = _find_connection(socket.sid)
-    made = before["pk"] if before is not None else None
-    locks = lock_all({pk for pk in (made, connection and connection.session_id) if pk})
+    made = before.pk if before is not None else None
+    left = connection.session_id if connection is not None else None
+    person = Person(user.pk, quotas.visitor_of(user, socket.address))
+    wakes = before is None or _would_wake(before, now)
+    victims = quotas.reserve(person, is_new=made is None) if wakes else []
+    locks = lock_all({pk for pk in (made, left, *victims) if pk})
+    evicted = quotas.evict(locks, victims, left, socket.sid)
     if made is None:
         locked = Locked(_new_session(socket, init, runtime, key, now), now)
         locked.move(State.STARTING, "a new session", _name(user))
     elif made in locks:
         locked = locks.pop(made)
+        if not wakes and _would_wake(locked.session, now):
+            raise _FellAsleep
     else:
         raise access.unknown_session()
-    return _attach(socket, Grant(locked.session, Role.OWNER, None), init, locked, connection, locks)
+    grant = Grant(locked.session, Role.OWNER, None)
+    return _attach(socket, grant, init, locked, connection, locks, evicted)
 
 
 def _new_session(socket: Socket, init: wire.Init, runtime: str, key: str | None, now: datetime) -> Session:
     session = Session(
         owner=socket.user if socket.user.is_authenticated else None,
+        visitor=quotas.visitor_of(socket.user, socket.address),
         runtime=runtime,
         settings=init.settings,
         init_key=key,
@@ -136,21 +149,37 @@ def _init_key(socket: Socket, client_id: str | None) -> str | None:
     return hashlib.sha256(f"{who}\0{client_id}".encode()).hexdigest()
 
 
-@transaction.atomic
+class _FellAsleep(Exception):
+    """It was awake when there was still time to lock its owner's quota, before its row."""
+
+
 def attach(socket: Socket, init: wire.Init, session_id: UUID | None = None) -> Attached:
     """Attaches a connection to the session that its token names; without one, to its user's `session_id`.
 
     A sleeping session becomes `starting`; a failed one if its time has come; a closed one stays so, and can
     be read. What the connection was attached to before is left. The secrets of an INIT whose sender may act
     replace the session's of these names; its other settings count only when a session is made. Raises what
-    authorize() raises, or 401 `login_required`, and changes nothing then.
+    authorize() raises, 401 `login_required`, or 429 `quota`, and changes nothing then.
     """
+    try:
+        return _join(socket, init, session_id)
+    except _FellAsleep:
+        return _join(socket, init, session_id, wakes=True)
+
+
+@transaction.atomic
+def _join(socket: Socket, init: wire.Init, session_id: UUID | None, *, wakes: bool = False) -> Attached:
+    """`wakes`: whether to see to the quota, even of a session that seems to be awake."""
     _check_login(socket)
     grant = access.authorize(socket.user, init.token, session_id)
     init = vault.apart(init, grant.session.runtime)
     wanted = grant.session.pk
     connection = _find_connection(socket.sid)
-    locks = lock_all({pk for pk in (wanted, connection and connection.session_id) if pk})
+    left = connection.session_id if connection is not None else None
+    person = Person(grant.session.owner_id, grant.session.visitor)
+    wakes = wakes or _would_wake(grant.session)
+    victims = quotas.reserve(person, is_new=False) if wakes else []
+    locks = lock_all({pk for pk in (wanted, left, *victims) if pk})
     locked = locks.pop(wanted, None)
     if locked is None:
         raise access.invalid_token() if grant.token else access.unknown_session()
@@ -158,7 +187,10 @@ def attach(socket: Socket, init: wire.Init, session_id: UUID | None = None) -> A
         raise access.invalid_token()
     if grant.link is not None and not use_link(grant.link, locked):
         raise access.invalid_token()
-    return _attach(socket, grant, init, locked, connection, locks)
+    if not wakes and person.most_awake is not None and _would_wake(locked.session, locked.now):
+        raise _FellAsleep
+    evicted = quotas.evict(locks, victims, left, socket.sid)
+    return _attach(socket, grant, init, locked, connection, locks, evicted)
 
 
 def _find_connection(sid: str) -> Connection | None:
@@ -174,8 +206,10 @@ def _attach(
     locked: Locked,
     before: Connection | None,
     locks: dict[UUID, Locked],
+    evicted: list[Locked],
 ) -> Attached:
-    """`before`: the row that the socket has already; `locks`: the other session that it names."""
+    """`before`: the row that the socket has already; `locks`: the other session that it names; `evicted`:
+    sessions that have to sleep, perhaps that one among them."""
     if not Process.objects.filter(pk=socket.gateway).exclude(state=Process.State.GONE).exists():
         raise ProcessGone
     role = Role.VIEWER if init.as_viewer else grant.role
@@ -190,8 +224,9 @@ def _attach(
         left = old.save()
     token = grant.token or access.issue_token(locked.session, grant.role, socket.login)
     first, version = locked.session.first_number, locked.session.token_version
-    is_foreign = _is_foreign(init, locked.session)
-    return Attached(change, role, token, first, version, grant.issued_to, left, resets=is_foreign)
+    resets = _is_foreign(init, locked.session)
+    slept = tuple(victim.save() for victim in evicted)
+    return Attached(change, role, token, first, version, grant.issued_to, left, slept, resets)
 
 
 def _is_foreign(init: wire.Init, session: Session) -> bool:
@@ -234,11 +269,16 @@ def _save_connection(
 
 
 def _wake_for_attach(locked: Locked, by: str) -> None:
-    session = locked.session
-    retry = session.state == State.FAILED and policy.may_retry(session.retry_at, locked.now)
-    if session.state == State.PASSIVATED or retry:
+    if _would_wake(locked.session, locked.now):
         locked.move(State.STARTING, "a client attached", by)
     locked.set_due(1)
+
+
+def _would_wake(session: Session, now: datetime | None = None) -> bool:
+    """Whether an attach makes the session `starting`; now, or at another time."""
+    if session.state == State.FAILED:
+        return policy.may_retry(session.retry_at, now or database_now())
+    return session.state == State.PASSIVATED
 
 
 @transaction.atomic

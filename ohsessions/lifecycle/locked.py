@@ -125,9 +125,9 @@ class Locked:
     def attached(self) -> int:
         return Connection.objects.attached().filter(session=self.session).count()
 
-    def end_connections(self, reason: str, **which: Any) -> bool:
-        """Ends those that are attached, or `which` of them; says if there were any."""
-        rows = Connection.objects.attached().filter(session=self.session, **which)
+    def end_connections(self, reason: str, *, but: str = "", **which: Any) -> bool:
+        """Ends those that are attached, or `which` of them, `but` one; says if there were any."""
+        rows = Connection.objects.attached().filter(session=self.session, **which).exclude(sid=but)
         ended = bool(rows.update(ended_at=self.now, end_reason=reason[:100]))
         self.ended |= ended
         return ended

@@ -175,7 +175,8 @@ def end_start(session_id: UUID, epoch: int) -> Change | None:
     if session.state != State.STARTING or not session.forced_by:
         return None
     locked.write_agent_state("stopped")
-    return _let_go(locked, BY_OPERATOR, BY_OPERATOR, session.forced_by)
+    why = _why_forced(session)
+    return _let_go(locked, why, why, session.forced_by)
 
 
 @transaction.atomic
@@ -207,10 +208,14 @@ def _passivation(locked: Locked, change: Change, drained: str) -> Change:
     return replace(change, gives_up=gives_up)
 
 
+def _why_forced(session: Session) -> str:
+    return policy.QUOTA_REASON if session.forced_by == policy.BY_QUOTA else BY_OPERATOR
+
+
 def _why(session: Session, busy: bool) -> str:
     """The reason of a passivation that is due."""
     if session.forced_by:
-        return BY_OPERATOR
+        return _why_forced(session)
     reason = f"no connection for {conf.CLOSE_DELAY} s"
     if busy or session.has_pending_work:
         reason += f", and busy for MAX_BUSY ({conf.MAX_BUSY:g} s) more"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from uuid import UUID
 
+from ohsessions.conf import conf
 from ohsessions.core.errors import StaleEpoch
 from ohsessions.lifecycle import Claimed
 from ohsessions.services import Services
@@ -51,10 +52,13 @@ class Hosted:
         return found[1] if found is not None and found[0] is host else None
 
     def room(self) -> int:
-        """How many more may be started now."""
+        """How many more may be claimed now: MAX_RUNNING_PER_WORKER, and STARTS_AT_ONCE of them starting."""
         late = time.monotonic() - SLOW_START
         self._starting = {host: began for host, began in self._starting.items() if began > late}
-        return max(0, STARTS_AT_ONCE - len(self._starting))
+        room = STARTS_AT_ONCE - len(self._starting)
+        if conf.MAX_RUNNING_PER_WORKER is not None:
+            room = min(room, conf.MAX_RUNNING_PER_WORKER - len(self._hosts))
+        return max(0, room)
 
     def add(self, claimed: Claimed, confirmed_at: float) -> None:
         """Begins an activation. `confirmed_at`: see Membership."""

@@ -12,10 +12,11 @@ import pytest
 
 from tests.acceptance.cluster import Cluster
 from tests.acceptance.site import Client, Site
+from tests.no_limits import NO_LIMITS
 from tests.requirements import wait_until
 
 ROUNDS = 50
-SETTINGS: dict[str, Any] = {"CLOSE_DELAY": 0, "RATE_LIMIT": None}
+SETTINGS: dict[str, Any] = NO_LIMITS | {"CLOSE_DELAY": 0}
 
 
 class Times(dict[str, list[float]]):

@@ -17,6 +17,7 @@ import pytest
 from tests.acceptance.cluster import Cluster
 from tests.acceptance.raw import RawClient
 from tests.acceptance.test_backpressure import resident_megabytes
+from tests.no_limits import NO_LIMITS
 from tests.requirements import wait_until
 
 DRAINED = int(os.environ.get("OHSESSIONS_BENCH_DRAINED", "1000"))
@@ -28,7 +29,7 @@ LIMIT = 120.0
 
 @pytest.fixture
 def cluster(tmp_path: Path, postgres_database: str, redis_url: str) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path, postgres_database, redis_url, 1, 2, CLOSE_DELAY=0, RATE_LIMIT=None)
+    cluster = Cluster(tmp_path, postgres_database, redis_url, 1, 2, **NO_LIMITS, CLOSE_DELAY=0)
     yield cluster
     cluster.stop()
 
@@ -129,7 +130,7 @@ SELECT coalesce(extract(epoch FROM t.at - (
 
 
 async def test_two_last_disconnects_at_once(tmp_path: Path, postgres_database: str, redis_url: str) -> None:
-    cluster = Cluster(tmp_path, postgres_database, redis_url, 2, 2, CLOSE_DELAY=0)
+    cluster = Cluster(tmp_path, postgres_database, redis_url, 2, 2, **NO_LIMITS, CLOSE_DELAY=0)
     cluster.start()
 
     async def pass_by(_: int) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.acceptance.cluster import Cluster
 from tests.benchmarks.test_bench_scale import open_session
+from tests.no_limits import NO_LIMITS
 
 ORPHANS = int(os.environ.get("OHSESSIONS_BENCH_ORPHANS", "1000"))
 PAUSE = 0.25
@@ -49,7 +50,7 @@ SELECT count(*) FILTER (WHERE state = 'passivated' AND handled_number >= 0),
 
 @pytest.fixture
 def cluster(tmp_path: Path, postgres_database: str, redis_url: str) -> Iterator[Cluster]:
-    settings = {"CLOSE_DELAY": 0, "LEASE_TTL": 3, "HEARTBEAT": 0.5}
+    settings = NO_LIMITS | {"CLOSE_DELAY": 0, "LEASE_TTL": 3, "HEARTBEAT": 0.5}
     cluster = Cluster(tmp_path, postgres_database, redis_url, 1, 2, **settings)
     yield cluster
     cluster.stop()

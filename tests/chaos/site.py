@@ -18,6 +18,7 @@ from tests.chaos.options import RUNTIMES, Options
 from tests.chaos.processes import Managed
 from tests.chaos.proxy import Proxy
 from tests.chaos.servers import FallingPostgres, FallingRedis
+from tests.no_limits import NO_LIMITS
 from tests.requirements import MissingRequirement, find_postgres_programs, find_redis_server, free_port
 
 BALLAST = 100_000
@@ -61,7 +62,7 @@ class Site:
             "retry": {"retries": True},
             "large": {"ballast": BALLAST},
         }
-        settings = {
+        settings = NO_LIMITS | {
             "RUNTIMES": {
                 name: {"BACKEND": backend, "OPTIONS": {"folder": str(self.notes)} | extra[name]}
                 for name in RUNTIMES
