@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('ohsessions', '0004_links'),
+        ('ohsessions', '0005_secrets'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -29,6 +29,8 @@ logger = logging.getLogger("ohsessions.socketio")
 
 # Texts of more characters are parsed off the event loop; below it the thread would cost more.
 LARGE_TEXT = 64 * 1024
+MAX_AUTH = 64 * 1024
+"""The largest auth object of a CONNECT, in characters: nobody is known yet whose text it would be."""
 
 
 class Dispatcher:
@@ -92,6 +94,8 @@ class Dispatcher:
 
     async def _connect(self, packet: Packet) -> bool:
         try:
+            if len(packet.data) > MAX_AUTH:
+                return self._refuse(ConnectionRefused("Payload too large"))
             await self._handler.connect(parse_auth(packet, self._max_values))
         except ConnectionRefused as exc:
             return self._refuse(exc)
