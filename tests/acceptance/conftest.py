@@ -11,6 +11,7 @@ import pytest
 from tests.acceptance.cluster import Cluster
 from tests.acceptance.raw import RawClient
 from tests.acceptance.site import Client, Site
+from tests.no_limits import NO_LIMITS
 from tests.requirements import RedisServer
 
 
@@ -34,11 +35,11 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
 
 @pytest.fixture(scope="module")
 def make_shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Site]]:
-    """The same for a site that the tests of a module share."""
+    """The same for a site that the tests of a module share, without limits to what their address may have."""
     sites: list[Site] = []
 
     def make(**settings: Any) -> Site:
-        site = Site(tmp_path_factory.mktemp("shared"), **settings)
+        site = Site(tmp_path_factory.mktemp("shared"), **NO_LIMITS | settings)
         sites.append(site)
         site.start()
         return site
