@@ -25,9 +25,9 @@ from ohsessions.models import Process, Session, SessionQuerySet
 from ohsessions.snapshots import Snapshot
 
 BY_OPERATOR = "by an operator"
-NOT_BEGUN = (
-    "This action, and those after it up to here, were not begun: nobody was attached, and the session had"
-    " been busy for MAX_BUSY. Send them again if they are still wanted."
+GIVEN_UP = (
+    "This action, and those after it up to here, were given up: nobody was attached, and the session had been"
+    " busy for MAX_BUSY. Send them again if they are still wanted."
 )
 
 
@@ -189,9 +189,8 @@ def claim_passivation(session_id: UUID, epoch: int, *, busy: bool, reason: str =
     """
     locked = try_lock(session_id)
     if locked is not None and locked.session.state == State.PASSIVATING and locked.session.epoch == epoch + 1:
-        return _passivation(
-            locked, locked.change(), reason
-        )  # only who owned it under `epoch` can have done that
+        # Only who owned it under `epoch` can have done that.
+        return _passivation(locked, locked.change(), reason)
     locked = check_owned(locked, session_id, epoch)
     session = locked.session
     if session.state != State.RUNNING:
@@ -203,6 +202,8 @@ def claim_passivation(session_id: UUID, epoch: int, *, busy: bool, reason: str =
 
 
 def _passivation(locked: Locked, change: Change, drained: str) -> Change:
+    """Return the change of a claim, with what becomes of the pending actions. An operator's wish and a drain
+    leave those that were not begun to the next activation."""
     session = locked.session
     gives_up = session.has_pending_work and not (drained or session.forced_by)
     return replace(change, gives_up=gives_up)
@@ -240,7 +241,7 @@ def release(
         snapshots.replace(session, snapshot)
     session.suspicion = 0
     if give_up > session.handled_number:
-        locked.give_up_actions(give_up, "interrupted", NOT_BEGUN)
+        locked.give_up_actions(give_up, "interrupted", GIVEN_UP)
     locked.write_agent_state("stopped")
     return _let_go(locked, why, f"{why}; {reason}" if reason else why, by)
 
