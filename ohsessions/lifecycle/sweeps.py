@@ -10,7 +10,6 @@ from uuid import UUID
 from django.contrib.auth import get_user_model
 from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q
-from django.db.models.functions import Now
 
 from ohsessions.conf import conf
 from ohsessions.core import policy, states
@@ -173,7 +172,9 @@ def revoked(gateway: UUID) -> set[str]:
     """The attached connections of a gateway, by sid, whose session's tokens were revoked since, or whose link
     has come to its end."""
     rows = Connection.objects.attached().filter(gateway=gateway)
-    rows = rows.filter(~Q(token_version=F("session__token_version")) | Q(link__expires_at__lte=Now()))
+    rows = rows.filter(
+        ~Q(token_version=F("session__token_version")) | Q(link__expires_at__lte=database_now())
+    )
     return set(rows.values_list("sid", flat=True))
 
 

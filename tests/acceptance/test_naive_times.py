@@ -84,5 +84,5 @@ async def test_sessions_sleep_wake_and_tell_utc_and_their_pages_show_the_sites_z
         "event/",
         "transition/",
     ):
-        text = await asyncio.to_thread(operator._get, f"/admin/ohsessions/{page}")
+        text = await asyncio.to_thread(operator.read, f"/admin/ohsessions/{page}")
         assert "IST" in text or page == "event/", page
