@@ -41,7 +41,8 @@ class Settings:
     def WORKSPACE_ROOT(self) -> str | Path:
         """
         The directory below which runtimes keep one directory per session. Workers on several hosts need a
-        shared one. Default: ``var/workspaces`` in the site's BASE_DIR, else in the temporary directory.
+        shared one, each site one of its own: a worker removes what belongs to no session. Default:
+        ``var/workspaces`` in the site's BASE_DIR, else in the temporary directory.
         """
         base = getattr(django_settings, "BASE_DIR", None)
         if base is None:
@@ -62,8 +63,27 @@ class Settings:
     PASSIVATE_TIMEOUT: float = 30
     """How long a runtime may take to save its state before it is killed; its last checkpoint counts then."""
 
+    # How long rows are kept. None: for ever. A worker deletes them; what is needed still is never deleted.
     EVENT_RETENTION: float | None = None
-    """The age beyond which a session's handled events may be trimmed. None: all are kept."""
+    """The age beyond which handled events are trimmed. Clients whose cursor lies below start anew."""
+
+    EVENT_RETENTION_BYTES: int | None = None
+    """The size of a session's log beyond which its oldest handled events are trimmed."""
+
+    CONNECTION_RETENTION: float | None = 30 * 24 * 3600
+    """How long the rows of connections are kept after their end."""
+
+    PROCESS_RETENTION: float | None = 30 * 24 * 3600
+    """How long the rows of processes that are gone are kept; longer while a connection's row names them."""
+
+    TRANSITION_RETENTION: float | None = 90 * 24 * 3600
+    """The age beyond which transitions are deleted; the newest 20 of each session stay."""
+
+    CLOSED_RETENTION: float | None = 365 * 24 * 3600
+    """How long closed sessions can be read before they are deleted with all that is theirs."""
+
+    ANONYMOUS_RETENTION: float | None = 30 * 24 * 3600
+    """How long a session without an owner is kept that nobody uses. Its token is not valid for longer."""
 
     # Processes
     HEARTBEAT: float = 2

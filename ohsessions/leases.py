@@ -24,10 +24,12 @@ import os
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
-from django.db.models import Exists, F, OuterRef
+from django.db import transaction
+from django.db.models import Exists, F, OuterRef, QuerySet
 
 import ohsessions
 from ohsessions.core.errors import ProcessGone
@@ -142,9 +144,13 @@ def mark_gone(process_id: UUID, heartbeat: int | None = None) -> bool:
     return bool(rows.update(state=Process.State.GONE))
 
 
+LIVING = (Process.State.ACTIVE, Process.State.DRAINING)
+
+
 def living() -> list[Process]:
     """All processes that were not declared gone."""
-    return list(Process.objects.exclude(state=Process.State.GONE))
+    # Named, not excluded: so an index finds them among any number that is gone.
+    return list(Process.objects.filter(state__in=LIVING))
 
 
 def gone_with_leftovers() -> list[Process]:
@@ -153,10 +159,32 @@ def gone_with_leftovers() -> list[Process]:
     Gateways first: of what was lost together with its clients only that is started again for which they
     come back.
     """
-    sessions = Session.objects.filter(worker=OuterRef("pk"))
-    connections = Connection.objects.filter(gateway=OuterRef("pk"), ended_at=None)
-    left = Exists(sessions) | Exists(connections)
-    return list(Process.objects.filter(left, state=Process.State.GONE).order_by("kind"))
+    # From what is owned and open, by its index: of processes that are gone there may be any number.
+    owners = Session.objects.filter(worker__isnull=False).order_by()
+    servers = Connection.objects.filter(ended_at=None, gateway__isnull=False).order_by()
+    named = {*owners.values_list("worker", flat=True).distinct()}
+    named |= {*servers.values_list("gateway", flat=True).distinct()}
+    return list(Process.objects.filter(pk__in=named, state=Process.State.GONE).order_by("kind"))
+
+
+@transaction.atomic
+def forget_gone(before: datetime, limit: int) -> int:
+    """Deletes processes that were declared gone, were seen last `before`, and that no row names any more.
+
+    Gives how many there were, `limit` at most; those that somebody has locked are left for later. One that is
+    gone in its row only, and lives, finds no row at its next renewal: that is the same to it.
+    """
+    rows = forgotten(before).select_for_update(skip_locked=True).values_list("pk", flat=True)
+    # Asked again: who named one meanwhile did so before we locked it.
+    count, _ = forgotten(before).filter(pk__in=list(rows[:limit])).delete()
+    return count
+
+
+def forgotten(before: datetime) -> QuerySet[Process]:
+    """The processes of forget_gone()."""
+    owned = Exists(Session.objects.filter(worker=OuterRef("pk")))
+    served = Exists(Connection.objects.filter(gateway=OuterRef("pk")))
+    return Process.objects.filter(~owned, ~served, state=Process.State.GONE, seen_at__lt=before).order_by()
 
 
 def end_detached(gateway: UUID) -> None:

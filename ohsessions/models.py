@@ -67,6 +67,7 @@ class Session(models.Model):
 
     next_number = models.BigIntegerField(default=0)
     first_number = models.BigIntegerField(default=0, help_text="Events below it were trimmed.")
+    log_bytes = models.BigIntegerField(default=0, db_default=0, help_text="Size of the events' JSON.")
     last_action_number = models.BigIntegerField(default=-1)
     last_user_number = models.BigIntegerField(default=-1, help_text="Of the last action or interrupt.")
     started_number = models.BigIntegerField(default=-1)
@@ -105,7 +106,10 @@ class Session(models.Model):
         permissions = [("revoke_links", "Can revoke the links to sessions")]
         indexes = [
             # None on active_at: each append changes it, and would have to change the index too.
-            models.Index(fields=["state", "worker"], name="ohsessions_by_state"),
+            models.Index(fields=["state", "worker", "state_at"], name="ohsessions_by_state_since"),
+            models.Index(
+                fields=["state", "state_at"], name="ohsessions_ownerless", condition=Q(owner__isnull=True)
+            ),
             models.Index(
                 fields=["passivate_at"], name="ohsessions_due", condition=Q(passivate_at__isnull=False)
             ),

@@ -185,10 +185,10 @@ def _discard(file: str) -> None:
         logger.warning("Still there: %s (%s)", file, error, extra={"verb": "snapshot_left"})
 
 
-def sweep() -> int:
+def sweep(*, dry_run: bool = False) -> int:
     """Deletes files that no session names (any more) and that are not new; says how many."""
     unnamed = _unnamed(_old_files())
-    for file in unnamed:
+    for file in () if dry_run else unnamed:
         _discard(file)
     return len(unnamed)
 

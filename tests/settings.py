@@ -27,3 +27,5 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+# Workers of tests must not take possession of the developer's.
+OHSESSIONS = {"WORKSPACE_ROOT": str(Path(tempfile.gettempdir()) / "ohsessions-test-workspaces"), **OHSESSIONS}  # noqa: F405

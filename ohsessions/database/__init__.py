@@ -16,7 +16,7 @@ from ohsessions.database.causes import NO_ROOM, describe, is_disk_full, storage
 from ohsessions.database.clock import as_aware, as_stored, database_clock, database_now
 from ohsessions.database.connections import means_lost_connection
 from ohsessions.database.lanes import LATER, Later
-from ohsessions.database.rowlocks import lock_name, lock_rows
+from ohsessions.database.rowlocks import lock_name, lock_rows, lock_wait
 from ohsessions.database.threads import THREADS, Database
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "is_disk_full",
     "lock_name",
     "lock_rows",
+    "lock_wait",
     "means_lost_connection",
     "storage",
 ]

@@ -1,17 +1,19 @@
-"""The event log: append, read. The only code that gives events their numbers."""
+"""The event log: append, read, trim. The only code that gives events their numbers."""
 
 from ohsessions.journal.appends import Append, Appended, NewEvent
 from ohsessions.journal.batch import commit_appends
 from ohsessions.journal.reading import Head, has_event, heads, new_actions, read_action, read_page
 from ohsessions.journal.rows import new_row
-from ohsessions.journal.trimming import trim
+from ohsessions.journal.trimming import Bytes, first_kept, trim, trim_to_size
 
 __all__ = [
     "Append",
     "Appended",
+    "Bytes",
     "Head",
     "NewEvent",
     "commit_appends",
+    "first_kept",
     "has_event",
     "heads",
     "new_actions",
@@ -19,4 +21,5 @@ __all__ = [
     "read_action",
     "read_page",
     "trim",
+    "trim_to_size",
 ]

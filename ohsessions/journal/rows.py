@@ -27,6 +27,7 @@ MARKS = (
     "attempts",
     "handled_number",
     "interrupted_number",
+    "log_bytes",
 )
 """What appending changes about a session, besides `active_at`: integers."""
 
@@ -40,12 +41,14 @@ def new_row(session: Session, event: NewEvent, now: datetime) -> Event:
         session.last_user_number = number
     if event.waits:
         session.last_action_number = number
+    data = wire.stamp(event.body, number, now)
+    session.log_bytes += len(data) if data.isascii() else len(data.encode(errors="surrogatepass"))
     return Event(
         session_id=session.pk,
         number=number,
         source=event.source,
         kind=event.kind[:64],
-        data=wire.stamp(event.body, number, now),
+        data=data,
         write_key=event.write_key,
         hidden_text=None if event.hidden is None else access.encrypt(event.hidden),
         created_at=now,

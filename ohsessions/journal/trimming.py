@@ -2,33 +2,97 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Min
+from django.db.models import Func, IntegerField, Min, Sum
 
 from ohsessions.core import wire
 from ohsessions.core.states import State
+from ohsessions.database import lock_rows
 from ohsessions.models import Event, Session
+
+STEP = 500
+"""Events that one transaction deletes: its session's row is locked meanwhile."""
+STEP_BYTES = 16 * 1024 * 1024
+"""Bytes of JSON after which a step ends sooner."""
+READ = (
+    "state",
+    "first_number",
+    "next_number",
+    "last_action_number",
+    "handled_number",
+    "interrupted_number",
+    "log_bytes",
+)
+
+
+class Bytes(Func):
+    """The size of a text. PostgreSQL knows that of a large one without reading it."""
+
+    function = "OCTET_LENGTH"
+    output_field = IntegerField()
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        return self.as_sql(compiler, connection, template="LENGTH(CAST(%(expressions)s AS BLOB))", **context)
 
 
 @transaction.atomic
-def trim(session_id: UUID, below: int) -> int:
-    """Deletes a session's events with numbers under `below`; gives how many there were.
+def trim(session_id: UUID, below: int, most: int | None = None) -> int:
+    """Deletes a session's events with numbers under `below`, `most` at a time; gives how many there were.
 
     Never passes an action that is not handled, nor an interrupt that is not delivered: from the first of them
     on everything stays. Who attaches with an older cursor is told to start anew (`reset`), and so is who is
-    being fed.
+    being fed. Raises RowLocked.
     """
-    session = Session.objects.select_for_update().defer("snapshot", "secrets").filter(pk=session_id).first()
-    if session is None:
+    session = _lock(session_id)
+    return _trim(session, below, most) if session is not None else 0
+
+
+@transaction.atomic
+def trim_to_size(session_id: UUID, size: int, before: datetime) -> int:
+    """Deletes the oldest events of a log that is larger than `size`, STEP at a time; see trim().
+
+    Those that were stored since `before` stay: who was not told that they were may send them again.
+    """
+    session = _lock(session_id)
+    if session is None or session.log_bytes <= size:
         return 0
+    rows = Event.objects.filter(session=session, created_at__lt=before).order_by("number")
+    below, excess = session.first_number, session.log_bytes - size
+    left = STEP_BYTES
+    for number, length in rows.values_list("number", Bytes("data"))[:STEP]:
+        if excess <= 0 or left <= 0:
+            break
+        below, excess, left = number + 1, excess - length, left - length
+    return _trim(session, below, STEP)
+
+
+def first_kept(session_id: UUID) -> int:
+    """The number from which on a session's log is not to be trimmed; 0 if there is no such session."""
+    session = Session.objects.only(*READ).filter(pk=session_id).first()
+    return _first_kept(session) if session is not None else 0
+
+
+def _lock(session_id: UUID) -> Session | None:
+    return next(iter(lock_rows(Session.objects.only(*READ).filter(pk=session_id))), None)
+
+
+def _trim(session: Session, below: int, most: int | None) -> int:
     below = min(below, _first_kept(session))
+    if most is not None:
+        below = min(below, session.first_number + most)
     if below <= session.first_number:
         return 0
-    count, _ = Event.objects.filter(session=session, number__lt=below).delete()
+    old = Event.objects.filter(session=session, number__lt=below)
+    size = old.aggregate(size=Sum(Bytes("data")))["size"] or 0
+    count, _ = old.delete()
     session.first_number = below
-    session.save(update_fields=["first_number"])
+    # Rows that came from elsewhere may have been counted by nobody.
+    session.log_bytes = max(0, session.log_bytes - size) if below < session.next_number else 0
+    session.save(update_fields=["first_number", "log_bytes"])
     return count
 
 

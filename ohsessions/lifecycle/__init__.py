@@ -13,6 +13,7 @@ from ohsessions.lifecycle.clients import (
     open_session,
     write_off,
 )
+from ohsessions.lifecycle.discards import discard, discardable
 from ohsessions.lifecycle.links import live_links, revoke_all, revoke_link, share
 from ohsessions.lifecycle.locked import Change
 from ohsessions.lifecycle.operators import (
@@ -63,6 +64,8 @@ __all__ = [
     "close_for",
     "crash",
     "detach",
+    "discard",
+    "discardable",
     "due",
     "end_reasons",
     "end_start",

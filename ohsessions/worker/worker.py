@@ -16,7 +16,7 @@ from uuid import UUID
 
 from channels.layers import get_channel_layer
 
-from ohsessions import lifecycle, snapshots
+from ohsessions import lifecycle
 from ohsessions.conf import conf
 from ohsessions.core import switches
 from ohsessions.core.errors import ProcessGone, StaleEpoch, Unavailable
@@ -24,10 +24,12 @@ from ohsessions.membership import Membership, Reaper, end_this_process
 from ohsessions.models import Process
 from ohsessions.services import Services
 from ohsessions.wakeups import WORK_CHANNEL, worker_channel
+from ohsessions.worker import tidying
 from ohsessions.worker.guard import end
 from ohsessions.worker.host import SessionHost
 from ohsessions.worker.hosted import Hosted
 from ohsessions.worker.layer import LayerWorker, WakeupConsumer
+from ohsessions.worker.tidying import Tidying
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,6 @@ RECONCILE_EVERY = 1.0
 CLAIMS_AT_ONCE = 8
 PATIENCE, MOST_PATIENCE = 0.05, 0.5
 """Seconds a worker waits before a claim, per session that it has more than the least loaded one; at most."""
-TIDY_EVERY = 3600.0
 GRACE = 5.0
 """Seconds beyond PASSIVATE_TIMEOUT that a host gets at a stop for storing what it has."""
 
@@ -65,6 +66,7 @@ class SessionWorker:
         self._claiming: set[UUID] = set()
         self._trying_to_passivate: set[SessionHost] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._tidying = Tidying(services, lambda: self._membership.process_id)
         self._stopping = False
         self._on_drain = on_drain
 
@@ -92,7 +94,8 @@ class SessionWorker:
         self._spawn(self._repeat(self._claim_wanted, LOOK_EVERY, self._something_wanted), "claims")
         self._spawn(self._repeat(self._passivate_due, LOOK_EVERY, self._something_due), "passivations")
         self._spawn(self._repeat(self._reconcile, RECONCILE_EVERY, self._in_doubt), "reconcile")
-        self._spawn(self._repeat(self._tidy, TIDY_EVERY, asyncio.Event()), "tidy")
+        self._spawn(self._repeat(self._tidying.sweep, tidying.SWEEP_EVERY, asyncio.Event()), "sweep")
+        self._spawn(self._repeat(self._tidying.prune, tidying.PRUNE_EVERY, asyncio.Event()), "prune")
 
     def _spawn(self, job: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(job, name=f"worker {name}")
@@ -141,10 +144,6 @@ class SessionWorker:
             if epoch > host.epoch:
                 self._in_doubt.set()
         self._something_due.set()
-
-    async def _tidy(self) -> None:
-        """Deletes snapshot files that no row names: what a process left that died."""
-        await snapshots.asweep(self._services.database)
 
     # Claiming
 

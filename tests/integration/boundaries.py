@@ -51,7 +51,7 @@ IDLE_WORKER = Counter(
         "Reaper._again_and_again": 2,
         "Reaper.watch": 1,
         "SessionWorker._listen_for_ever": 1,
-        "SessionWorker._repeat": 4,
+        "SessionWorker._repeat": 5,
         "Wakeups.probe_for_ever": 1,
     }
 )

@@ -15,7 +15,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, connections
 
-from ohsessions import leases
+from ohsessions import leases, pruning, snapshots, workspaces
 from ohsessions.conf import conf
 from ohsessions.exposure import proxy_headers_risk
 from ohsessions.models import Process
@@ -43,6 +43,9 @@ class Command(BaseCommand):
         )
         drain.add_argument("--timeout", type=float, default=120, metavar="SECONDS", help="default: 120")
         drain.set_defaults(run=self.drain)
+        prune = commands.add_parser("prune", help="delete now what the settings …_RETENTION let go")
+        prune.add_argument("--dry-run", action="store_true", help="only say how much that is")
+        prune.set_defaults(run=self.prune)
 
     def handle(self, *args: Any, **options: Any) -> None:
         options["run"](**options)
@@ -126,6 +129,14 @@ class Command(BaseCommand):
                 raise CommandError(f"After {timeout:g} s they still work: {', '.join(map(str, left))}")
             time.sleep(0.2)
         self.stdout.write("Done")
+
+    def prune(self, *, dry_run: bool, **options: Any) -> None:
+        self.check_migrations()
+        for done in pruning.prune(dry_run=dry_run):
+            self.stdout.write(f"{done.what}: {done.found}")
+        self.stdout.write(f"workspaces: {workspaces.sweep(dry_run=dry_run)}")
+        self.stdout.write(f"snapshot files: {snapshots.sweep(dry_run=dry_run)}")
+        self.stdout.write("Nothing was deleted: a dry run" if dry_run else "Done")
 
     def announce(self, host: str, port: int) -> None:
         name = f"[{host}]" if ":" in host else host

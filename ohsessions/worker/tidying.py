@@ -1,0 +1,81 @@
+"""What workers do beside: delete what the settings let go, and files that belong to nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from ohsessions import pruning, snapshots, workspaces
+from ohsessions.core.errors import Unavailable
+from ohsessions.pruning import Pass
+from ohsessions.services import Services
+
+logger = logging.getLogger(__name__)
+
+SWEEP_EVERY = 3600.0
+PRUNE_EVERY = 60.0
+SLICE = 5.0
+"""Seconds that a kind of rows gets at a time; what is left of it comes next time."""
+PAUSE = 0.01
+"""Seconds between two steps: whoever waits for the database comes first."""
+
+
+class Tidying:
+    """That of one worker."""
+
+    def __init__(self, services: Services, own_id: Callable[[], UUID]) -> None:
+        self._services = services
+        self._own_id = own_id
+        self._unfinished: dict[type[Pass], Pass] = {}
+        self._swept_logs: float | None = None
+
+    async def sweep(self) -> None:
+        """Deletes workspaces of sessions that are no more, and snapshot files that no row names.
+
+        Each worker does: it may be the only one on its host.
+        """
+        await workspaces.asweep(self._services.database)
+        await snapshots.asweep(self._services.database)
+
+    async def prune(self) -> None:
+        """Deletes what is old, if this is the worker that does so for all; a slice of each kind."""
+        if not await self._services.database.read(pruning.is_first_worker, self._own_id()):
+            return
+        for kind in pruning.PASSES:
+            if kind.age() is None:
+                self._drop(kind)
+                continue
+            try:
+                await self._go_on(kind, self._drop(kind) or self._begin(kind))
+            except Unavailable:
+                raise
+            except Exception:
+                extra = {"verb": "prune_failed"}
+                logger.exception("Pruning of %s failed; the others go on", kind.what, extra=extra)
+
+    def _drop(self, kind: type[Pass]) -> Pass | None:
+        return self._unfinished.pop(kind) if kind in self._unfinished else None
+
+    def _begin(self, kind: type[Pass]) -> Pass:
+        if kind is not pruning.LargeLogs:
+            return kind()
+        # Logs grow while their sessions are awake. Those of the others would be a query over the whole table.
+        now = time.monotonic()
+        all_due = self._swept_logs is None or now - self._swept_logs >= SWEEP_EVERY
+        self._swept_logs = now if all_due else self._swept_logs
+        return pruning.LargeLogs(awake=not all_due)
+
+    async def _go_on(self, kind: type[Pass], one: Pass) -> None:
+        end, before = time.monotonic() + SLICE, one.found
+        more = True
+        while more and time.monotonic() < end:
+            # None: somebody has locked its row, and it has gone on to the next.
+            more = await self._services.try_change(one.step) is not False
+            await asyncio.sleep(PAUSE)
+        if more:
+            self._unfinished[kind] = one
+        if one.found > before:
+            logger.info("Pruned %s: %d", one.what, one.found - before, extra={"verb": "pruned"})
