@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
@@ -17,7 +17,8 @@ from ohsessions import access
 from ohsessions.conf import conf
 from ohsessions.core import wire
 from ohsessions.core.errors import WireError
-from ohsessions.core.secret_settings import cut_out, take_declared
+from ohsessions.core.runtime import JSON
+from ohsessions.core.secret_settings import cut_out, take_declared, take_secrets
 from ohsessions.models import Session
 
 logger = logging.getLogger(__name__)
@@ -52,9 +53,14 @@ class Kept:
             del former[0]
         return Kept(values, tuple(former))
 
-    def texts(self) -> set[str]:
-        """Return all that is to be cut out of what the session says."""
-        return cut_out([*self.values.values(), *self.former])
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A version of a session's secrets in use: by name, and all texts that are to be cut out for them."""
+
+    version: int
+    values: Mapping[str, str]
+    texts: Set[str]
 
 
 def seal(kept: Kept) -> str:
@@ -72,10 +78,22 @@ def unseal(text: str) -> Kept:
     return Kept(values, tuple(former))
 
 
-def read(session_id: UUID) -> tuple[int, Kept]:
-    """Return the version of a session's secrets, and the secrets. Raises as unseal()."""
+def read(session_id: UUID) -> Known:
+    """Return the secrets that a session has now. Raises as unseal()."""
     row = Session.objects.filter(pk=session_id).values_list("secrets_version", "secrets").first()
-    return (row[0], unseal(row[1])) if row is not None else (0, Kept())
+    return unlock(*row) if row is not None else unlock(0, "")
+
+
+def unlock(version: int, sealed: str, settings: Mapping[str, JSON] | None = None, runtime: str = "") -> Known:
+    """Return secrets as they stand in a row. Raises as unseal(). Settings of megabytes take a second or more.
+
+    Those among the `settings` are cut out too: older versions left them there, and so do gateways that cannot
+    import the code of the `runtime`, which declares them.
+    """
+    kept = unseal(sealed)
+    strays = take_secrets(settings, declared(runtime))[1] if settings else {}
+    texts = cut_out([*kept.values.values(), *kept.former, *strays.values()])
+    return Known(version, kept.values, texts)
 
 
 def renew(session: Session, secrets: Mapping[str, str]) -> None:
@@ -92,20 +110,22 @@ def renew(session: Session, secrets: Mapping[str, str]) -> None:
         session.secrets_version += 1
 
 
-def declared(runtime: str) -> Collection[str]:
-    """Return the settings that a runtime, by its alias, declares to be secrets."""
-    try:
-        backend = import_string(conf.RUNTIMES[runtime]["BACKEND"])
-        return {name.lower() for name in getattr(backend, "secret_settings", ())}
-    except Exception as error:
-        # Its sessions do not start, and their worker says why.
-        logger.debug("What the runtime %s declares cannot be read: %r", runtime, error)
-        return ()
+def declared(*runtimes: str) -> Collection[str]:
+    """Return the settings that runtimes, by their aliases, declare to be secrets."""
+    names: set[str] = set()
+    for runtime in runtimes:
+        try:
+            backend = import_string(conf.RUNTIMES[runtime]["BACKEND"])
+            names.update(name.lower() for name in getattr(backend, "secret_settings", ()))
+        except Exception as error:
+            # Its sessions do not start, and their worker says why.
+            logger.debug("What the runtime %s declares cannot be read: %r", runtime, error)
+    return names
 
 
-def apart(init: wire.Init, runtime: str) -> wire.Init:
-    """Return an INIT with the settings that this runtime declares among its secrets."""
-    names = declared(runtime) if init.settings else ()
+def apart(init: wire.Init, *runtimes: str) -> wire.Init:
+    """Return an INIT with the settings that one of these runtimes declares among its secrets."""
+    names = declared(*runtimes) if init.settings else ()
     if not names:
         return init
     settings, secrets = take_declared(init.settings, names)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 from urllib.parse import unquote
@@ -65,8 +66,10 @@ Replace = Callable[[str, JSON, Spans], JSON]
 
 def is_secret_name(name: str) -> bool:
     """Return whether a setting of this name is a secret."""
-    if not _HINT.search(name):
-        return False
+    return bool(_HINT.search(name)) and (_looked_at(name) if len(name) <= LONGEST_NAME else _look_at(name))
+
+
+def _look_at(name: str) -> bool:
     words = [word.lower() for word in _WORD.findall(name)]
     # In lower case too: passWord.
     if any(map(_TELLING.search, (*words, *_WORD.findall(name.lower())))) or "dsn" in words:
@@ -84,6 +87,9 @@ def is_secret_name(name: str) -> bool:
         stem = last.removesuffix("s").removesuffix("key") or (words[-2] if before else "")
         return bool(stem) and stem not in _NO_CREDENTIAL_KEYS
     return False
+
+
+_looked_at = lru_cache(1024)(_look_at)
 
 
 def take_secrets(

@@ -38,9 +38,9 @@ class Secrecy:
         Raises WireError if they cannot be read.
         """
         if self.version != self._known:
-            self._known, kept = await self._services.database.read(vault.read, self._session_id)
-            self._redactor = Redactor(kept.texts())
-            self.version = self._known
+            known = await self._services.database.read(vault.read, self._session_id)
+            self._redactor = Redactor(known.texts)
+            self.version = self._known = known.version
         if not self._known:
             return act, 0, None
         return wire.redact_act(act, self._redactor), self._known, partial(_clean, self._redactor)

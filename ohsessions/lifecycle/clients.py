@@ -161,6 +161,8 @@ def attach(socket: Socket, init: wire.Init, session_id: UUID | None = None) -> A
     replace the session's of these names; its other settings count only when a session is made. Raises what
     authorize() raises, 401 `login_required`, or 429 `quota`, and changes nothing then.
     """
+    # Before any lock, since a large INIT takes long. All runtimes: which one it is stands in the session.
+    init = vault.apart(init, *conf.RUNTIMES)
     try:
         return _join(socket, init, session_id)
     except _FellAsleep:
@@ -172,7 +174,6 @@ def _join(socket: Socket, init: wire.Init, session_id: UUID | None, *, wakes: bo
     """`wakes`: whether to see to the quota, even of a session that seems to be awake."""
     _check_login(socket)
     grant = access.authorize(socket.user, init.token, session_id)
-    init = vault.apart(init, grant.session.runtime)
     wanted = grant.session.pk
     connection = _find_connection(socket.sid)
     left = connection.session_id if connection is not None else None

@@ -10,11 +10,12 @@ from asgiref.sync import async_to_sync
 from django.db import transaction
 from django.db.models import Min
 
-from ohsessions import access
+from ohsessions import access, vault
 from ohsessions.access import Role
 from ohsessions.conf import conf
 from ohsessions.core import states, wire
 from ohsessions.core.errors import WireError
+from ohsessions.core.redaction import Redactor
 from ohsessions.core.states import State
 from ohsessions.core.titles import MAX_TITLE, clean_title
 from ohsessions.lifecycle import links
@@ -26,8 +27,10 @@ from ohsessions.wakeups import Wakeups
 @transaction.atomic
 def rename(session_id: UUID, title: str) -> str:
     """Give a session a title, cleaned and cut to MAX_TITLE characters; from a request's thread. Tells all who
-    are attached, and returns the title as it is then."""
+    are attached, and returns the title as it is then: without secrets of the session."""
     locked = lock(session_id)
+    if locked.session.secrets_version:
+        title = Redactor(vault.unlock(0, locked.session.secrets).texts).redact(title)
     locked.session.title = clean_title(title)[:MAX_TITLE]
     change = replace(locked.save(), moved=True)
     announce(change)

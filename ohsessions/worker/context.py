@@ -13,7 +13,7 @@ from ohsessions.core import wire
 from ohsessions.core.errors import InvalidEvent, RuntimeFailure, WireError
 from ohsessions.core.redaction import Redactor
 from ohsessions.core.runtime import JSON, Action, SupervisedProcess
-from ohsessions.core.secret_settings import cut_out, take_secrets, texts_in
+from ohsessions.core.secret_settings import cut_out, texts_in
 from ohsessions.lifecycle import Claimed
 from ohsessions.membership import HOLD
 from ohsessions.services import Services
@@ -32,24 +32,22 @@ class HostContext:
         self,
         services: Services,
         claimed: Claimed,
-        kept: vault.Kept,
+        known: vault.Known,
         outbox: Outbox,
         confirmed_at: float,
     ) -> None:
         """`confirmed_at`: when the last confirmed renewal of the worker's lease was sent."""
         self.session_id = claimed.session_id
         self.settings: Mapping[str, JSON] = claimed.settings
-        self._secrets = dict(kept.values)
+        self._secrets = dict(known.values)
         self.secrets: Mapping[str, str] = MappingProxyType(self._secrets)
-        self.secrets_version = claimed.secrets_version
+        self.secrets_version = known.version
         self.workspace = Path(conf.WORKSPACE_ROOT) / str(claimed.session_id)
         self.cause: int | None = None
         self.processes = ProcessSupervisor(lease_seconds=HOLD * conf.LEASE_TTL, confirmed_at=confirmed_at)
         self._services = services
         self._outbox = outbox
-        # Older versions, and gateways without this runtime's code, left secrets among the settings.
-        strays = take_secrets(claimed.settings, vault.declared(claimed.runtime))[1]
-        self._redactor = Redactor(kept.texts() | cut_out(strays.values()))
+        self._redactor = Redactor(known.texts)
         self._hidden: dict[int, Redactor] = {}
         self._agent_state = "loading"
 
@@ -126,12 +124,12 @@ class HostContext:
     def _redactors(self) -> list[Redactor]:
         return [self._redactor, *self._hidden.values()]
 
-    def renew(self, version: int, kept: vault.Kept) -> set[str]:
+    def renew(self, known: vault.Known) -> set[str]:
         """Take over newer secrets; return the names of those that changed. The old ones are still cut out."""
-        changed = {name for name, value in kept.values.items() if self._secrets.get(name) != value}
-        self._redactor.add(kept.texts())
-        self._secrets.update(kept.values)
-        self.secrets_version = version
+        changed = {name for name, value in known.values.items() if self._secrets.get(name) != value}
+        self._redactor.add(known.texts)
+        self._secrets.update(known.values)
+        self.secrets_version = known.version
         return changed
 
     def hide(self, action: Action) -> None:

@@ -21,6 +21,7 @@ from ohsessions.core import wire
 from ohsessions.core.errors import NotFed, RuntimeFailure, StaleEpoch, Unavailable, WireError
 from ohsessions.core.faults import Fault
 from ohsessions.core.runtime import Runtime
+from ohsessions.core.threads import Threads
 from ohsessions.lifecycle import Change, Claimed
 from ohsessions.membership import HOLD
 from ohsessions.services import Services
@@ -37,6 +38,7 @@ BUSY_PAUSE = 0.1
 """Seconds between two looks at a busy runtime that is to be drained."""
 CLOSE_TIMEOUT = 5.0
 """Seconds a runtime gets to close before its processes are killed anyway."""
+_unlocking = Threads("ohsessions-unlocking")
 
 
 class SessionHost:
@@ -130,8 +132,10 @@ class SessionHost:
     # Starting
 
     async def _start(self) -> None:
-        kept = vault.unseal(self._claimed.secrets)
-        self._context = HostContext(self._services, self._claimed, kept, self._outbox, self._confirmed_at)
+        claimed = self._claimed
+        row = (claimed.secrets_version, claimed.secrets, claimed.settings, claimed.runtime)
+        known = await _unlocking.call(vault.unlock, *row)
+        self._context = HostContext(self._services, claimed, known, self._outbox, self._confirmed_at)
         entry = conf.RUNTIMES.get(self._claimed.runtime)
         if entry is None:
             reason = f"its runtime {self._claimed.runtime!r} is not in the setting RUNTIMES any more"

@@ -45,6 +45,6 @@ class Renewal:
         async with self._reading:
             if version <= context.secrets_version:
                 return
-            names = context.renew(*await self._services.read_patiently(vault.read, context.session_id))
+            names = context.renew(await self._services.read_patiently(vault.read, context.session_id))
         if names:
             await guarded(runtime.secrets_changed(names))

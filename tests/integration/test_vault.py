@@ -11,12 +11,12 @@ from ohsessions.access import Role
 from ohsessions.core.errors import StaleSecrets, WireError
 from ohsessions.core.redaction import Redactor
 from ohsessions.journal import Append
-from ohsessions.vault import MOST_FORMER, Kept
+from ohsessions.vault import MOST_FORMER
 from tests.integration.world import World, action, append, init, session
 
 
 def kept(session_id) -> dict[str, str]:
-    return dict(vault.read(session_id)[1].values)
+    return dict(vault.read(session_id).values)
 
 
 def test_a_secret_of_a_later_init_replaces_that_of_its_name_and_no_other(world: World):
@@ -42,7 +42,7 @@ def test_a_secret_that_was_replaced_is_still_cut_out(world: World):
     session_id = world.open(github_token="gh-first").change.session_id
     for number in range(MOST_FORMER + 5):
         world.attach(session_id, github_token=f"gh-{number:04}")
-    texts = vault.read(session_id)[1].texts()
+    texts = vault.read(session_id).texts
     newest = {f"gh-{number:04}" for number in range(4, MOST_FORMER + 5)}
     assert newest <= texts
     assert "gh-first" not in texts, "it does not grow for ever"
@@ -83,7 +83,7 @@ def test_more_secrets_than_a_row_should_have_are_refused_and_change_nothing(worl
     assert session(session_id).secrets == before.secrets
     world.attach(session_id, args={"A_TOKEN": "x" * 60})
     world.attach(session_id, args={"A_TOKEN": "y" * 60})
-    assert vault.read(session_id)[1].former == (), "what was replaced goes first"
+    assert vault.unseal(session(session_id).secrets).former == (), "what was replaced goes first"
 
 
 def test_an_init_without_a_secret_costs_no_statement_for_secrets(world: World):
@@ -105,7 +105,20 @@ def test_rows_of_older_versions_are_read(world: World):
     row = session(session_id)
     row.secrets = access.encrypt('{"llm_api_key":"sk-1"}')
     row.save()
-    assert vault.read(session_id)[1] == Kept({"llm_api_key": "sk-1"})
+    assert kept(session_id) == {"llm_api_key": "sk-1"}
+
+
+def test_what_older_versions_left_among_the_settings_is_cut_out(world: World):
+    settings = {"openai_key": "sk-1", "llm": {"api_key": "sk-2"}, "model": "m"}
+    known = vault.unlock(0, "", settings, "echo")
+    assert known.texts == {"sk-1", "sk-2"}
+    assert known.values == {}, "the runtime finds them where they were"
+
+
+def test_a_title_is_stored_without_the_sessions_secrets(world: World):
+    session_id = world.open(github_token="gh-7c2a").change.session_id
+    assert lifecycle.rename(session_id, "Look for gh-7c2a") == "Look for <secret>"
+    assert session(session_id).title == "Look for <secret>"
 
 
 # Actions that have a known secret in them
