@@ -30,6 +30,10 @@ SMALL_FRAME = 1024
 LEEWAY = 2
 """An application counts messages too, and says farewell; frames are cut at so many times its rate."""
 
+SLICE = 1024
+"""So many bytes of small frames are read in a turn of the event loop. 64 KiB of them, which Twisted reads at
+once, take 300 ms, and an answer to somebody else takes some twenty turns."""
+
 TRIM_AFTER = 256 * 1024
 """So many bytes of buffers given back make it worth to have malloc give them back to the system."""
 
@@ -138,10 +142,13 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
     input_limit = FIRST_LIMIT
     inlet: Inlet | None = None
     dropped = False  # by us
+    turn: Any = None  # the call that reads on; the socket is not read meanwhile
+    current_frame_masker: Any = None
 
     def connectionMade(self) -> None:
         limits: Limits = self.factory.limits
         self.input_limit = min(FIRST_LIMIT, limits.largest)
+        self.waiting = bytearray()
         self.inflow = Inflow(
             LEEWAY * limits.packet_rate if limits.packet_rate else None,
             LEEWAY * limits.byte_rate if limits.byte_rate else None,
@@ -171,6 +178,37 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
     # What arrives
 
     def dataReceived(self, data: bytes) -> None:
+        self.waiting += data
+        if self.turn is None:
+            self.read_on()
+
+    def read_on(self) -> None:
+        """Read what may be read in this turn; the rest, and what the socket has, in the next ones."""
+        paused, self.turn = self.turn is not None, None
+        size = self.share(len(self.waiting))
+        data = bytes(self.waiting[:size])
+        del self.waiting[:size]
+        self.read(data)
+        if self.dropped:
+            self.waiting.clear()
+        if self.waiting:
+            self.turn = self.factory.reactor.callLater(0, self.read_on)
+            if not paused:
+                self.transport.pauseProducing()
+        elif paused and not self.dropped:
+            self.transport.resumeProducing()
+
+    def share(self, size: int) -> int:
+        """Return how many of `size` bytes may be read now: all of a payload, few where frames may begin."""
+        if self.state == self.STATE_CONNECTING:
+            return size
+        payload = 0
+        if self.current_frame is not None and self.current_frame_masker is not None:
+            payload = self.current_frame.length - self.current_frame_masker.pointer()
+        return max(SLICE, min(size, payload))
+
+    def read(self, data: bytes) -> None:
+        """Read bytes, unless they are too many of an unfinished message."""
         if self.dropped:
             return
         if self.state == self.STATE_CONNECTING and hasattr(self, "application_deferred"):
@@ -227,6 +265,10 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
         in a circle: sockets that ended in the middle of 8 MiB each would wait for the oldest generation.
         """
         super().connectionLost(reason)
+        if self.turn is not None:
+            self.turn.cancel()
+            self.turn = None
+        self.waiting.clear()
         self.count(0)
         if self.inlet is not None:
             self.inlet.cut()

@@ -6,6 +6,7 @@ arrived before the client left is handled first, then disconnect() is called.
 """
 
 import asyncio
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from ohsessions.socketio.codec import (
     parse_auth,
     parse_event,
 )
+from ohsessions.socketio.connection import FAIR_SHARE
 from ohsessions.socketio.errors import ConnectionRefused
 from ohsessions.socketio.settings import EngineSettings
 from ohsessions.socketio.sockets import Handler, Socket
@@ -116,13 +118,17 @@ class Dispatcher:
     async def _serve(self) -> None:
         inbox = self._inbox
         while True:
-            while inbox:
+            for number in itertools.count(1):
+                if not inbox:
+                    break
                 packet, refusal = inbox.popleft()
                 self._inbox_bytes -= len(packet.data)
                 try:
                     await self._handle(packet, refusal)
                 finally:
                     self._handled(packet)
+                if number % FAIR_SHARE == 0:  # a handler that only refuses waits for nothing
+                    await asyncio.sleep(0)
             if self._reason is not None:
                 return
             self._wake.clear()
