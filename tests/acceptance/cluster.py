@@ -91,6 +91,13 @@ class Cluster:
         for worker in self.workers:
             worker.end()
 
+    def kill(self) -> None:
+        """End what is left of it, whatever that is in the middle of."""
+        for gateway in self.gateways:
+            gateway.kill()
+        for worker in self.workers:
+            worker.end(signal.SIGKILL)
+
     def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return self.gateways[0].query(sql, *parameters)
 

@@ -87,7 +87,8 @@ class RawClient:
     async def _take(self, packet: str) -> None:
         if packet == "2":
             await self.send_engine("3")
-        elif packet == "1":
+            return  # pings come for ever, whatever does not
+        if packet == "1":
             self._end()
         elif packet.startswith("40"):
             self.connected = json.loads(packet[2:])
@@ -153,19 +154,26 @@ class RawClient:
         start = '2["oh_event",'
         return [p[len(start) : -1] for p in self.packets if p.startswith(start + '{"id":')]
 
-    async def wait(self, found: Callable[[], Any], what: str, limit: float = LIMIT) -> Any:
-        """Waits until what came makes `found` true; gives what it gave."""
+    async def wait(self, found: Callable[[], Any], what: str, limit: float | None = None) -> Any:
+        """Wait until what came makes `found` true, and return what it returned.
+
+        Raises TimeoutError after `limit` seconds. Without a limit: when nothing came for LIMIT seconds, since
+        a slow machine delivers slowly.
+        """
         try:
             async with asyncio.timeout(limit):
                 while not (result := found()):
                     self._changed.clear()
-                    await self._changed.wait()
+                    async with asyncio.timeout(LIMIT if limit is None else None):
+                        await self._changed.wait()
                 return result
         except TimeoutError:
             tail = [packet[:300] for packet in self.packets[-5:]]
-            raise TimeoutError(f"{what} did not come within {limit} s; the last was {tail}") from None
+            raise TimeoutError(
+                f"{what} did not come within {limit or LIMIT} s; the last was {tail}"
+            ) from None
 
-    async def wait_event(self, limit: float = LIMIT, **fields: Any) -> dict[str, Any]:
+    async def wait_event(self, limit: float | None = None, **fields: Any) -> dict[str, Any]:
         """Waits for an `oh_event` with these fields."""
 
         def find() -> dict[str, Any] | None:
@@ -175,7 +183,7 @@ class RawClient:
         event: dict[str, Any] = await self.wait(find, f"an event with {fields}", limit)
         return event
 
-    async def wait_notice(self, limit: float = LIMIT, **fields: Any) -> dict[str, Any]:
+    async def wait_notice(self, limit: float | None = None, **fields: Any) -> dict[str, Any]:
         """Waits for an `oh_notice` with these fields."""
 
         def find() -> dict[str, Any] | None:

@@ -182,19 +182,26 @@ class Client:
     def numbers(self) -> list[int]:
         return [event["id"] for event in self.events]
 
-    async def wait(self, found: Callable[[], Any], what: str, limit: float = LIMIT) -> Any:
-        """Waits until something came that makes `found` true; gives what it gave."""
+    async def wait(self, found: Callable[[], Any], what: str, limit: float | None = None) -> Any:
+        """Wait until what came makes `found` true, and return what it returned.
+
+        Raises TimeoutError after `limit` seconds. Without a limit: when nothing came for LIMIT seconds, since
+        a slow machine delivers slowly.
+        """
         try:
             async with asyncio.timeout(limit):
                 while not (result := found()):
                     self._changed.clear()
-                    await self._changed.wait()
+                    async with asyncio.timeout(LIMIT if limit is None else None):
+                        await self._changed.wait()
                 return result
         except TimeoutError:
             tail = str([*self.events[-5:], *self.others[-3:], *self.notices[-3:]])[:2000]
-            raise TimeoutError(f"{what} did not come within {limit} s; the last was {tail}") from None
+            raise TimeoutError(
+                f"{what} did not come within {limit or LIMIT} s; the last was {tail}"
+            ) from None
 
-    async def wait_for(self, limit: float = LIMIT, **fields: Any) -> dict[str, Any]:
+    async def wait_for(self, limit: float | None = None, **fields: Any) -> dict[str, Any]:
         """Waits for a stored event with these fields; `extras__name` looks into extras."""
 
         seen = 0
@@ -207,10 +214,10 @@ class Client:
         event: dict[str, Any] = await self.wait(find, f"an event with {fields}", limit)
         return event
 
-    async def wait_state(self, agent_state: str, limit: float = LIMIT) -> dict[str, Any]:
+    async def wait_state(self, agent_state: str, limit: float | None = None) -> dict[str, Any]:
         return await self.wait_for(limit, extras__agent_state=agent_state)
 
-    async def output(self, cause: int, limit: float = LIMIT) -> tuple[str, int]:
+    async def output(self, cause: int, limit: float | None = None) -> tuple[str, int]:
         """The whole output of a shell command and its exit code."""
 
         def parts() -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ async def burst(connect_raw: Connect, site: Site) -> tuple[RawClient, str, int]:
     """A client in whose session ten thousand events have happened; with its token and head."""
     client, token = await begin(connect_raw, site, "broken")
     head = (await client.act("burst"))["id"] + BURST
-    await client.wait(lambda: len(client.stored()) > head, "the burst", 30)
+    await client.wait(lambda: len(client.stored()) > head, "the burst")
     return client, token, head
 
 
@@ -109,7 +109,7 @@ async def test_leaving_and_coming_back_in_the_middle_of_a_replay_loses_and_doubl
         cursor = got[-1]
     before = len(client.packets)
     await client.act("initialize", token=token, latest_event_id=cursor)
-    await client.wait(lambda: f'{{"id":{head},' in client.packets[-1], "the rest", 30)
+    await client.wait(lambda: f'{{"id":{head},' in client.packets[-1], "the rest")
     got = [e["id"] for e in client.got("oh_event", before) if isinstance(e.get("id"), int)]
     assert got == list(range(cursor + 1, head + 1))
 
@@ -122,10 +122,10 @@ async def test_who_does_not_read_delays_nobody_and_goes_on_where_it_stopped(
     await slow.act("initialize", token=token)
     slow.reads.clear()
     head = (await client.act("burst"))["id"] + BURST
-    await client.wait(lambda: len(client.stored()) > head, "the burst", 30)
+    await client.wait(lambda: len(client.stored()) > head, "the burst")
     assert len(slow.stored()) < head / 2
     slow.reads.set()
-    await slow.wait(lambda: len(slow.stored()) > head, "the same for the slow one", 30)
+    await slow.wait(lambda: len(slow.stored()) > head, "the same for the slow one")
     assert slow.stored() == client.stored()
     assert numbers(slow) == list(range(head + 1))
 

@@ -63,6 +63,14 @@ def make(tmp_path: Path, postgres_database: str, redis: FallingRedis) -> Iterato
         cluster.stop()
 
 
+@pytest.fixture
+def pair(tmp_path: Path, database: Database, redis: FallingRedis) -> Iterator[Cluster]:
+    """One gateway and one worker, which the test starts. None outlives it, however it ends."""
+    cluster = Cluster(tmp_path, database.url, redis.url, 1, 1, **LEASE)
+    yield cluster
+    cluster.kill()
+
+
 def readyz(cluster: Cluster) -> dict[str, Any]:
     answer: dict[str, Any] = requests.get(f"{cluster.gateways[0].url}/readyz", timeout=20).json()
     return answer
@@ -317,14 +325,13 @@ class Persistent:
 
 @pytest.mark.parametrize("kind", ["falls", "hangs", "swallows"])
 async def test_a_database_that_goes_away_loses_nothing_acknowledged_and_all_recover(
-    tmp_path: Path, database: Database, redis: FallingRedis, connect: Connect, kind: str
+    pair: Cluster, database: Database, connect: Connect, kind: str
 ) -> None:
-    cluster = Cluster(tmp_path, database.url, redis.url, 1, 1, **LEASE)
-    await asyncio.to_thread(cluster.start)
+    await asyncio.to_thread(pair.start)
     try:
-        await check_outage(cluster, database, connect, kind)
+        await check_outage(pair, database, connect, kind)
     finally:
-        await asyncio.to_thread(cluster.stop)
+        await asyncio.to_thread(pair.stop)
 
 
 async def check_outage(cluster: Cluster, database: Database, connect: Connect, kind: str) -> None:
@@ -378,55 +385,54 @@ async def check_outage(cluster: Cluster, database: Database, connect: Connect, k
 
 
 async def test_processes_end_in_order_while_the_database_hangs(
-    tmp_path: Path, database: Database, redis: FallingRedis, connect: Connect
+    pair: Cluster, database: Database, connect: Connect
 ) -> None:
-    cluster = Cluster(tmp_path, database.url, redis.url, 1, 1, **LEASE)
-    await asyncio.to_thread(cluster.start)
-    client = await connect(cluster.gateways[0])
+    await asyncio.to_thread(pair.start)
+    client = await connect(pair.gateways[0])
     await client.initialize("echo")
     await client.wait_state("init")
     await database.go_away("swallows")
-    ends = [asyncio.to_thread(cluster.gateways[0].stop), asyncio.to_thread(cluster.workers[0].end)]
+    ends = [asyncio.to_thread(pair.gateways[0].stop), asyncio.to_thread(pair.workers[0].end)]
     assert await asyncio.gather(*ends) == [0, 0]
 
 
 async def test_processes_that_start_while_the_database_is_away_wait_for_it(
-    tmp_path: Path, database: Database, redis: FallingRedis, connect: Connect
+    pair: Cluster, database: Database, connect: Connect
 ) -> None:
-    cluster = Cluster(tmp_path, database.url, redis.url, 1, 1, **LEASE)
-    (gateway,), (worker,) = cluster.gateways, cluster.workers
+    (gateway,), (worker,) = pair.gateways, pair.workers
     await asyncio.to_thread(gateway.manage, "migrate", "--verbosity", "0")
     await database.go_away("falls")
-    starts = [asyncio.create_task(asyncio.to_thread(process.start)) for process in (gateway, worker)]
-    for log in (gateway.log, worker.log):
-        waits = lambda log=log: log.exists() and "waiting for it" in log.read_text()  # noqa: E731
-        await asyncio.to_thread(wait_until, waits, "the process saying that it waits")
-    await database.come_back("falls")
+    starts = asyncio.gather(*(asyncio.to_thread(process.start) for process in (gateway, worker)))
     try:
-        await asyncio.gather(*starts)
-        client = await connect(gateway)
-        await client.initialize("echo")
-        await client.wait_state("init")
+        for log in (gateway.log, worker.log):
+            waits = lambda log=log: log.exists() and "waiting for it" in log.read_text()  # noqa: E731
+            await asyncio.to_thread(wait_until, waits, "the process saying that it waits")
+        await database.come_back("falls")
     finally:
-        await asyncio.to_thread(cluster.stop)
+        await starts
+    client = await connect(gateway)
+    await client.initialize("echo")
+    await client.wait_state("init")
 
 
 async def test_processes_that_wait_for_their_first_database_end_when_they_are_told_to(
-    tmp_path: Path, database: Database, redis: FallingRedis
+    pair: Cluster, database: Database
 ) -> None:
-    cluster = Cluster(tmp_path, database.url, redis.url, 1, 1, **LEASE)
-    (gateway,), (worker,) = cluster.gateways, cluster.workers
+    (gateway,), (worker,) = pair.gateways, pair.workers
     await asyncio.to_thread(gateway.manage, "migrate", "--verbosity", "0")
     await database.go_away("falls")
-    starts = [asyncio.create_task(asyncio.to_thread(process.start)) for process in (gateway, worker)]
+    starting = (asyncio.to_thread(process.start) for process in (gateway, worker))
+    starts = asyncio.gather(*starting, return_exceptions=True)
     serves = lambda: gateway.log.exists() and "Serving on" in gateway.log.read_text()  # noqa: E731
     waits = lambda: worker.log.exists() and "waiting for it" in worker.log.read_text()  # noqa: E731
-    await asyncio.to_thread(wait_until, serves, "the gateway listening")
-    await asyncio.to_thread(wait_until, waits, "the worker saying that it waits")
-    processes = [process.process for process in (gateway, worker) if process.process is not None]
-    for process in processes:
-        process.send_signal(signal.SIGTERM)
-    codes = [await asyncio.to_thread(process.wait, 20) for process in processes]
-    await asyncio.gather(*starts, return_exceptions=True)
+    try:
+        await asyncio.to_thread(wait_until, serves, "the gateway listening")
+        await asyncio.to_thread(wait_until, waits, "the worker saying that it waits")
+        processes = [process.process for process in (gateway, worker) if process.process is not None]
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        codes = [await asyncio.to_thread(process.wait, 20) for process in processes]
+    finally:
+        await starts
     # One that has not come so far that it listens to signals ends as any program.
     assert set(codes) <= {0, -signal.SIGTERM}
