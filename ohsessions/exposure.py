@@ -8,6 +8,7 @@ W004 anybody may start sessions        W007 tokens are taken from the query
 W005 pages of any origin may connect   W008 limits that were taken off
 W006 any host name is ours             W009 a key for secrets that can be guessed
 W010 forwarded headers of nobody's     W011 proxies that are too wide
+W012 GitHub tokens sent in clear
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.apps import AppConfig
 from django.conf import settings
@@ -124,18 +126,37 @@ def _is_wide(name: str) -> bool:
     return any(network.prefixlen < least[network.version] for network in networks)
 
 
+def is_local(host: str) -> bool:
+    """Return whether a name or address is this host's own, which no other one reaches."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def proxy_headers_risk(bind: str) -> str | None:
     """Return what is wrong with `serve --proxy-headers` on this address; None on one of this host alone."""
-    try:
-        is_local = ip_address(bind.strip("[]")).is_loopback
-    except ValueError:
-        is_local = bind == "localhost"
-    if is_local:
+    if is_local(bind.strip("[]")):
         return None
     return (
         f"--proxy-headers believes whoever reaches {bind}: a visitor may write any address for theirs. Leave"
         " it out and name the proxies in OHSESSIONS['TRUSTED_PROXIES'], or bind to 127.0.0.1."
     )
+
+
+@register(TAG, deploy=True)
+def check_github(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Where other people's tokens are sent. That somebody is let in is checked by `ohsessions.checks`."""
+    address = urlsplit(conf.GITHUB_API_URL)
+    if conf.GITHUB_TOKEN_CHECK is None or address.scheme == "https" or is_local(address.hostname or ""):
+        return []
+    return [
+        Warning(
+            f"GitHub tokens of users are sent in clear: GITHUB_API_URL is {conf.GITHUB_API_URL!r}.",
+            hint='OHSESSIONS["GITHUB_API_URL"] = "https://…".',
+            id="ohsessions.W012",
+        )
+    ]
 
 
 @register(TAG, deploy=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,9 @@ from django.test import override_settings
 from ohsessions.checks import TAG
 from ohsessions.exposure import is_weak_key, proxy_headers_risk
 
+ROOT = Path(__file__).parents[2]
 GOOD_KEY = "Zk3bq0VYw8mT5rXcE1uHnS7dPfLaG2oJ"
+GITHUB = {"GITHUB_TOKEN_CHECK": "ohsessions.access.github.AllowedLogins", "GITHUB_LOGINS": ["ann"]}
 SAFE: dict[str, Any] = {"ALLOWED_HOSTS": ["sessions.example.org"], "DEBUG": False}
 
 
@@ -39,6 +43,7 @@ def test_a_site_with_the_defaults_is_warned_of_nothing() -> None:
         ({"INIT_RATE": None, "BYTE_RATE": None}, {}, "W008", "for its default"),
         ({"SECRETS_KEYS": [GOOD_KEY, "short"]}, {}, "W009", "secrets.token_urlsafe"),
         ({}, {"SECURE_PROXY_SSL_HEADER": ("HTTP_X_FORWARDED_PROTO", "https")}, "W010", "Name its network"),
+        (GITHUB | {"GITHUB_API_URL": "http://github.example"}, {}, "W012", "https://"),
         ({}, {"USE_X_FORWARDED_HOST": True}, "W010", "Name its network"),
         ({"TRUSTED_PROXIES": ["127.0.0.1", "0.0.0.0/0"]}, {}, "W011", "proxies alone"),
         ({"TRUSTED_PROXIES": ["::/0"]}, {}, "W011", "proxies alone"),
@@ -62,6 +67,22 @@ def test_proxies_of_a_private_network_are_not_warned_of() -> None:
         warned({"TRUSTED_PROXIES": proxies}, SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https"))
         == {}
     )
+
+
+@pytest.mark.parametrize("address", ["https://api.github.com", "http://127.0.0.1:9", "http://localhost"])
+def test_tokens_that_are_sent_by_https_or_to_this_host_are_not_warned_of(address: str) -> None:
+    assert warned(GITHUB | {"GITHUB_API_URL": address}) == {}
+
+
+def test_each_id_of_a_check_stands_in_one_module_and_in_its_table() -> None:
+    modules: dict[str, set[Path]] = {}
+    for path in (ROOT / "ohsessions").rglob("*.py"):
+        text = path.read_text()
+        for name in re.findall(r'id="ohsessions\.([EW]\d+)"', text):
+            modules.setdefault(name, set()).add(path)
+            assert re.search(rf"\b{name} ", text.partition('"""')[2].partition('"""')[0]), (name, path)
+    assert len(modules) > 20
+    assert {name: where for name, where in modules.items() if len(where) > 1} == {}
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0", "[::]", "::", "10.0.0.5", "sessions.example.org"])
