@@ -275,7 +275,8 @@ class Gateway:
                 continue
             try:
                 await self._reconciliation.logs(list(self._pumps))
-                await self._reconciliation.connections()
+                if not self._written_off:  # else what stop() ends would be taken for lost, without its cursor
+                    await self._reconciliation.connections()
                 await self._reconciliation.logins()
             except Unavailable:
                 continue

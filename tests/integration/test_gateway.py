@@ -215,6 +215,34 @@ async def test_at_a_stop_clients_are_sent_away_in_batches_each_with_a_time_of_it
     assert 0 < max(times) <= 3
 
 
+async def test_a_look_during_a_stop_does_not_take_what_is_written_off_for_lost(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, socket = await connect(gateway)
+    session_id = UUID((await ask(client, action="initialize"))["session_id"])
+    read = gateway.services.database.read
+    head = (await read(Session.objects.get, pk=session_id)).head
+    await socket.wait(lambda: client.cursor == head, "the last event")
+    looks, seen = asyncio.Semaphore(0), gateway._reconciliation.logins
+    begin_drain = gateway._membership.begin_drain
+
+    async def look() -> None:
+        await seen()
+        looks.release()
+
+    async def drain_after_looks() -> None:
+        async with asyncio.timeout(LIMIT):
+            for _ in range(3):
+                await looks.acquire()
+        await begin_drain()
+
+    monkeypatch.setattr(gateway._reconciliation, "logins", look)
+    monkeypatch.setattr(gateway._membership, "begin_drain", drain_after_looks)
+    await gateway.stop("the test wants it")
+    row = await read(Connection.objects.get, sid=socket.sid)
+    assert (row.sent_number, row.end_reason) == (head, "the test wants it")
+
+
 async def test_at_a_stop_is_stored_how_far_each_client_was_sent(gateway: Gateway) -> None:
     client, socket = await connect(gateway)
     session_id = UUID((await ask(client, action="initialize"))["session_id"])
