@@ -7,8 +7,8 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Q
 
+from ohsessions import access
 from ohsessions.access import Grant, Role
 from ohsessions.conf import conf
 from ohsessions.core.errors import WireError
@@ -18,8 +18,8 @@ from ohsessions.models import Link, LinkQuerySet
 
 MOST_LINKS = 100
 """Links of one session that are live at a time."""
-KEPT = timedelta(days=7)
-"""How long a link that has ended is kept. It is only history: a token without its row lets nobody in."""
+MOST_ENDED = 100
+"""Links of one session that have ended and are kept: as history only, a token without its row is refused."""
 USED_EVERY = timedelta(minutes=1)
 """How exact `last_used_at` is: many who come at once by one link are one write."""
 
@@ -32,13 +32,19 @@ def live_links(session_id: UUID) -> LinkQuerySet:
 @transaction.atomic
 def share(grant: Grant, role: Role, user: Any, *, label: str = "", seconds: float | None = None) -> Link:
     """Make a link to a session, which ends after `seconds` (TOKEN_MAX_AGE at the most), and not later than
-    what was shown to make it. Raises WireError 429 `quota` if there are MOST_LINKS already."""
+    what was shown to make it. Raises WireError 429 `quota` if there are MOST_LINKS already, or 401
+    `invalid_token` if what was shown was revoked meanwhile."""
     locked = lock(grant.session.pk)
     links, now = Link.objects.filter(session=locked.session), locked.now
-    if links.live(now).count() >= MOST_LINKS:
+    live = set(links.live(now).values_list("pk", flat=True))
+    is_revoked = grant.link is not None and grant.link.pk not in live
+    if is_revoked or grant.session.token_version != locked.session.token_version:
+        raise access.invalid_token()
+    if len(live) >= MOST_LINKS:
         message = f"There are {MOST_LINKS} links to this session. Revoke some that nobody needs."
         raise WireError(429, "quota", message)
-    links.filter(Q(expires_at__lte=now - KEPT) | Q(revoked_at__lte=now - KEPT)).delete()
+    ended = links.exclude(pk__in=live).order_by("-created_at").values_list("pk", flat=True)
+    links.filter(pk__in=list(ended[MOST_ENDED : MOST_ENDED + MOST_LINKS])).delete()
     longest = float(conf.TOKEN_MAX_AGE)
     ends_at = now + timedelta(seconds=min(longest if seconds is None else seconds, longest))
     return Link.objects.create(

@@ -13,6 +13,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.core import signing
 from django.test import Client, RequestFactory
 
+from ohsessions import lifecycle
 from ohsessions.access import (
     TOKEN_SALT,
     Login,
@@ -24,7 +25,8 @@ from ohsessions.access import (
     parse_token,
 )
 from ohsessions.core.errors import WireError
-from ohsessions.models import Session
+from ohsessions.lifecycle import links
+from ohsessions.models import Link, Session
 
 STRANGER = AnonymousUser()
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -171,3 +173,28 @@ def test_what_revoking_all_gives_ends_when_what_was_shown_would_have(ann: Any) -
     assert parse_token(given).expires_at <= soon
     session_of(client).flush()
     assert is_refused(given)
+
+
+def test_links_of_a_session_are_bounded_in_number_those_that_have_ended_too(ann: Any) -> None:
+    grant = authorize(ann, None, make_session(ann).pk)
+    made = [lifecycle.share(grant, Role.VIEWER, ann) for _ in range(links.MOST_LINKS)]
+    with pytest.raises(WireError, match="Revoke some") as refused:
+        lifecycle.share(grant, Role.VIEWER, ann)
+    assert (refused.value.code, refused.value.reason) == (429, "quota")
+    for _ in range(2 * links.MOST_ENDED):
+        lifecycle.revoke_link(grant.session.pk, made.pop().pk)
+        made.append(lifecycle.share(grant, Role.VIEWER, ann))
+    assert Link.objects.count() <= links.MOST_LINKS + links.MOST_ENDED
+
+
+def test_a_link_that_is_revoked_while_it_is_used_to_make_another_makes_none(ann: Any) -> None:
+    session = make_session(ann)
+    link = lifecycle.share(authorize(ann, None, session.pk), Role.EDITOR, ann)
+    grant = authorize(STRANGER, issue_token(session, Role.EDITOR, link=link))
+    lifecycle.revoke_link(session.pk, link.pk)
+    with pytest.raises(WireError, match="not valid"):
+        lifecycle.share(grant, Role.VIEWER, STRANGER)
+    again = authorize(ann, None, session.pk)
+    lifecycle.revoke_all(session.pk)
+    with pytest.raises(WireError, match="not valid"):
+        lifecycle.share(again, Role.VIEWER, ann)
