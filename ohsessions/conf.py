@@ -71,7 +71,7 @@ class Settings:
     """The size of a session's log beyond which its oldest handled events are trimmed."""
 
     CONNECTION_RETENTION: float | None = 30 * 24 * 3600
-    """How long the rows of connections are kept after their end."""
+    """How long the rows of connections, and of links that were given out, are kept after their end."""
 
     PROCESS_RETENTION: float | None = 30 * 24 * 3600
     """How long the rows of processes that are gone are kept; longer while a connection's row names them."""

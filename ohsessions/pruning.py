@@ -23,7 +23,7 @@ from ohsessions.core import states
 from ohsessions.core.errors import RowLocked
 from ohsessions.database import database_now, lock_wait
 from ohsessions.journal.trimming import STEP, STEP_BYTES
-from ohsessions.models import Connection, Event, Process, Session, SessionQuerySet, Transition
+from ohsessions.models import Connection, Event, Link, Process, Session, SessionQuerySet, Transition
 
 TRANSITIONS_KEPT = 20
 """Of each session the newest transitions stay, however old: they say why it is as it is."""
@@ -170,6 +170,27 @@ class Events(Pass):
         self._parts.extend((session_id, *part) for session_id, part in parts.items())
 
 
+class Links(Pass):
+    """Those that ended as long ago as connections are kept: until then these may name theirs."""
+
+    what = "ended links"
+
+    @staticmethod
+    def age() -> float | None:
+        return conf.CONNECTION_RETENTION
+
+    def step(self) -> bool:
+        ended = Link.objects.filter(expires_at__lt=self.before())
+        if self.dry_run:
+            self.found = ended.count()
+            return False
+        # A link that was made with one of these has ended no later, so it goes with it.
+        keys = list(ended.order_by("pk").values_list("pk", flat=True)[:STEP])
+        count = _delete(Link.objects.filter(pk__in=keys))
+        self.found += count
+        return bool(count) and len(keys) == STEP
+
+
 class Sessions(Pass):
     """Those that were closed long ago, and those of visitors who did not come back."""
 
@@ -255,7 +276,15 @@ class LargeLogs(Pass):
         self._after = page[-1] if page else None
 
 
-PASSES: tuple[type[Pass], ...] = (Events, LargeLogs, Transitions, Connections, Sessions, Processes)
+PASSES: tuple[type[Pass], ...] = (
+    Events,
+    LargeLogs,
+    Transitions,
+    Connections,
+    Links,
+    Sessions,
+    Processes,
+)
 """In this order: a process goes after the connections that name it."""
 
 

@@ -15,7 +15,7 @@ from ohsessions import journal, leases, lifecycle, pruning, snapshots
 from ohsessions.core.errors import ProcessGone
 from ohsessions.database import database_now
 from ohsessions.journal import Append
-from ohsessions.models import Connection, Event, Process, Session, Transition
+from ohsessions.models import Connection, Event, Link, Process, Session, Transition
 from ohsessions.pruning import TRANSITIONS_KEPT
 from tests.integration.world import World, append, in_thread, init, log, observation, row_locked, session
 
@@ -125,6 +125,26 @@ def test_what_somebody_has_locked_is_left_and_nobody_waits(world: World, setting
         assert log(locked)
     prune()
     assert not Session.objects.exists()
+
+
+def test_links_are_deleted_so_long_after_their_end(world: World, settings) -> None:
+    keep(settings, CONNECTION_RETENTION=DAY)
+    session_id, _ = world.run("a")
+    now = database_now()
+
+    def link(days: float, parent: Link | None = None) -> Link:
+        end = now + timedelta(days=days)
+        made = {"session_id": session_id, "role": "viewer", "created_at": now, "expires_at": end}
+        return Link.objects.create(parent=parent, **made)
+
+    parent = link(1)
+    link(0.5, parent)
+    later = link(3)
+    Connection.objects.update(link=parent)
+    world.clock.advance(2 * DAY + 10)
+    assert prune() == {"ended links": 2}
+    assert set(Link.objects.all()) == {later}
+    assert Connection.objects.get().ended_at is None, "who used it is for the gateways to end"
 
 
 # Transitions
