@@ -19,6 +19,7 @@ from uuid import UUID
 from ohsessions import leases, lifecycle
 from ohsessions.company import company
 from ohsessions.conf import conf
+from ohsessions.core import watchdog
 from ohsessions.core.clock import Clock
 from ohsessions.core.errors import ProcessGone, Unavailable
 from ohsessions.core.outages import Outage
@@ -74,6 +75,7 @@ class Membership:
 
     async def join(self) -> UUID:
         """Registers; gives the id. Waits for a database that is away, or whose tables are not there yet."""
+        watchdog.hide_from_other_processes()
         outage = Outage(logger, f"Registering this {self._kind}", "registration")
         while True:
             try:

@@ -6,7 +6,8 @@ way (the control socket closes), when it is not fed in time (the worker is stopp
 the worker says so, or when the kept program has ended. Nothing below can get away: the watchdog is a
 "subreaper", so a process whose parent died becomes its child, wherever setsid or a double fork took it
 (Linux, prctl(2)). What it cannot kill are programs that run as another user (setuid), and it lives in reach
-of the program, which has the same user: it guards against accidents, it is no sandbox.
+of a program of the same user: it guards against accidents, it is no sandbox. Should it be killed, the program
+dies with it, and its worker looks for what the program had started (ohsessions.worker.orphans).
 
 It knows nothing of sessions and imports little, since there is one per session: started with
 `python -I -S watchdog.py <fd of the control socket>` it was measured at 15 ms and 4 MB of its own.
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import select
 import signal
 import sys
@@ -27,8 +29,12 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
-"""Both from <linux/prctl.h>."""
+"""All from <linux/prctl.h>."""
+
+RLIMIT_LOCKS = 10
+"""A limit without effect, by which programs are known to belong below a watchdog (see worker.orphans)."""
 
 CANNOT_BECOME_SUBREAPER = 38
 """ENOSYS: what `failed` says where prctl does not work."""
@@ -241,6 +247,7 @@ def start_program(order: Order) -> int:
         try:
             os.setsid()
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # should the watchdog itself be killed
+            resource.setrlimit(RLIMIT_LOCKS, (0, 0))
             for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
                 # What we and Python ignore would stay ignored in the program, and in all it starts.
                 signal.signal(number, signal.SIG_DFL)
@@ -267,6 +274,18 @@ def let_go_of_the_programs_pipes() -> None:
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
     os.close(nothing)
+
+
+def hide_from_other_processes() -> None:
+    """Keep processes of the same user from reading the memory and the environment of this one (Linux).
+
+    A shell of the worker's user could read its keys there. Children have it until they execute a program.
+    Neither debuggers nor core dumps work any more, but for root.
+    """
+    try:
+        prctl(PR_SET_DUMPABLE, 0)
+    except (OSError, AttributeError):
+        pass
 
 
 def prctl(option: int, value: int) -> None:

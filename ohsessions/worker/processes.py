@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ohsessions.core import watchdog
 from ohsessions.core.errors import NotFed, RuntimeFailure
+from ohsessions.worker.orphans import kill_orphans
 
 logger = logging.getLogger(__name__)
 
@@ -164,19 +165,34 @@ class WatchedProcess:
                 self._ended.set_result(int(value))
 
     def _reap(self) -> None:
-        """The watchdog has ended: nothing below it is alive (unless it was killed itself)."""
+        """The watchdog has ended: nothing below it is alive, unless it was killed itself."""
         self._listen()
         self._loop.remove_reader(self._pidfd)
         self._loop.remove_reader(self._control)
         os.close(self._pidfd)
         self._control.close()
-        self._guard.wait()
+        killed = self._guard.wait() != 0
         if not self._started.done():
             self._started.set_exception(ChildProcessError(errno.ECHILD, "The watchdog died at its start"))
             self._started.exception()
         if not self._ended.done():
             self._ended.set_result(-signal.SIGKILL)
-        self._gone.set()
+        if killed:
+            self._hunt = asyncio.create_task(self._kill_orphans(), name="orphans")
+        else:
+            self._gone.set()
+
+    async def _kill_orphans(self) -> None:
+        try:
+            count = await asyncio.to_thread(kill_orphans)
+            logger.warning(
+                "The watchdog %d was killed; killed %d processes that it had left.",
+                self._guard.pid,
+                count,
+                extra={"verb": "orphans_killed"},
+            )
+        finally:
+            self._gone.set()
 
 
 class ProcessSupervisor:

@@ -29,6 +29,7 @@ from ohsessions.worker.guard import end
 from ohsessions.worker.host import SessionHost
 from ohsessions.worker.hosted import Hosted
 from ohsessions.worker.layer import LayerWorker, WakeupConsumer
+from ohsessions.worker.orphans import kill_orphans
 from ohsessions.worker.tidying import Tidying
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ class SessionWorker:
 
     async def start(self) -> None:
         """Registers, and begins to work."""
+        # Of a worker and its watchdogs that were killed together.
+        await asyncio.to_thread(kill_orphans)
         await self._membership.join()
         self._spawn(self._membership.keep(), "lease")
         self._spawn(self._reaper.watch(), "reaper")

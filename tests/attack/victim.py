@@ -81,9 +81,14 @@ class Victim(Site):
         return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
 
     def sockets(self) -> int:
-        """How many sockets it has open."""
+        """How many sockets it has open; only those of its port, unless root asks: it hides the others."""
         count = 0
-        for entry in os.scandir(f"/proc/{self.pid}/fd"):
+        try:
+            entries = [*os.scandir(f"/proc/{self.pid}/fd")]
+        except PermissionError:
+            lines = Path("/proc/net/tcp").read_text().splitlines()
+            return sum(line.split()[1].endswith(f":{self.port:04X}") for line in lines)
+        for entry in entries:
             try:
                 count += os.readlink(entry.path).startswith("socket:")
             except OSError:

@@ -17,6 +17,7 @@ from ohsessions.runtimes import shell_guard, shell_sandbox
 from ohsessions.runtimes.shell import ShellRuntime
 from ohsessions.runtimes.shell_options import MIB, ShellOptions
 from ohsessions.testing import RecordingContext
+from ohsessions.worker import orphans
 from tests.requirements import find_bwrap, require, wait_until
 from tests.unit.shells import LIMIT, Shell
 
@@ -164,6 +165,18 @@ async def test_a_sandbox_cannot_signal_what_watches_it_and_nothing_of_it_is_left
     assert len(processes_with(mark)) >= 2
     await shell.runtime.close()
     assert processes_with(mark) == []
+
+
+async def test_nothing_is_left_of_a_shell_without_a_sandbox_that_kills_its_watchdog(make_shell):
+    mark = f"MARK_{uuid.uuid4().hex}"
+    shell = await make_shell(sandbox="none", env={mark: "1"})
+    _, output = await shell.run("setsid sleep 1000 & env -i setsid sleep 1000 & echo $!")
+    code, text = await shell.run("kill -9 $PPID; sleep 1000")
+    assert code == 137
+    assert "a new one goes on" in text
+    assert await shell.run("echo on") == (0, "on\n")
+    assert len(processes_with(mark)) == 1, "the new bash"
+    assert not orphans.lives(int(output))
 
 
 def processes_with(mark: str) -> list[int]:

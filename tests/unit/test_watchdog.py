@@ -22,7 +22,7 @@ import pytest
 
 from ohsessions.core import watchdog
 from ohsessions.core.errors import RuntimeFailure
-from ohsessions.worker import processes
+from ohsessions.worker import orphans, processes
 from ohsessions.worker.processes import ProcessSupervisor, WatchedProcess
 from tests.tasks import check_tasks
 
@@ -419,6 +419,41 @@ async def test_the_program_dies_with_a_killed_watchdog(supervisor, world):
     async with asyncio.timeout(LIMIT):
         assert await process.wait() == -signal.SIGKILL
     world.wait_for_end()
+
+
+async def test_nothing_is_left_of_a_program_that_kills_its_watchdog(supervisor, world, caplog):
+    escape = (
+        "setsid sleep 1000 & (setsid sh -c 'sleep 1000; :' &); env -i setsid sleep 1000 & echo $!; read line"
+    )
+    process = await supervisor.spawn(["bash", "-c", f"{escape}; kill -9 $PPID; sleep 1000"], env=world.env)
+    scrubbed = int(await process.stdout.readline())
+    world.wait_for(4)
+    process.stdin.write(b"\n")
+    async with asyncio.timeout(LIMIT):
+        assert await process.wait() == -signal.SIGKILL
+        await process.kill()
+    world.wait_for_end()
+    assert not orphans.lives(scrubbed)
+    assert "processes that it had left" in caplog.text
+
+
+async def test_programs_below_a_living_watchdog_are_no_orphans(supervisor, world):
+    process = await supervisor.spawn(
+        ["bash", "-c", "setsid sleep 1000 & (sleep 1000 &); wait"], env=world.env
+    )
+    alive = world.wait_for(3)
+    assert process.pid in alive
+    assert all(map(orphans.is_marked, alive))
+    assert alive.isdisjoint(orphans.orphans())
+
+
+def test_a_server_that_hides_cannot_be_read_by_others_of_its_user():
+    code = (
+        "import ctypes; from ohsessions.core.watchdog import hide_from_other_processes as hide;"
+        "get = lambda: ctypes.CDLL(None).prctl(3, 0, 0, 0, 0); before = get(); hide(); print(before, get())"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout == "1 0\n"
 
 
 async def test_a_watchdog_that_does_not_answer_is_killed_with_its_program(
