@@ -34,6 +34,9 @@ SLICE = 1024
 """So many bytes of small frames are read in a turn of the event loop. 64 KiB of them, which Twisted reads at
 once, take 300 ms, and an answer to somebody else takes some twenty turns."""
 
+LATE_FRAMES = 20
+"""Frames that a client may send before it learns that its connection is being closed."""
+
 TRIM_AFTER = 256 * 1024
 """So many bytes of buffers given back make it worth to have malloc give them back to the system."""
 
@@ -142,6 +145,7 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
     input_limit = FIRST_LIMIT
     inlet: Inlet | None = None
     dropped = False  # by us
+    late = 0  # frames since the end began
     turn: Any = None  # the call that reads on; the socket is not read meanwhile
     current_frame_masker: Any = None
 
@@ -230,7 +234,10 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
 
     def onFrameBegin(self) -> None:
         length = self.current_frame.length
-        if self.inflow.try_take(length < SMALL_FRAME, length):
+        self.late += self.state == self.STATE_CLOSING
+        if self.late > LATE_FRAMES:
+            self.drop("it sends on after the end")
+        elif self.inflow.try_take(length < SMALL_FRAME, length):
             super().onFrameBegin()
         else:
             self.drop("more frames or bytes than its rate")

@@ -19,6 +19,8 @@ __all__ = ["Client", "Host"]
 
 # Sockets of one connection whose handlers have not returned from disconnect(), the connected ones included.
 MAX_RUNNING = 32
+# CONNECT packets of one connection, whatever they are answered. Clients need one for each namespace.
+MAX_CONNECTS = 100
 
 
 class Host(Protocol):
@@ -46,6 +48,7 @@ class Client:
         self._connection = connection
         self._dispatchers: dict[str, Dispatcher] = {}
         self._running = 0
+        self._connects = 0
         self._attachments = 0  # binary messages still announced by a binary event, to be dropped
         self._timer: asyncio.TimerHandle | None = None
         self._expect_connect()
@@ -87,6 +90,9 @@ class Client:
 
     def _connect(self, packet: Packet) -> None:
         namespace = packet.namespace
+        self._connects += 1
+        if self._connects > MAX_CONNECTS:
+            raise PacketError("too many CONNECT packets")
         if namespace in self._dispatchers:
             raise PacketError("the namespace is connected already")
         if self._running >= MAX_RUNNING:

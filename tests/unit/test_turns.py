@@ -12,8 +12,9 @@ from twisted.internet.task import Clock
 from ohsessions.socketio.codec import parse_packet
 from ohsessions.socketio.connection import FAIR_SHARE
 from ohsessions.socketio.dispatcher import Dispatcher
+from ohsessions.socketio.inflow import Inflow
 from ohsessions.socketio.settings import EngineSettings
-from ohsessions.websockets import SLICE, BoundedWebSocket
+from ohsessions.websockets import LATE_FRAMES, SLICE, BoundedWebSocket
 
 
 class Transport:
@@ -75,6 +76,20 @@ def test_what_is_dropped_in_between_is_not_read_on(protocol: Protocol) -> None:
     protocol.dataReceived(b"x" * 10_000)
     assert not protocol.clock.getDelayedCalls()
     assert not protocol.waiting
+
+
+def test_a_client_that_sends_on_after_the_end_is_dropped(protocol: Protocol) -> None:
+    dropped: list[str] = []
+    protocol.drop = dropped.append  # type: ignore[method-assign]
+    protocol.inflow = Inflow(None, None, 1000, lambda: 0.0)
+    protocol.failedByMe = True
+    protocol.current_frame = SimpleNamespace(length=0, opcode=9, fin=True)
+    protocol.state = protocol.STATE_CLOSING
+    for _ in range(LATE_FRAMES):
+        protocol.onFrameBegin()
+    assert not dropped
+    protocol.onFrameBegin()
+    assert dropped == ["it sends on after the end"]
 
 
 async def test_many_events_that_wait_for_nothing_leave_turns_to_others() -> None:

@@ -21,6 +21,7 @@ from ohsessions.socketio import (
     SocketIOServer,
     encode_event,
 )
+from ohsessions.socketio.client import MAX_CONNECTS
 from ohsessions.socketio.codec import Packet, parse_event
 from tests.tasks import check_tasks
 
@@ -429,6 +430,15 @@ async def test_an_unknown_namespace_is_refused_and_the_connection_lives(world: W
     websocket.send("40/random,", "40/custom,")
     assert await websocket.receive() == '44/random,{"message":"Invalid namespace"}'
     assert str(await websocket.receive()).startswith('40/custom,{"sid":"')
+
+
+async def test_a_client_that_tries_namespace_after_namespace_is_disconnected(world: World) -> None:
+    websocket, _ = await world.connected()
+    for number in range(MAX_CONNECTS - 1):  # one is that of connected()
+        websocket.send(f"40/random{number},")
+        assert str(await websocket.receive()).startswith(f"44/random{number},")
+    websocket.send("40/one too many,")
+    assert await world.noted() == ("disconnect", "parse error")
 
 
 async def test_a_handler_can_refuse_with_data(world: World) -> None:
