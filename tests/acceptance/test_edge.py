@@ -45,7 +45,7 @@ ACCEPTED = {"polling": 200, "preflight": 204, "websocket": 101}
 
 @pytest.fixture(scope="module")
 def shared(make_shared_site: MakeSite) -> Site:
-    return make_shared_site()
+    return make_shared_site(PACKET_RATE=200)  # of all limits the one that is tested here
 
 
 async def test_a_host_that_is_not_ours_is_refused_whatever_the_origin_says(shared: Site) -> None:
