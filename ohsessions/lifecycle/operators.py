@@ -29,9 +29,10 @@ def rename(session_id: UUID, title: str) -> str:
     """Give a session a title, cleaned and cut to MAX_TITLE characters; from a request's thread. Tells all who
     are attached, and returns the title as it is then: without secrets of the session."""
     locked = lock(session_id)
+    title = clean_title(title)  # first: what is left out could stand in the middle of a secret
     if locked.session.secrets_version:
         title = Redactor(vault.unlock(0, locked.session.secrets).texts).redact(title)
-    locked.session.title = clean_title(title)[:MAX_TITLE]
+    locked.session.title = title[:MAX_TITLE]
     change = replace(locked.save(), moved=True)
     announce(change)
     return change.title

@@ -121,8 +121,17 @@ def test_a_site_without_a_channel_layer_is_refused(layers):
         assert ids({}) == ["ohsessions.E007"]
 
 
-def test_an_access_policy_that_cannot_be_imported_is_refused():
-    assert ids({"ACCESS_POLICY": "nowhere.Policy"}) == ["ohsessions.E008"]
+@pytest.mark.parametrize("name", ["ACCESS_POLICY", "GITHUB_TOKEN_CHECK"])
+@pytest.mark.parametrize("path", ["nowhere.Policy", "builtins.dict", "builtins.len"])
+def test_a_class_that_decides_who_may_do_what_and_is_none_is_refused(name, path):
+    assert ids({name: path}) == ["ohsessions.E008"]
+
+
+def test_a_check_of_github_tokens_without_people_or_an_address_is_refused():
+    check = {"GITHUB_TOKEN_CHECK": "ohsessions.access.github.AllowedLogins"}
+    assert ids(check) == ["ohsessions.E004"]
+    assert ids(check | {"GITHUB_LOGINS": ["ann"]}) == []
+    assert ids(check | {"GITHUB_LOGINS": ["ann"], "GITHUB_API_URL": "api.github.com"}) == ["ohsessions.E004"]
 
 
 SHELL = "ohsessions.runtimes.shell.ShellRuntime"
