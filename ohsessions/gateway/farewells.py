@@ -9,7 +9,7 @@ from ohsessions.socketio import Socket
 _MESSAGES = {
     "operator": "An operator put this session to sleep.",
     EVICTED: "Another session of the same person was started, and no more may be awake: this one sleeps.",
-    "revoked": "The link or token that led to this session is not valid any more.",
+    "revoked": "The link to this session was revoked.",
     "logged_out": "Your login has ended. Log in again.",
     "gateway_lost": "The server lost track of this connection. Connect again.",
     "draining": "This server is stopping. Connect again.",
