@@ -128,7 +128,7 @@ class Client:
                 raise wire.malformed(f"There is no event {name[:64]!r}: send oh_action.")
             request = await self._parse(args)
             if self.session_id is None and not isinstance(request, wire.Init):
-                await self._hold(request, ack)
+                await self._hold(request, len(wire.encode(args[0]).encode()), ack)
             else:
                 await self._take(request, ack)
         except Exception as error:
@@ -275,12 +275,12 @@ class Client:
 
     # Actions that came before INIT
 
-    async def _hold(self, request: wire.Request, ack: Ack | None) -> None:
+    async def _hold(self, request: wire.Request, size: int, ack: Ack | None) -> None:
         """Keeps an action for INIT. Raises WireError 409, 429; 401 if its INIT needs a token to succeed."""
         if not self._may_start:
             await self._services.database.read(access.check_may_open, self._user)
             self._may_start = True
-        self._held.put(request, ack)
+        self._held.put(request, size, ack)
         if len(self._held) == 1:
             self._after(HELD_SECONDS, "held", self._refuse_held)
 

@@ -15,7 +15,7 @@ HELD_ACTIONS = 100
 
 @dataclass(frozen=True, slots=True)
 class HeldAction:
-    """A request without its texts; these are kept as UTF-8, so that they cost what they count.
+    """A request without its texts; these are kept as UTF-8, so that they cost what was counted.
 
     (One character beyond Latin-1 makes a string of Python's twice or four times as large.)
     """
@@ -38,11 +38,6 @@ class HeldAction:
         hidden = None if self.hidden is None else self.hidden.decode()
         return replace(self.request, body=self.body.decode(), hidden=hidden)
 
-    @property
-    def size(self) -> int:
-        """Bytes of the texts."""
-        return len(self.body) + len(self.hidden or b"")
-
 
 class Held:
     """Actions of one guest that wait: at most HELD_ACTIONS, of Guest.most_held bytes together."""
@@ -55,15 +50,17 @@ class Held:
     def __len__(self) -> int:
         return len(self._held)
 
-    def put(self, request: Request, ack: Ack | None) -> None:
-        """Keep an action. Raises WireError 409, or 429 if others of its address hold too much."""
-        action = HeldAction.pack(request, ack)
-        if len(self._held) >= HELD_ACTIONS or self._bytes + action.size > self._guest.most_held:
+    def put(self, request: Request, size: int, ack: Ack | None) -> None:
+        """Keep an action of `size` bytes. Raises WireError 409, or 429 if its address holds too much.
+
+        Its body may have twice that: a message's text stands in it a second time, for people.
+        """
+        if len(self._held) >= HELD_ACTIONS or self._bytes + size > self._guest.most_held:
             raise not_attached("Too many actions are waiting for INIT.")
-        if not self._guest.try_hold(action.size):
+        if not self._guest.try_hold(size):
             raise held_too_much()
-        self._held.append(action)
-        self._bytes += action.size
+        self._held.append(HeldAction.pack(request, ack))
+        self._bytes += size
 
     def take_all(self) -> list[tuple[Request, Ack | None]]:
         """Return all, in order, and hold none."""

@@ -127,6 +127,7 @@ class Dispatcher:
                     await self._handle(packet, refusal)
                 finally:
                     self._handled(packet)
+                    del packet  # else the last one stays as long as the client says nothing
                 if number % FAIR_SHARE == 0:  # a handler that only refuses waits for nothing
                     await asyncio.sleep(0)
             if self._reason is not None:
