@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
+
+from ohsessions.core.clock import Clock
 
 T = TypeVar("T")
 
@@ -14,9 +15,10 @@ T = TypeVar("T")
 class Shared(Generic[T]):
     """Call `find` once for all callers of `get`, and keep its result for `seconds` after it was found."""
 
-    def __init__(self, find: Callable[[], T], seconds: float) -> None:
+    def __init__(self, find: Callable[[], T], seconds: float, clock: Clock | None = None) -> None:
         self._find = find
         self._seconds = seconds
+        self._clock = clock or Clock()
         self._lock = threading.Lock()
         self._under_way: Future[T] | None = None
         self._found: tuple[T, float] | None = None
@@ -25,7 +27,7 @@ class Shared(Generic[T]):
         """Return the result that is kept, or wait for the next one. Raises what `find` raises, and keeps none
         then."""
         with self._lock:
-            if self._found is not None and time.monotonic() - self._found[1] < self._seconds:
+            if self._found is not None and self._clock.monotonic() - self._found[1] < self._seconds:
                 return self._found[0]
             waited, mine = self._under_way, None
             if waited is None:
@@ -41,7 +43,7 @@ class Shared(Generic[T]):
             self._end(None)
             future.set_exception(error)
         else:
-            self._end((found, time.monotonic()))
+            self._end((found, self._clock.monotonic()))
             future.set_result(found)
 
     def _end(self, found: tuple[T, float] | None) -> None:

@@ -19,6 +19,7 @@ from django.urls import include, path
 
 from ohsessions import health, views
 from ohsessions.access import Role, issue_token, read_token
+from ohsessions.core.clock import FakeClock
 from ohsessions.core.shared import Shared
 from ohsessions.database import causes, storage
 from ohsessions.models import Process, Session
@@ -490,9 +491,14 @@ def test_readyz_looks_once_for_all_who_ask_within_a_second(monkeypatch: pytest.M
         looks.append(1)
         return health.Check(True, "Answers.")
 
+    clock = FakeClock()
     monkeypatch.setattr(health, "_select", look)
+    monkeypatch.setattr(views, "shared_readiness", Shared(health.readiness, health.KEPT, clock))
     assert len({Client().get("/readyz").content for _ in range(9)}) == 1
     assert len(looks) == 1
+    clock.advance(health.KEPT)
+    Client().get("/readyz")
+    assert len(looks) == 2
 
 
 @pytest.mark.django_db(transaction=True)
