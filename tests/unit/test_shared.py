@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from ohsessions.core.clock import FakeClock
 from ohsessions.core.shared import Shared
 from tests.requirements import wait_until
 
@@ -29,15 +30,14 @@ def test_those_who_ask_while_it_is_being_found_wait_for_the_one_answer():
     assert (answers, len(asked)) == ([1] * 8, 1)
 
 
-def test_an_answer_is_kept_for_its_time_and_found_anew_after_it(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr("ohsessions.core.shared.time.monotonic", lambda: now[0])
+def test_an_answer_is_kept_for_its_time_and_found_anew_after_it():
+    clock = FakeClock()
     numbers = iter(range(10))
-    shared = Shared(lambda: next(numbers), 1.0)
+    shared = Shared(lambda: next(numbers), 1.0, clock)
     assert [shared.get(), shared.get()] == [0, 0]
-    now[0] += 0.99
+    clock.advance(0.99)
     assert shared.get() == 0
-    now[0] += 0.02
+    clock.advance(0.02)
     assert [shared.get(), shared.get()] == [1, 1]
 
 
