@@ -12,6 +12,9 @@ FROM python:3.13-slim-bookworm
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /srv/ohsessions
 
+# The sandbox of shells, for workers that may use it (see compose.yaml).
+RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends bubblewrap && rm -rf /var/lib/apt/lists/*
+
 # Dependencies first: they change seldom. `ohsessions` itself is run from this directory.
 COPY pyproject.toml README.md LICENSE ./
 COPY ohsessions/__init__.py ohsessions/__init__.py
