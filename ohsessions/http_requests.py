@@ -104,6 +104,10 @@ class PunctualChannel(_Channel):  # type: ignore[misc]
 
     _deadline: Any = None
 
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.expect_within(HEAD_LIMIT)
+
     def dataReceived(self, data: bytes) -> None:
         if self._deadline is None and not self._handlingRequest:
             self.expect_within(HEAD_LIMIT)

@@ -17,7 +17,7 @@ from typing import Any
 
 from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol
 
-from ohsessions.socketio.inflow import Inflow
+from ohsessions.socketio.inflow import BURST_SECONDS, Inflow
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +37,15 @@ once, take 300 ms, and an answer to somebody else takes some twenty turns."""
 LATE_FRAMES = 20
 """Frames that a client may send before it learns that its connection is being closed."""
 
+PINGS = 100
+"""Pings that may come at once, ten seconds' worth: each is answered. Clients of Socket.IO send none."""
+
 TRIM_AFTER = 256 * 1024
 """So many bytes of buffers given back make it worth to have malloc give them back to the system."""
 
 TRIM_PAUSE = 1.0
 POLICY_VIOLATION = 1008
+PING = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,7 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
             limits.largest,
             time.monotonic,
         )
+        self.pings = Inflow(PINGS / BURST_SECONDS, None, 0, time.monotonic)
         super().connectionMade()
 
     # What the application says
@@ -237,6 +242,8 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
         self.late += self.state == self.STATE_CLOSING
         if self.late > LATE_FRAMES:
             self.drop("it sends on after the end")
+        elif self.current_frame.opcode == PING and not self.pings.try_take(1, 0):
+            self.drop("too many pings")
         elif self.inflow.try_take(length < SMALL_FRAME, length):
             super().onFrameBegin()
         else:

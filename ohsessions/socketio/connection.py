@@ -126,9 +126,15 @@ class Connection:
         first = settings.first_payload
         return settings.max_payload if self._lifted or first is None else first
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the application knows the client, by its handshake or since lift_limit()."""
+        return self._lifted
+
     def lift_limit(self) -> None:
         """Take messages of max_payload from now on: the application knows the client."""
         self._lifted = True
+        self.engine.lift()
         if self._inlet is not None:
             self._inlet.lift()
 

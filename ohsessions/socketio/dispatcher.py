@@ -119,6 +119,9 @@ class Dispatcher:
         inbox = self._inbox
         while True:
             for number in itertools.count(1):
+                if not (self.socket.writable or self.socket.is_known):
+                    # Answers to a stranger who reads none would pile up.
+                    await self.socket.wait_writable()
                 if not inbox:
                     break
                 packet, refusal = inbox.popleft()

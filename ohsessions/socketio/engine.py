@@ -60,6 +60,11 @@ class EngineIO:
         self.probing = False  # a second, upgrading websocket is there
         self.upgrading = False  # and its probe was answered
         self._clock = clock
+        # Raised by lift(), if the application is to know the client first.
+        is_known = settings.first_payload is None
+        self._barrier_bytes = (
+            settings.barrier_bytes if is_known else min(settings.first_barrier_bytes, settings.barrier_bytes)
+        )
         self.poll_waits = False  # a GET is there to be answered
         self._last_word = packets.CLOSE
         # The n-th PONG answers the n-th PING, whichever kind it was.
@@ -86,8 +91,12 @@ class EngineIO:
             self._behind += len(packet)
             if self._behind > self.settings.backlog_bytes:
                 self.abort("slow")
-        elif self._unconfirmed >= self.settings.barrier_bytes:
+        elif self._unconfirmed >= self._barrier_bytes:
             self._raise_barrier()
+
+    def lift(self) -> None:
+        """The application knows the client: it may leave barrier_bytes unread."""
+        self._barrier_bytes = self.settings.barrier_bytes
 
     def _enqueue(self, packet: str | bytes) -> None:
         self.queue.append(packet)
@@ -154,7 +163,7 @@ class EngineIO:
             and self._pongs >= self._barrier_ping
         ):
             self._barrier_due = None
-            if self._unconfirmed >= self.settings.barrier_bytes:
+            if self._unconfirmed >= self._barrier_bytes:
                 self._raise_barrier()
 
     # -- long polling
@@ -173,7 +182,7 @@ class EngineIO:
             self._unconfirmed -= self._taken
             self._taken = 0
             self._barrier_due = None
-            if self._unconfirmed >= self.settings.barrier_bytes:
+            if self._unconfirmed >= self._barrier_bytes:
                 self._raise_barrier()
 
     @property
@@ -246,7 +255,7 @@ class EngineIO:
         if self.transport is Transport.WEBSOCKET:  # which confirms all that polls took
             self._barrier_due = None
             self._unconfirmed = sum(map(len, self.queue))
-            if self._unconfirmed >= self.settings.barrier_bytes:
+            if self._unconfirmed >= self._barrier_bytes:
                 self._raise_barrier()
         elif self._barrier_due is not None:
             self._barrier_due = now + self.settings.barrier_timeout
@@ -278,7 +287,7 @@ class EngineIO:
             self.abort("slow")
         elif self._pong_due is not None:
             self.abort("ping timeout")
-        elif self.transport is Transport.WEBSOCKET and self._unconfirmed >= self.settings.barrier_bytes // 4:
+        elif self.transport is Transport.WEBSOCKET and self._unconfirmed >= self._barrier_bytes // 4:
             # The client may need longer than ping_timeout to read what is in front of this PING.
             self._raise_barrier()
         else:

@@ -99,6 +99,11 @@ class Socket:
         if not self._closed:
             await self._connection.wait_writable()
 
+    @property
+    def is_known(self) -> bool:
+        """See lift_limit()."""
+        return self._connection.is_known
+
     def lift_limit(self) -> None:
         """Take messages of max_payload: the client is known. See EngineSettings.first_payload."""
         self._connection.lift_limit()

@@ -624,6 +624,34 @@ async def test_a_large_event_is_parsed_in_a_thread_and_keeps_its_place(
     assert [ident == here for ident in parsed_by] == [True, False, True]
 
 
+async def test_a_stranger_who_reads_no_answers_gets_no_more_until_it_reads(world: World) -> None:
+    world.settings.update({"first_payload": 1000, "first_barrier_bytes": 400})
+    websocket, _ = await world.connected()
+    websocket.send(*[f'42{number}["{"x" * 50}","{"y" * 50}"]' for number in range(20)])
+    answers = 0
+    while (packet := await websocket.receive()) != "2":
+        answers += str(packet).startswith("43")
+    assert answers < 8
+    while not world.notes.empty():
+        await world.noted()
+    await asyncio.sleep(0)
+    assert world.notes.empty()
+    while answers < 20:
+        if packet == "2":
+            websocket.send("3")
+        packet = await websocket.receive()
+        answers += str(packet).startswith("43")
+
+
+async def test_a_known_client_is_answered_whatever_it_has_read(world: World) -> None:
+    world.settings.update({"first_payload": 1000, "first_barrier_bytes": 400})
+    websocket, handler = await world.connected()
+    handler.socket.lift_limit()
+    websocket.send(*[f'42{number}["{"x" * 50}","{"y" * 50}"]' for number in range(20)])
+    for _ in range(20):
+        assert str(await websocket.receive()).startswith("43")
+
+
 async def test_a_handler_that_crashes_gets_the_next_event(world: World) -> None:
     websocket, _ = await world.connected()
     websocket.send('42["crash"]', '42["a"]')
