@@ -10,6 +10,10 @@ from tests.attack.sockets import Gone, Wire, action, connect, join
 from tests.attack.world import CANARY, ECHO, FLOOD, SHELL, World, attack
 
 
+SHELLS = 4 * 32 + 4
+"""Processes of as many shells as MAX_RUNNING_PER_ADDRESS lets run: bash, its watchdog, and two of the sandbox."""
+
+
 async def _start(world: World, runtime: str, most: int) -> None:
     """INIT in a loop on one connection."""
 
@@ -31,7 +35,7 @@ async def _start(world: World, runtime: str, most: int) -> None:
         world.problem(f"{world.counts['started']} sessions were started in {world.seconds:.0f} s")
 
 
-@attack("limits", debug=True, settings={"RUNTIMES": SHELL | ECHO}, seconds=15, most_programs=100)
+@attack("limits", debug=True, settings={"RUNTIMES": SHELL | ECHO}, seconds=15, most_programs=SHELLS)
 async def init_loop(world: World) -> None:
     """One anonymous connection that starts a shell after the other"""
     await _start(world, "shell", 60)
@@ -43,7 +47,7 @@ async def init_loop_echo(world: World) -> None:
     await _start(world, "echo", 100)
 
 
-@attack("limits", debug=True, settings={"RUNTIMES": SHELL | ECHO}, seconds=15, most_programs=100)
+@attack("limits", debug=True, settings={"RUNTIMES": SHELL | ECHO}, seconds=15, most_programs=SHELLS)
 async def init_from_many_connections(world: World) -> None:
     """100 anonymous connections of one address that each start a shell and stay"""
 
