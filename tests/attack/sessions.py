@@ -9,9 +9,8 @@ import urllib.parse
 from tests.attack.sockets import Gone, Wire, action, connect, join
 from tests.attack.world import CANARY, ECHO, FLOOD, SHELL, World, attack
 
-
 SHELLS = 4 * 32 + 4
-"""Processes of as many shells as MAX_RUNNING_PER_ADDRESS lets run: bash, its watchdog, and two of the sandbox."""
+"""Processes of as many shells as MAX_RUNNING_PER_ADDRESS lets run: bash, its watchdog, two of the sandbox."""
 
 
 async def _start(world: World, runtime: str, most: int) -> None:
