@@ -83,7 +83,7 @@ def test_a_client_that_sends_on_after_the_end_is_dropped(protocol: Protocol) -> 
     protocol.drop = dropped.append  # type: ignore[method-assign]
     protocol.inflow = Inflow(None, None, 1000, lambda: 0.0)
     protocol.failedByMe = True
-    protocol.current_frame = SimpleNamespace(length=0, opcode=9, fin=True)
+    protocol.current_frame = SimpleNamespace(length=0, opcode=10, fin=True)
     protocol.state = protocol.STATE_CLOSING
     for _ in range(LATE_FRAMES):
         protocol.onFrameBegin()
@@ -108,7 +108,8 @@ async def test_many_events_that_wait_for_nothing_leave_turns_to_others() -> None
 
         async def disconnect(self, reason: str) -> None: ...
 
-    socket: Any = SimpleNamespace(guest=None, ack_for=lambda _: None, confirm=lambda: None, end=lambda: None)
+    socket: Any = SimpleNamespace(guest=None, writable=True, is_known=True)
+    socket.ack_for = socket.confirm = socket.end = lambda *_: None
     handler: Any = Handler()
     dispatcher = Dispatcher(socket, handler, EngineSettings(), lambda: None)
     for _ in range(5 * FAIR_SHARE):
