@@ -140,7 +140,7 @@ class Settings:
     INIT_RATE_PER_ADDRESS: float | None = 3000
     """The same for all connections without a login that share an address: an office reconnects at once."""
 
-    START_RATE: float | None = 60
+    START_RATE: float | None = 30
     """New sessions per minute of one user, or of all without a login that share an address."""
 
     MAX_CONNECTIONS_PER_USER: int | None = 200
@@ -159,7 +159,7 @@ class Settings:
     MAX_RUNNING_PER_USER: int | None = 32
     """How many sessions of one user may be awake at a time."""
 
-    MAX_RUNNING_PER_ADDRESS: int | None = 32
+    MAX_RUNNING_PER_ADDRESS: int | None = 24
     """How many sessions without an owner, which visitors from one address made, may be awake at a time."""
 
     QUOTA_ACTION: str = "refuse"

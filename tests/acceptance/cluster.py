@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 
 from tests.acceptance.site import ROOT, Site
+from tests.no_limits import NO_LIMITS
 from tests.requirements import wait_until
 
 
@@ -73,7 +74,7 @@ class Cluster:
         self, folder: Path, database_url: str, redis_url: str, gateways: int, workers: int, **settings: Any
     ) -> None:
         addresses = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
-        settings = {"WORKSPACE_ROOT": str(folder / "workspaces")} | settings
+        settings = NO_LIMITS | {"WORKSPACE_ROOT": str(folder / "workspaces")} | settings
         self.gateways = [
             Gateway(_made(folder / f"gateway{i}"), addresses, **settings) for i in range(gateways)
         ]
