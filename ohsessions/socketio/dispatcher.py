@@ -44,6 +44,7 @@ class Dispatcher:
         self.socket = socket
         self._handler = handler
         self._max_events = settings.inbox_events
+        self._max_unread = min(settings.first_inbox_events, settings.inbox_events)
         self._max_bytes = settings.inbox_limit
         self._max_values = settings.max_values
         self._on_refused = on_refused
@@ -58,7 +59,8 @@ class Dispatcher:
         if self._reason is not None:
             return True
         size = len(packet.data)
-        if len(self._inbox) >= self._max_events or self._inbox_bytes + size > self._max_bytes:
+        most = self._max_unread if self._waits_for_reader else self._max_events
+        if len(self._inbox) >= most or self._inbox_bytes + size > self._max_bytes:
             return False
         refusal = self._guest.arriving(size) if self._guest is not None else None
         if refusal is not None:  # its answer keeps its place in the order; its text is not kept
@@ -119,7 +121,7 @@ class Dispatcher:
         inbox = self._inbox
         while True:
             for number in itertools.count(1):
-                if not (self.socket.writable or self.socket.is_known):
+                if self._waits_for_reader:
                     # Answers to a stranger who reads none would pile up.
                     await self.socket.wait_writable()
                 if not inbox:
@@ -137,6 +139,11 @@ class Dispatcher:
                 return
             self._wake.clear()
             await self._wake.wait()
+
+    @property
+    def _waits_for_reader(self) -> bool:
+        """Whether a client that nobody knows has not read its answers: no further event is handled then."""
+        return not (self.socket.writable or self.socket.is_known)
 
     def _handled(self, packet: Packet) -> None:
         if self._guest is not None and packet.data:

@@ -45,6 +45,8 @@ class EngineSettings:
     connect_timeout: float = 20
     # Events that were received and not yet handled, per socket; more is flooding.
     inbox_events: int = 1000
+    # The same for a client that is not known and reads no answers: none of its events is handled then.
+    first_inbox_events: int = 100
     inbox_bytes: int = 8 * 1024 * 1024
 
     @property

@@ -643,6 +643,20 @@ async def test_a_stranger_who_reads_no_answers_gets_no_more_until_it_reads(world
         answers += str(packet).startswith("43")
 
 
+async def test_a_stranger_who_reads_no_answers_and_sends_on_floods(world: World) -> None:
+    world.settings.update({"first_payload": 1000, "first_barrier_bytes": 400, "first_inbox_events": 5})
+    websocket, handler = await world.connected()
+    event = f'["{"x" * 50}","{"y" * 50}"]'
+    websocket.send(*[f"42{number}{event}" for number in range(5)])
+    while await websocket.receive() != "2":
+        pass
+    websocket.send(*[f"42{number}{event}" for number in range(10, 20)])
+    while await websocket.receive() != '42["farewell","flooding"]':
+        pass
+    await websocket.ended()
+    assert handler.socket.closed
+
+
 async def test_a_known_client_is_answered_whatever_it_has_read(world: World) -> None:
     world.settings.update({"first_payload": 1000, "first_barrier_bytes": 400})
     websocket, handler = await world.connected()
