@@ -36,7 +36,7 @@ class EngineSettings:
     # How long such a PONG may take; it stands in for ping_timeout, since slow readers are alive.
     barrier_timeout: float = 60
     # The same until the application knows the client (see first_payload): it has nothing large to read yet.
-    first_barrier_bytes: int = 32 * 1024
+    first_barrier_bytes: int = 8 * 1024
     # What callers that do not wait for writable (acknowledgements, notices) may queue behind a barrier.
     backlog_bytes: int = 8 * 1024 * 1024
     # From the upgrading websocket's handshake to its UPGRADE packet; Node's default.

@@ -637,14 +637,12 @@ async def test_a_full_database_file_is_noticed_by_what_sqlite_says(made: Databas
     def fill() -> None:
         with connection.cursor() as cursor:
             pages = cursor.execute("PRAGMA page_count").fetchone()[0]
+            free = cursor.execute("PRAGMA freelist_count").fetchone()[0]  # other tests leave some
             cursor.execute(f"PRAGMA max_page_count = {pages}")
-        try:
-            for _ in range(200):
-                Process.objects.create(
-                    kind="worker", host="x" * 250, birth="y" * 200, pid=1, started_at=NOW, seen_at=NOW
-                )
-        finally:
-            with connection.cursor() as cursor:
+            try:
+                cursor.execute("CREATE TABLE filler (data)")
+                cursor.execute(f"INSERT INTO filler VALUES (zeroblob({(free + 10) * 65536}))")
+            finally:
                 cursor.execute("PRAGMA max_page_count = 1000000000")
 
     with pytest.raises(Unavailable):
