@@ -198,7 +198,7 @@ class Sessions(Pass):
 
     def __init__(self, *, dry_run: bool = False) -> None:
         super().__init__(dry_run=dry_run)
-        self._queries = deque(lifecycle.discardable(database_now()))
+        self._queries: deque[SessionQuerySet] | None = None
         self._place: tuple[datetime, UUID] | None = None
         self._ready: deque[UUID] = deque()
 
@@ -208,8 +208,10 @@ class Sessions(Pass):
         return min(ages, default=None)
 
     def step(self) -> bool:
+        if self._queries is None:  # asks the clock of the database, so not where a Pass is made
+            self._queries = deque(lifecycle.discardable(database_now()))
         if not self._ready and self._queries:
-            self._read_page(self._queries[0])
+            self._read_page(self._queries)
         if self._ready:
             session_id = self._ready.popleft()
             if self.dry_run:
@@ -220,7 +222,8 @@ class Sessions(Pass):
                 self.found += not Session.objects.filter(pk=session_id).exists()
         return bool(self._ready or self._queries)
 
-    def _read_page(self, rows: SessionQuerySet) -> None:
+    def _read_page(self, queries: deque[SessionQuerySet]) -> None:
+        rows = queries[0]
         if self._place is not None:
             at, pk = self._place
             rows = rows.filter(Q(state_at__gt=at) | Q(state_at=at, pk__gt=pk))
@@ -230,7 +233,7 @@ class Sessions(Pass):
             self._place = (page[-1][1], page[-1][0])
         else:
             self._place = None
-            self._queries.popleft()
+            queries.popleft()
 
 
 class LargeLogs(Pass):

@@ -44,6 +44,18 @@ async def test_first_worker_prunes_and_the_others_do_not(world: World, services:
     assert await look(services, Connection.objects.count) == 1
 
 
+async def test_nothing_asks_the_database_in_the_event_loop(
+    database: str, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not the time either, for which the other tests here have a clock of their own."""
+    settings.OHSESSIONS = settings.OHSESSIONS | {"CLOSED_RETENTION": 60, "EVENT_RETENTION": 60}
+    services = Services()
+    worker = await services.database.write(leases.register, Process.Kind.WORKER)
+    await Tidying(services, lambda: worker).prune()
+    await services.close()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_what_is_not_done_in_its_slice_goes_on_from_its_place(
     world: World, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
