@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from time import monotonic
@@ -334,19 +335,46 @@ async def test_a_database_that_goes_away_loses_nothing_acknowledged_and_all_reco
         await asyncio.to_thread(pair.stop)
 
 
+def runs(argument: str) -> bool:
+    """Whether a program of this host, in whatever sandbox, has been given this argument."""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            if argument.encode() in file.read_bytes().split(b"\0"):
+                return True
+    return False
+
+
 async def check_outage(cluster: Cluster, database: Database, connect: Connect, kind: str) -> None:
-    (gateway,), (worker,) = cluster.gateways, cluster.workers
+    (gateway,), (_worker,) = cluster.gateways, cluster.workers
     shell = await connect(gateway)
     await shell.initialize("shell")
-    started = await shell.act("run", {"command": "sleep 1000 & echo $!"})
-    program = Path("/proc") / (await shell.output(started["id"]))[0].strip()
+    # By this the program is told: a sandbox has pids of its own.
+    seconds = f"1000.{Random().randrange(10**9):09}"
+    started = await shell.act("run", {"command": f"sleep {seconds} & echo begun"})
+    assert await shell.output(started["id"]) == ("begun\n", 0)
+    assert runs(seconds)
     client = Persistent(gateway.url)
     acting = asyncio.create_task(client.run())
+    try:
+        await outlast(cluster, database, connect, kind, seconds, client)
+        client.stopping = True
+        await acting
+        await check_all_is_there(cluster, client, shell)
+    finally:
+        acting.cancel()
+        await asyncio.gather(acting, return_exceptions=True)
+
+
+async def outlast(
+    cluster: Cluster, database: Database, connect: Connect, kind: str, seconds: str, client: Persistent
+) -> None:
+    """Have the database go away and come back while a client acts and a shell sleeps."""
+    gateway = cluster.gateways[0]
     await asyncio.to_thread(wait_until, lambda: len(client.acknowledged) > 3, "actions acknowledged")
     await database.go_away(kind)
     away = monotonic()
     # Others may own its session from LEASE_TTL on; they would, if their database were not away as well.
-    await asyncio.to_thread(wait_until, lambda: not program.exists(), "the end of the shell", 3.0)
+    await asyncio.to_thread(wait_until, lambda: not runs(seconds), "the end of the shell", 3.0)
     late = await connect(gateway)
     assert (await late.act("initialize", {"runtime": "echo"}))["reason"] == "unavailable"
     before = len(client.acknowledged)
@@ -354,8 +382,11 @@ async def check_outage(cluster: Cluster, database: Database, connect: Connect, k
     assert len(client.acknowledged) == before
     await database.come_back(kind)
     await asyncio.to_thread(wait_until, lambda: len(client.acknowledged) > before + 3, "actions acknowledged")
-    client.stopping = True
-    await acting
+
+
+async def check_all_is_there(cluster: Cluster, client: Persistent, shell: Client) -> None:
+    """Check that all acknowledged actions are stored and handled once, and that the shell goes on."""
+    (gateway,), (worker,) = cluster.gateways, cluster.workers
 
     def echoed() -> bool:
         causes = {event["cause"] for event in client.events if event.get("observation") == "echo"}
