@@ -158,7 +158,7 @@ async def feed_polling(data: bytes) -> None:
     query = f"EIO=4&transport=polling&sid={json.loads(opened[1:])['sid']}"
     status, _ = await here.request("POST", query, data)
     assert status in (200, 400, 413), f"a POST was answered {status}"
-    if status == 200:
+    if status != 400:  # that has ended it; too many packets only let it end in order
         await here.request("POST", query, b"1")
     await here.look()
 
