@@ -17,7 +17,7 @@ from typing import Any
 from daphne import server as daphne_server  # first: it installs the reactor
 from daphne.http_protocol import HTTPFactory
 from daphne.ws_protocol import WebSocketFactory
-from twisted.internet import defer, reactor
+from twisted.internet import defer, reactor, tcp
 
 from ohsessions.http_requests import BodyLimits, LimitedHTTPFactory
 from ohsessions.websockets import BoundedWebSocketFactory, Limits
@@ -31,6 +31,16 @@ CLOSE_LIMIT = 10.0
 """Seconds that the application's connections get to end at a stop."""
 
 Application = Callable[..., Awaitable[None]]
+
+
+class FairPort(tcp.Port):
+    """Accepts one connection in each turn of the event loop.
+
+    Twisted takes all that wait, up to a number that grows as long as there are more. All of them then make
+    their handshake in the same turn, and an answer to somebody else takes some twenty turns.
+    """
+
+    numberAccepts = property(lambda self: 1, lambda self, number: None)
 
 
 class Lifespan:
@@ -151,6 +161,7 @@ class Server(daphne_server.Server):  # type: ignore[misc]
 
     def listen_success(self, port: Any) -> None:
         super().listen_success(port)
+        port.__class__ = FairPort
         self.ports.append(port)
         address = port.getHost()
         self.announce(address.host, address.port)

@@ -153,7 +153,13 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
     turn: Any = None  # the call that reads on; the socket is not read meanwhile
     current_frame_masker: Any = None
 
+    # Autobahn copies what these name from the factory, and formats all of it for a log that nobody reads,
+    # which takes half the time of a handshake. See connectionMade().
+    CONFIG_ATTRS: tuple[str, ...] = ()
+
     def connectionMade(self) -> None:
+        for name in WebSocketProtocol.CONFIG_ATTRS:
+            setattr(self, name, getattr(self.factory, name))
         limits: Limits = self.factory.limits
         self.input_limit = min(FIRST_LIMIT, limits.largest)
         self.waiting = bytearray()

@@ -19,12 +19,14 @@ from ohsessions.core.counters import over_quota, refusals, too_fast
 from ohsessions.core.errors import WireError
 from ohsessions.gateway.addresses import address_of
 from ohsessions.gateway.limits import BURST_SECONDS, MINUTE, Bucket, Buckets, cost
-from ohsessions.socketio import RequestRefused, Socket
+from ohsessions.socketio import Flooding, RequestRefused, Socket
 
 SMALL = 64 * 1024
 """Bytes that an event may have before its connection is attached, where that needs a login or a token."""
-HELD_PER_ADDRESS = 4
-"""All unattached connections of an address may hold so many times MAX_ACTION_BYTES."""
+HELD_AT_ONCE = 4
+"""So many times MAX_ACTION_BYTES may wait of one user or address, and as much of its strangers."""
+PATIENCE = 20
+"""So many events over its rate a client without a session is answered; then its connection is closed."""
 HELD_SECONDS = 10.0
 """How long actions may wait for INIT."""
 TOLD = 10
@@ -43,7 +45,7 @@ class Guests:
         self.unattached: Counter[str] = Counter()
         """Of each address: connections without a login."""
         self.held: Counter[str] = Counter()
-        """Bytes, of each address: what unattached connections without a login have sent that waits."""
+        """Bytes of events that wait, by Guest.key; apart from them those of strangers, see Guest.try_hold."""
         self.actions = Buckets(lambda: conf.USER_RATE_LIMIT, BURST_SECONDS, self.clock)
         self.user_inits = Buckets(lambda: _per_second(conf.INIT_RATE_PER_USER), MINUTE, self.clock)
         self.address_inits = Buckets(lambda: _per_second(conf.INIT_RATE_PER_ADDRESS), MINUTE, self.clock)
@@ -95,6 +97,7 @@ class Guest:
         self._is_attached = self._has_left = False
         self._held = 0
         self._large = 0
+        self._hurried = 0
         rate = conf.RATE_LIMIT
         self._actions = Bucket(rate, (rate or 0) * BURST_SECONDS, guests.clock)
         inits = _per_second(conf.INIT_RATE)
@@ -113,6 +116,7 @@ class Guest:
         if self._has_left:
             return
         self.attach()
+        self.release(self._held)
         self._has_left = True
         _subtract(self._guests.connections, self.key, 1)
 
@@ -120,16 +124,19 @@ class Guest:
         """It is attached to a session: what it sends is limited as everybody's is."""
         if self._is_attached or self._has_left:
             return
+        held = self.release(self._held)
         self._is_attached = True
-        self.release(self._held)
-        self._large = 0
+        self._hold(held)
+        self._large = self._hurried = 0
         if not self.is_user:
             _subtract(self._guests.unattached, self.key, 1)
 
     def detach(self) -> None:
         """It is attached no more."""
         if self._is_attached and not self._has_left:
+            held = self.release(self._held)
             self._is_attached = False
+            self._hold(held)
             if not self.is_user:
                 self._guests.unattached[self.key] += 1
 
@@ -153,24 +160,28 @@ class Guest:
         return conf.MAX_ACTION_BYTES if self.is_user or conf.ALLOW_ANONYMOUS else SMALL
 
     def arriving(self, size: int) -> WireError | None:
-        """See socketio.connection.Guest: rates, and until it is attached the size."""
-        if wait := self._actions.take(cost(size)):
-            message = f"At most {self._actions.rate:g} actions per second, please."
-            return too_fast("RATE_LIMIT", message, wait)
-        if wait := self._guests.actions.take(self.key, cost(size)):
-            message = "You send too much, on all your connections together."
-            return too_fast("USER_RATE_LIMIT", message, wait)
-        if not self.is_bounded:
-            return None
-        if size > SMALL:
+        """See socketio.connection.Guest: rates, what waits, and until it is attached the size."""
+        if refusal := self._hurries(size):
+            self._hurried += 1
+            if self._hurried > PATIENCE and not self._is_attached:
+                raise Flooding
+            return refusal
+        if self.is_bounded and size > SMALL:
             self._large += size
             # The largest action is in a frame that is a little larger.
             if self._large > (conf.MAX_ACTION_BYTES + SMALL if self.most_held > SMALL else SMALL):
                 refusals.count("MAX_ACTION_BYTES")
                 message = f"Before INIT a connection without a login may send at most {self.most_held} bytes."
                 return WireError(413, "too_large", message)
-        if not self.try_hold(size):
-            return held_too_much()
+        return None if self.try_hold(size) else self.held_too_much()
+
+    def _hurries(self, size: int) -> WireError | None:
+        if wait := self._actions.take(cost(size)):
+            message = f"At most {self._actions.rate:g} actions per second, please."
+            return too_fast("RATE_LIMIT", message, wait)
+        if wait := self._guests.actions.take(self.key, cost(size)):
+            message = "You send too much, on all your connections together."
+            return too_fast("USER_RATE_LIMIT", message, wait)
         return None
 
     def handled(self, size: int) -> None:
@@ -178,20 +189,40 @@ class Guest:
         self.release(size)
 
     def try_hold(self, size: int) -> bool:
-        """Count bytes that wait, unless all unattached connections of the address hold too many then."""
-        if self.is_bounded and not self._has_left:
-            held = self._guests.held
-            if held[self.key] and held[self.key] + size > HELD_PER_ADDRESS * conf.MAX_ACTION_BYTES:
-                return False
-            held[self.key] += size
-            self._held += size
+        """Count bytes that wait, unless too many wait then: of its user or address, or of strangers there.
+
+        Strangers are counted apart, so that they do not take their neighbours' share.
+        """
+        if self._has_left:
+            return True
+        waiting = self._guests.held[self._holder]
+        if waiting and waiting + size > HELD_AT_ONCE * conf.MAX_ACTION_BYTES:
+            return False
+        self._hold(size)
         return True
 
-    def release(self, size: int) -> None:
-        """Count bytes that wait no more. What came while it was attached was not counted."""
+    def _hold(self, size: int) -> None:
+        if size:
+            self._guests.held[self._holder] += size
+            self._held += size
+
+    def release(self, size: int) -> int:
+        """Count bytes that wait no more; return how many of them there were."""
         size = min(size, self._held)
         self._held -= size
-        _subtract(self._guests.held, self.key, size)
+        _subtract(self._guests.held, self._holder, size)
+        return size
+
+    @property
+    def _holder(self) -> str:
+        return f"stranger {self.key}" if self.is_bounded else self.key
+
+    def held_too_much(self) -> WireError:
+        """Return what is said to a client that has sent too much which waits."""
+        message = "Too much that you have sent waits to be handled, on all your connections together."
+        if self.is_bounded:
+            message = "Too many actions from your address wait for an INIT. Send INIT first."
+        return over_quota("MAX_ACTION_BYTES", message, HELD_SECONDS)
 
     # What it asks
 
@@ -209,12 +240,6 @@ class Guest:
             raise too_fast(name, "You attach to sessions too often, on all your connections together.", wait)
         if is_new and (wait := self._guests.starts.take(self.key)):
             raise too_fast("START_RATE", f"At most {conf.START_RATE} new sessions a minute, please.", wait)
-
-
-def held_too_much() -> WireError:
-    """Return what is said to a client whose address holds too much before INIT."""
-    message = "Too many actions from your address wait for an INIT. Send INIT first."
-    return over_quota("MAX_ACTION_BYTES", message, HELD_SECONDS)
 
 
 def _per_second(rate: float | None) -> float | None:

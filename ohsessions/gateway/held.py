@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ohsessions.core.wire import Act, Request
-from ohsessions.gateway.guests import Guest, held_too_much
+from ohsessions.gateway.guests import Guest
 from ohsessions.gateway.refusals import not_attached
 from ohsessions.socketio import Ack
 
@@ -58,7 +58,7 @@ class Held:
         if len(self._held) >= HELD_ACTIONS or self._bytes + size > self._guest.most_held:
             raise not_attached("Too many actions are waiting for INIT.")
         if not self._guest.try_hold(size):
-            raise held_too_much()
+            raise self._guest.held_too_much()
         self._held.append(HeldAction.pack(request, ack))
         self._bytes += size
 

@@ -59,12 +59,15 @@ def find_rows(keys: Collection[WriteKey]) -> dict[WriteKey, Event]:
     """The events that are stored under these keys, in one query."""
     if not keys:
         return {}
-    # Pairs: «session IN … AND write_key IN …» would look each key up in each session.
+    # «session IN … AND write_key IN …» would look each key up in each session, and for «(session, write_key)
+    # IN (VALUES …)» SQLite reads the whole table. A CROSS JOIN it does in the order that is written.
     values = [value for session, key in keys for value in (_prepare_id(session), key)]
     places = ",".join(["(%s,%s)"] * len(keys))
     table = connection.ops.quote_name(Event._meta.db_table)
     found = Event.objects.raw(
-        f"SELECT * FROM {table} WHERE (session_id, write_key) IN (VALUES {places})", values
+        f"SELECT {table}.* FROM (VALUES {places}) AS wanted CROSS JOIN {table}"
+        f" WHERE {table}.session_id = wanted.column1 AND {table}.write_key = wanted.column2",
+        values,
     )
     return {(event.session_id, event.write_key): event for event in found}
 

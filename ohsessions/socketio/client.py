@@ -29,6 +29,7 @@ class Host(Protocol):
     namespaces: tuple[str, ...]
     handler_factory: Callable[[Socket], Handler]
     farewell: Callable[[Socket, str], None] | None
+    large: asyncio.Semaphore
 
     def register(self, socket: Socket) -> None:
         """The socket exists."""
@@ -105,6 +106,7 @@ class Client:
             socket,
             self._host.handler_factory(socket),
             self._connection.engine.settings,
+            self._host.large,
             on_refused=lambda: self._remove(namespace, "refused", drop=True),
         )
         self._dispatchers[namespace] = dispatcher

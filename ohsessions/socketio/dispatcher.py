@@ -21,16 +21,18 @@ from ohsessions.socketio.codec import (
     parse_event,
 )
 from ohsessions.socketio.connection import FAIR_SHARE
-from ohsessions.socketio.errors import ConnectionRefused
+from ohsessions.socketio.errors import ConnectionRefused, Flooding
 from ohsessions.socketio.settings import EngineSettings
 from ohsessions.socketio.sockets import Handler, Socket
 
-__all__ = ["LARGE_TEXT", "Dispatcher"]
+__all__ = ["LARGE_AT_ONCE", "LARGE_TEXT", "Dispatcher"]
 
 logger = logging.getLogger("ohsessions.socketio")
 
 # Texts of more characters are parsed off the event loop; below it the thread would cost more.
 LARGE_TEXT = 64 * 1024
+# Events with such texts that a server handles at once. While it is, one takes several times its size.
+LARGE_AT_ONCE = 2
 MAX_AUTH = 64 * 1024
 """The largest auth object of a CONNECT, in characters: nobody is known yet whose text it would be."""
 
@@ -39,7 +41,12 @@ class Dispatcher:
     """Runs the handler of one socket. `on_refused` is called when it does not want the client."""
 
     def __init__(
-        self, socket: Socket, handler: Handler, settings: EngineSettings, on_refused: Callable[[], None]
+        self,
+        socket: Socket,
+        handler: Handler,
+        settings: EngineSettings,
+        large: asyncio.Semaphore,
+        on_refused: Callable[[], None],
     ) -> None:
         self.socket = socket
         self._handler = handler
@@ -47,6 +54,7 @@ class Dispatcher:
         self._max_unread = min(settings.first_inbox_events, settings.inbox_events)
         self._max_bytes = settings.inbox_limit
         self._max_values = settings.max_values
+        self._large = large
         self._on_refused = on_refused
         self._guest = socket.guest
         self._inbox: deque[tuple[Packet, Exception | None]] = deque()
@@ -62,7 +70,10 @@ class Dispatcher:
         most = self._max_unread if self._waits_for_reader else self._max_events
         if len(self._inbox) >= most or self._inbox_bytes + size > self._max_bytes:
             return False
-        refusal = self._guest.arriving(size) if self._guest is not None else None
+        try:
+            refusal = self._guest.arriving(size) if self._guest is not None else None
+        except Flooding:
+            return False
         if refusal is not None:  # its answer keeps its place in the order; its text is not kept
             packet, size = replace(packet, data=""), 0
         self._inbox.append((packet, refusal))
@@ -129,7 +140,11 @@ class Dispatcher:
                 packet, refusal = inbox.popleft()
                 self._inbox_bytes -= len(packet.data)
                 try:
-                    await self._handle(packet, refusal)
+                    if len(packet.data) > LARGE_TEXT:
+                        async with self._large:
+                            await self._handle(packet, refusal)
+                    else:
+                        await self._handle(packet, refusal)
                 finally:
                     self._handled(packet)
                     del packet  # else the last one stays as long as the client says nothing

@@ -19,6 +19,7 @@ from django.conf import settings as django_settings
 from ohsessions.socketio.binding import Binding
 from ohsessions.socketio.client import Client
 from ohsessions.socketio.connection import Connection, Guest, Receiver, Scope
+from ohsessions.socketio.dispatcher import LARGE_AT_ONCE
 from ohsessions.socketio.engine import EngineIO, Transport
 from ohsessions.socketio.errors import RequestRefused
 from ohsessions.socketio.requests import credentials
@@ -162,6 +163,7 @@ class SocketIOServer(EngineServer):
         self.handler_factory = handler_factory
         self.namespaces = tuple(namespaces)
         self.farewell = farewell
+        self.large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._sockets: dict[str, Socket] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 

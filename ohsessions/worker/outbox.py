@@ -23,7 +23,7 @@ from ohsessions.worker.guard import within
 
 MAX_EVENTS = 1000
 MAX_CHARACTERS = 4 * 1024 * 1024
-BATCH_CHARACTERS = 1024 * 1024
+BATCH_CHARACTERS = 256 * 1024
 RETRY_PAUSE = 0.25
 """Seconds between two tries while the database is away; the lease ends the trying."""
 

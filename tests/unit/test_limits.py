@@ -16,10 +16,10 @@ from ohsessions.core.counters import LOG_EVERY, Refusals
 from ohsessions.core.errors import WireError
 from ohsessions.core.wire import Act
 from ohsessions.gateway import addresses
-from ohsessions.gateway.guests import HELD_PER_ADDRESS, SMALL, TOLD, Guest, Guests
+from ohsessions.gateway.guests import HELD_AT_ONCE, PATIENCE, SMALL, TOLD, Guest, Guests
 from ohsessions.gateway.held import HELD_ACTIONS, Held
 from ohsessions.gateway.limits import BURST_SECONDS, BYTES_PER_ACTION, FEWEST_SWEPT, Bucket, Buckets, cost
-from ohsessions.socketio import RequestRefused
+from ohsessions.socketio import Flooding, RequestRefused
 
 MAX_ACTION = 1_000_000
 
@@ -257,7 +257,47 @@ def test_before_init_a_stranger_sends_one_large_action_in_all() -> None:
 def test_a_login_may_send_more_before_init() -> None:
     with settings(ALLOW_ANONYMOUS=False, RATE_LIMIT=None, USER_RATE_LIMIT=None):
         guest = Guests(FakeClock()).admit(scope(user=User(pk=1)))
-        assert [code(guest.arriving(MAX_ACTION)) for _ in range(10)] == [None] * 10
+        for _ in range(10):
+            assert guest.arriving(MAX_ACTION) is None
+            guest.handled(MAX_ACTION)
+
+
+def test_what_waits_of_a_user_is_bounded_on_all_connections_together() -> None:
+    with settings(RATE_LIMIT=None, USER_RATE_LIMIT=None):
+        guests = Guests(FakeClock())
+        tabs = [guests.admit(scope(user=User(pk=1))) for _ in range(HELD_AT_ONCE + 1)]
+        for tab in tabs:
+            tab.attach()
+        *first, last = tabs
+        assert [code(tab.arriving(MAX_ACTION)) for tab in first] == [None] * HELD_AT_ONCE
+        assert code(last.arriving(MAX_ACTION)) == (429, "quota")
+        first[0].handled(MAX_ACTION)
+        assert code(last.arriving(MAX_ACTION)) is None
+
+
+def test_what_a_stranger_holds_is_counted_for_its_session_once_it_has_one() -> None:
+    with settings(RATE_LIMIT=None, USER_RATE_LIMIT=None):
+        guests = Guests(FakeClock())
+        guest = guests.admit(scope())
+        guest.arriving(100)
+        assert guests.held == {"stranger 192.0.2.1": 100}
+        guest.attach()
+        assert guests.held == {"192.0.2.1": 100}
+        guest.detach()
+        assert guests.held == {"stranger 192.0.2.1": 100}
+        guest.handled(100)
+        assert not guests.held
+
+
+def test_without_a_session_a_client_that_hurries_on_is_cut_off() -> None:
+    with settings(RATE_LIMIT=1):
+        guest = Guests(FakeClock()).admit(scope())
+        answers = [code(guest.arriving(0)) for _ in range(int(BURST_SECONDS) + PATIENCE)]
+        assert answers == [*[None] * int(BURST_SECONDS), *[(429, "rate")] * PATIENCE]
+        with pytest.raises(Flooding):
+            guest.arriving(0)
+        guest.attach()
+        assert [code(guest.arriving(0)) for _ in range(2 * PATIENCE)] == [(429, "rate")] * 2 * PATIENCE
 
 
 def test_all_unattached_connections_of_an_address_hold_a_bounded_number_of_bytes() -> None:
@@ -265,8 +305,8 @@ def test_all_unattached_connections_of_an_address_hold_a_bounded_number_of_bytes
         guests = Guests(FakeClock())
         strangers = [guests.admit(scope()) for _ in range(60)]
         answers = [code(stranger.arriving(MAX_ACTION)) for stranger in strangers]
-        assert answers == [*[None] * HELD_PER_ADDRESS, *[(429, "quota")] * 56]
-        assert guests.held["192.0.2.1"] == HELD_PER_ADDRESS * MAX_ACTION
+        assert answers == [*[None] * HELD_AT_ONCE, *[(429, "quota")] * 56]
+        assert guests.held["stranger 192.0.2.1"] == HELD_AT_ONCE * MAX_ACTION
         assert code(guests.admit(scope("192.0.2.2")).arriving(MAX_ACTION)) is None
         strangers[0].attach()
         assert code(strangers[1].arriving(SMALL)) is None
@@ -335,7 +375,7 @@ def test_what_is_held_is_bounded_in_size() -> None:
             waiting.put(act("x"), 401, None)
         assert (error.value.code, error.value.reason) == (409, "not_attached")
         waiting.put(act("€" * 300, "€" * 100), 400, None)
-        assert guests.held["192.0.2.1"] == 1000
+        assert guests.held["stranger 192.0.2.1"] == 1000
         assert waiting.take_all() == [(act("x" * 1200), None), (act("€" * 300, "€" * 100), None)]
         assert not guests.held
 

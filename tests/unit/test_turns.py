@@ -111,7 +111,7 @@ async def test_many_events_that_wait_for_nothing_leave_turns_to_others() -> None
     socket: Any = SimpleNamespace(guest=None, writable=True, is_known=True)
     socket.ack_for = socket.confirm = socket.end = lambda *_: None
     handler: Any = Handler()
-    dispatcher = Dispatcher(socket, handler, EngineSettings(), lambda: None)
+    dispatcher = Dispatcher(socket, handler, EngineSettings(), asyncio.Semaphore(), lambda: None)
     for _ in range(5 * FAIR_SHARE):
         assert dispatcher.try_put(parse_packet('2["x"]'))
     running = asyncio.create_task(other())

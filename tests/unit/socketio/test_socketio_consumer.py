@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from ohsessions.socketio import (
+    LARGE_TEXT,
     Ack,
     ConnectionRefused,
     EngineSettings,
+    Flooding,
     MalformedEvent,
     RequestRefused,
     Socket,
@@ -23,6 +25,7 @@ from ohsessions.socketio import (
 )
 from ohsessions.socketio.client import MAX_CONNECTS
 from ohsessions.socketio.codec import Packet, parse_event
+from ohsessions.socketio.dispatcher import LARGE_AT_ONCE
 from tests.tasks import check_tasks
 
 LIMIT = 5.0
@@ -622,6 +625,52 @@ async def test_a_large_event_is_parsed_in_a_thread_and_keeps_its_place(
     assert found == [("event", "a"), ("event", "b", large), ("event", "c")]
     here = threading.get_ident()
     assert [ident == here for ident in parsed_by] == [True, False, True]
+
+
+async def test_few_large_events_are_handled_at_once_and_small_ones_do_not_wait_for_them(
+    world: World,
+) -> None:
+    world.gates["event"] = asyncio.Event()
+    websockets = [(await world.connected())[0] for _ in range(LARGE_AT_ONCE + 2)]
+    *large, small = websockets
+    for websocket in large:
+        websocket.send(f'42["large","{"x" * LARGE_TEXT}"]')
+    for _ in range(LARGE_AT_ONCE):
+        assert (await world.noted())[:2] == ("event", "large")
+    small.send('42["small"]')
+    assert await world.noted() == ("event", "small")
+    assert world.notes.empty()
+    world.gates["event"].set()
+    assert (await world.noted())[:2] == ("event", "large")
+
+
+class Porter:
+    """A guest whose events are too many from the third on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def arriving(self, size: int) -> Exception | None:
+        self.count += 1
+        if self.count > 2:
+            raise Flooding
+        return None
+
+    def handled(self, size: int) -> None: ...
+
+    def leave(self) -> None: ...
+
+
+async def test_a_guest_may_have_its_connection_closed_as_flooding(world: World) -> None:
+    world.server._make_guest = lambda scope: Porter()
+    websocket, _ = await world.connected()
+    websocket.send('42["a"]', '42["b"]')
+    assert [await world.noted() for _ in range(2)] == [("event", "a"), ("event", "b")]
+    websocket.send('42["c"]')
+    assert await websocket.receive() == '42["farewell","flooding"]'
+    assert await websocket.receive() == "41"
+    await websocket.expect_close()
+    assert await world.noted() == ("disconnect", "flooding")
 
 
 async def test_a_stranger_who_reads_no_answers_gets_no_more_until_it_reads(world: World) -> None:
