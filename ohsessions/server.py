@@ -20,7 +20,8 @@ from daphne.ws_protocol import WebSocketFactory
 from twisted.internet import defer, reactor, tcp
 
 from ohsessions.http_requests import BodyLimits, LimitedHTTPFactory
-from ohsessions.websockets import BoundedWebSocketFactory, Limits
+from ohsessions.websocket_budgets import Limits
+from ohsessions.websockets import BoundedWebSocketFactory
 
 logger = logging.getLogger(__name__)
 

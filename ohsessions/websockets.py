@@ -7,17 +7,14 @@ It knows nothing of Engine.IO: an application says by `Inlet` how much a client 
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol
 
 from ohsessions.socketio.inflow import BURST_SECONDS, Inflow
+from ohsessions.websocket_budgets import Limits, Line, Trimmer, Unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -40,78 +37,8 @@ LATE_FRAMES = 20
 PINGS = 100
 """Pings that may come at once, ten seconds' worth: each is answered. Clients of Socket.IO send none."""
 
-TRIM_AFTER = 256 * 1024
-"""So many bytes of buffers given back make it worth to have malloc give them back to the system."""
-
-TRIM_PAUSE = 1.0
 POLICY_VIOLATION = 1008
 PING = 9
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Sizes in bytes, rates per second; a rate of None is any. `largest`: a message of a known client.
-
-    `unfinished_per_address` and `unfinished` bound what clients that are not known yet have sent of messages
-    that are not complete.
-    """
-
-    largest: int
-    packet_rate: float | None = None
-    byte_rate: float | None = None
-    unfinished_per_address: int = 16 * 1024 * 1024
-    unfinished: int = 64 * 1024 * 1024
-
-
-class Unfinished:
-    """The bytes of incomplete messages, of each address and of all."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._by_address: defaultdict[str, int] = defaultdict(int)
-        self._all = 0
-
-    def try_change(self, address: str, change: int) -> bool:
-        """Count `change` more bytes, or fewer. False, and nothing counted: they would be too many.
-
-        An empty `address` is that of a socket which has none.
-        """
-        if change > 0 and (
-            self._all + change > self._limits.unfinished
-            or (address and self._by_address[address] + change > self._limits.unfinished_per_address)
-        ):
-            return False
-        self._all += change
-        self._by_address[address] += change
-        if not self._by_address[address]:
-            del self._by_address[address]
-        return True
-
-
-class Trimmer:
-    """Has malloc give free memory back to the system, some time after large buffers were freed."""
-
-    def __init__(self, call_later: Callable[..., Any]) -> None:
-        self._call_later = call_later
-        self._planned = False
-        self._freed = 0
-        try:
-            self._trim: Callable[[int], int] | None = ctypes.CDLL(None).malloc_trim
-        except (AttributeError, OSError):  # not glibc
-            self._trim = None
-
-    def freed(self, size: int) -> None:
-        """Note that buffers of `size` bytes were let go."""
-        self._freed += size
-        if self._freed >= TRIM_AFTER and self._trim is not None and not self._planned:
-            self._planned = True
-            self._call_later(TRIM_PAUSE, self._run)
-
-    def _run(self) -> None:
-        self._planned = False
-        self._freed = 0
-        if self._trim is not None:
-            self._trim(0)
 
 
 class Inlet:
@@ -151,6 +78,7 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
     dropped = False  # by us
     late = 0  # frames since the end began
     turn: Any = None  # the call that reads on; the socket is not read meanwhile
+    in_line = False  # of strangers that are read on in their turn; nor then
     current_frame_masker: Any = None
 
     # Autobahn copies what these name from the factory, and formats all of it for a log that nobody reads,
@@ -194,12 +122,25 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
 
     def dataReceived(self, data: bytes) -> None:
         self.waiting += data
-        if self.turn is None:
+        if self.is_paused:
+            return
+        if self.known or self.state == self.STATE_CONNECTING:
             self.read_on()
+        else:
+            self.transport.pauseProducing()
+            self.wait_in_line()
+
+    @property
+    def is_paused(self) -> bool:
+        return self.in_line or self.turn is not None
+
+    def wait_in_line(self) -> None:
+        self.in_line = True
+        self.factory.line.join(self)
 
     def read_on(self) -> None:
         """Read what may be read in this turn; the rest, and what the socket has, in the next ones."""
-        paused, self.turn = self.turn is not None, None
+        paused, self.turn, self.in_line = self.is_paused, None, False
         size = self.share(len(self.waiting))
         data = bytes(self.waiting[:size])
         del self.waiting[:size]
@@ -207,9 +148,12 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
         if self.dropped:
             self.waiting.clear()
         if self.waiting:
-            self.turn = self.factory.reactor.callLater(0, self.read_on)
             if not paused:
                 self.transport.pauseProducing()
+            if self.known:
+                self.turn = self.factory.reactor.callLater(0, self.read_on)
+            else:
+                self.wait_in_line()
         elif paused and not self.dropped:
             self.transport.resumeProducing()
 
@@ -288,6 +232,8 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
         if self.turn is not None:
             self.turn.cancel()
             self.turn = None
+        if self.in_line:
+            self.factory.line.leave(self)
         self.waiting.clear()
         self.count(0)
         if self.inlet is not None:
@@ -310,4 +256,5 @@ class BoundedWebSocketFactory(WebSocketFactory):  # type: ignore[misc]
         super().__init__(server_class, **options)
         self.limits = limits
         self.unfinished = Unfinished(limits)
+        self.line = Line(lambda call: self.reactor.callLater(0, call))
         self.trimmer = Trimmer(self.reactor.callLater)

@@ -19,14 +19,12 @@ from ohsessions.core.counters import over_quota, refusals, too_fast
 from ohsessions.core.errors import WireError
 from ohsessions.gateway.addresses import address_of
 from ohsessions.gateway.limits import BURST_SECONDS, MINUTE, Bucket, Buckets, cost
-from ohsessions.socketio import Flooding, RequestRefused, Socket
+from ohsessions.socketio import RequestRefused, Socket
 
 SMALL = 64 * 1024
 """Bytes that an event may have before its connection is attached, where that needs a login or a token."""
 HELD_AT_ONCE = 4
 """So many times MAX_ACTION_BYTES may wait of one user or address, and as much of its strangers."""
-PATIENCE = 20
-"""So many events over its rate a client without a session is answered; then its connection is closed."""
 HELD_SECONDS = 10.0
 """How long actions may wait for INIT."""
 TOLD = 10
@@ -97,7 +95,6 @@ class Guest:
         self._is_attached = self._has_left = False
         self._held = 0
         self._large = 0
-        self._hurried = 0
         rate = conf.RATE_LIMIT
         self._actions = Bucket(rate, (rate or 0) * BURST_SECONDS, guests.clock)
         inits = _per_second(conf.INIT_RATE)
@@ -127,7 +124,7 @@ class Guest:
         held = self.release(self._held)
         self._is_attached = True
         self._hold(held)
-        self._large = self._hurried = 0
+        self._large = 0
         if not self.is_user:
             _subtract(self._guests.unattached, self.key, 1)
 
@@ -161,11 +158,12 @@ class Guest:
 
     def arriving(self, size: int) -> WireError | None:
         """See socketio.connection.Guest: rates, what waits, and until it is attached the size."""
-        if refusal := self._hurries(size):
-            self._hurried += 1
-            if self._hurried > PATIENCE and not self._is_attached:
-                raise Flooding
-            return refusal
+        if wait := self._actions.take(cost(size)):
+            message = f"At most {self._actions.rate:g} actions per second, please."
+            return too_fast("RATE_LIMIT", message, wait)
+        if wait := self._guests.actions.take(self.key, cost(size)):
+            message = "You send too much, on all your connections together."
+            return too_fast("USER_RATE_LIMIT", message, wait)
         if self.is_bounded and size > SMALL:
             self._large += size
             # The largest action is in a frame that is a little larger.
@@ -174,15 +172,6 @@ class Guest:
                 message = f"Before INIT a connection without a login may send at most {self.most_held} bytes."
                 return WireError(413, "too_large", message)
         return None if self.try_hold(size) else self.held_too_much()
-
-    def _hurries(self, size: int) -> WireError | None:
-        if wait := self._actions.take(cost(size)):
-            message = f"At most {self._actions.rate:g} actions per second, please."
-            return too_fast("RATE_LIMIT", message, wait)
-        if wait := self._guests.actions.take(self.key, cost(size)):
-            message = "You send too much, on all your connections together."
-            return too_fast("USER_RATE_LIMIT", message, wait)
-        return None
 
     def handled(self, size: int) -> None:
         """See socketio.connection.Guest."""

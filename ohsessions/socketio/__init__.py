@@ -14,7 +14,6 @@ from ohsessions.socketio.codec import MalformedEvent, encode_event, encode_event
 from ohsessions.socketio.dispatcher import LARGE_TEXT
 from ohsessions.socketio.errors import (
     ConnectionRefused,
-    Flooding,
     PacketError,
     RequestRefused,
     SocketClosedError,
@@ -33,7 +32,6 @@ __all__ = [
     "ConnectionRefused",
     "EngineServer",
     "EngineSettings",
-    "Flooding",
     "Handler",
     "MalformedEvent",
     "PacketError",

@@ -43,11 +43,7 @@ class Guest(Protocol):
     """What the application knows of a connection from its handshake on; see server.EngineServer."""
 
     def arriving(self, size: int) -> Exception | None:
-        """
-        Count an event of `size` characters that came and is not parsed yet; return what to refuse it with.
-
-        Raises Flooding to have the connection closed as such.
-        """
+        """Count an event of `size` characters that came and is not parsed yet; what to refuse it with."""
 
     def handled(self, size: int) -> None:
         """An event that was let in has been handled, or never will be."""

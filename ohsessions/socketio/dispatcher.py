@@ -21,7 +21,7 @@ from ohsessions.socketio.codec import (
     parse_event,
 )
 from ohsessions.socketio.connection import FAIR_SHARE
-from ohsessions.socketio.errors import ConnectionRefused, Flooding
+from ohsessions.socketio.errors import ConnectionRefused
 from ohsessions.socketio.settings import EngineSettings
 from ohsessions.socketio.sockets import Handler, Socket
 
@@ -33,6 +33,8 @@ logger = logging.getLogger("ohsessions.socketio")
 LARGE_TEXT = 64 * 1024
 # Events with such texts that a server handles at once. While it is, one takes several times its size.
 LARGE_AT_ONCE = 2
+# So many refused events may wait for their answers of a client that is not known; more is flooding.
+MAX_REFUSALS = 20
 MAX_AUTH = 64 * 1024
 """The largest auth object of a CONNECT, in characters: nobody is known yet whose text it would be."""
 
@@ -59,6 +61,7 @@ class Dispatcher:
         self._guest = socket.guest
         self._inbox: deque[tuple[Packet, Exception | None]] = deque()
         self._inbox_bytes = 0
+        self._refusals = 0  # of those in it
         self._wake = asyncio.Event()
         self._reason: str | None = None
 
@@ -70,12 +73,12 @@ class Dispatcher:
         most = self._max_unread if self._waits_for_reader else self._max_events
         if len(self._inbox) >= most or self._inbox_bytes + size > self._max_bytes:
             return False
-        try:
-            refusal = self._guest.arriving(size) if self._guest is not None else None
-        except Flooding:
-            return False
+        refusal = self._guest.arriving(size) if self._guest is not None else None
         if refusal is not None:  # its answer keeps its place in the order; its text is not kept
+            if self._refusals >= MAX_REFUSALS and not self.socket.is_known:
+                return False
             packet, size = replace(packet, data=""), 0
+            self._refusals += 1
         self._inbox.append((packet, refusal))
         self._inbox_bytes += size
         self._wake.set()
@@ -139,6 +142,7 @@ class Dispatcher:
                     break
                 packet, refusal = inbox.popleft()
                 self._inbox_bytes -= len(packet.data)
+                self._refusals -= refusal is not None
                 try:
                     if len(packet.data) > LARGE_TEXT:
                         async with self._large:

@@ -5,21 +5,13 @@ SocketIOError
 ├── PacketError           the client broke the protocol: its connection is closed
 ├── RequestRefused        an HTTP request or websocket handshake is answered with an Engine.IO error
 ├── ConnectionRefused     raised by a handler's connect(): the client gets a CONNECT_ERROR
-├── Flooding              raised by a guest's arriving(): the connection is closed for sending too much
 └── SocketClosedError     a client that was asked for an acknowledgement has gone
 """
 
 import json
 from typing import Any
 
-__all__ = [
-    "ConnectionRefused",
-    "Flooding",
-    "PacketError",
-    "RequestRefused",
-    "SocketClosedError",
-    "SocketIOError",
-]
+__all__ = ["ConnectionRefused", "PacketError", "RequestRefused", "SocketClosedError", "SocketIOError"]
 
 
 class SocketIOError(Exception):
@@ -105,10 +97,6 @@ class RequestRefused(SocketIOError):
     def stopping(cls) -> "RequestRefused":
         """The server accepts no new connections; the client's next try may reach another."""
         return cls(3, "Server is stopping", status=503)
-
-
-class Flooding(SocketIOError):
-    """A client sends on, though it was told often that it sends too much."""
 
 
 class SocketClosedError(SocketIOError):

@@ -37,6 +37,7 @@ ROWS = [
         "testing",
         "urls",
         "views",
+        "websocket_budgets",
         "websockets",
     ],
     ["apps", "management"],

@@ -16,10 +16,10 @@ from ohsessions.core.counters import LOG_EVERY, Refusals
 from ohsessions.core.errors import WireError
 from ohsessions.core.wire import Act
 from ohsessions.gateway import addresses
-from ohsessions.gateway.guests import HELD_AT_ONCE, PATIENCE, SMALL, TOLD, Guest, Guests
+from ohsessions.gateway.guests import HELD_AT_ONCE, SMALL, TOLD, Guest, Guests
 from ohsessions.gateway.held import HELD_ACTIONS, Held
 from ohsessions.gateway.limits import BURST_SECONDS, BYTES_PER_ACTION, FEWEST_SWEPT, Bucket, Buckets, cost
-from ohsessions.socketio import Flooding, RequestRefused
+from ohsessions.socketio import RequestRefused
 
 MAX_ACTION = 1_000_000
 
@@ -287,17 +287,6 @@ def test_what_a_stranger_holds_is_counted_for_its_session_once_it_has_one() -> N
         assert guests.held == {"stranger 192.0.2.1": 100}
         guest.handled(100)
         assert not guests.held
-
-
-def test_without_a_session_a_client_that_hurries_on_is_cut_off() -> None:
-    with settings(RATE_LIMIT=1):
-        guest = Guests(FakeClock()).admit(scope())
-        answers = [code(guest.arriving(0)) for _ in range(int(BURST_SECONDS) + PATIENCE)]
-        assert answers == [*[None] * int(BURST_SECONDS), *[(429, "rate")] * PATIENCE]
-        with pytest.raises(Flooding):
-            guest.arriving(0)
-        guest.attach()
-        assert [code(guest.arriving(0)) for _ in range(2 * PATIENCE)] == [(429, "rate")] * 2 * PATIENCE
 
 
 def test_all_unattached_connections_of_an_address_hold_a_bounded_number_of_bytes() -> None:

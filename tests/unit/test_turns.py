@@ -35,6 +35,7 @@ class Protocol(BoundedWebSocket):
     """Notes how much is read in each turn."""
 
     def __init__(self) -> None:
+        self.known = True
         self.state = self.STATE_OPEN
         self.waiting = bytearray()
         self.clock = Clock()

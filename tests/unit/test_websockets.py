@@ -12,7 +12,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from ohsessions.websockets import SLICE, BoundedWebSocketFactory, Limits, Unfinished
+from ohsessions.websocket_budgets import AT_ONCE, Limits, Line, Unfinished
+from ohsessions.websockets import SLICE, BoundedWebSocketFactory
 from tests.acceptance.frames import PING, frame
 
 FRAMES_PER_TURN = SLICE // len(frame(b"x")) + 1
@@ -51,10 +52,13 @@ class World:
         self.socket.connectionLost(Failure(ConnectionDone()))
 
 
-def test_many_frames_are_parsed_in_turns_and_nothing_is_read_meanwhile():
+@pytest.mark.parametrize("known", [True, False])
+def test_many_frames_are_parsed_in_turns_and_nothing_is_read_meanwhile(known: bool):
     world = World()
+    if known:
+        world.socket.lift()
     world.receive(frame(b"x") * (4 * FRAMES_PER_TURN))
-    assert 0 < len(world.got) <= FRAMES_PER_TURN
+    assert (0 if known else -1) < len(world.got) <= (FRAMES_PER_TURN if known else 0)
     assert world.transport.producerState == "paused"
     world.clock.advance(0)  # all turns, since none takes time here
     assert len(world.got) == 4 * FRAMES_PER_TURN
@@ -114,6 +118,44 @@ def test_a_lost_connection_lets_go_of_its_buffers_without_a_collection():
         assert held() is None
     finally:
         gc.enable()
+
+
+def test_few_strangers_are_read_in_a_turn_each_in_its_turn():
+    calls: list[Any] = []
+    line = Line(calls.append)
+    read: list[int] = []
+
+    class Stranger:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def read_on(self) -> None:
+            read.append(self.number)
+            if read.count(self.number) < 2:
+                line.join(self)
+
+    strangers = [Stranger(number) for number in range(AT_ONCE + 2)]
+    for stranger in strangers:
+        line.join(stranger)
+    line.leave(strangers[1])
+    line.leave(strangers[1])
+    turns = []
+    while calls:
+        assert len(calls) == 1
+        before = len(read)
+        calls.pop()()
+        turns.append(read[before:])
+    first, second = [0, 2, 3, 4], [5, 0, 2, 3]
+    assert AT_ONCE == 4
+    assert turns == [first, second, [4, 5]]
+
+
+def test_a_stranger_in_line_is_not_read_once_it_is_lost():
+    world = World()
+    world.receive(frame(b"x"))
+    world.end()
+    world.clock.advance(1)
+    assert world.got == []
 
 
 def test_unfinished_bytes_have_a_budget_of_each_address_and_of_all():

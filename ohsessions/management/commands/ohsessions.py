@@ -61,7 +61,7 @@ class Command(BaseCommand):
         from ohsessions.gateway.addresses import address_of
         from ohsessions.gateway.gateway import FRAME_SLACK
         from ohsessions.http_requests import BodyLimits
-        from ohsessions.websockets import Limits
+        from ohsessions.websocket_budgets import Limits
 
         application = get_default_application()
         self.warn_of_migrations()

@@ -14,7 +14,6 @@ from ohsessions.socketio import (
     Ack,
     ConnectionRefused,
     EngineSettings,
-    Flooding,
     MalformedEvent,
     RequestRefused,
     Socket,
@@ -25,7 +24,7 @@ from ohsessions.socketio import (
 )
 from ohsessions.socketio.client import MAX_CONNECTS
 from ohsessions.socketio.codec import Packet, parse_event
-from ohsessions.socketio.dispatcher import LARGE_AT_ONCE
+from ohsessions.socketio.dispatcher import LARGE_AT_ONCE, MAX_REFUSALS
 from tests.tasks import check_tasks
 
 LIMIT = 5.0
@@ -58,6 +57,10 @@ class Recorder:
         await self.world.note("malformed", problem.reason, problem.name)
         if ack is not None:
             ack(problem.reason)
+
+    async def refused(self, error: Exception, ack: Ack | None) -> None:
+        if ack is not None:
+            ack(str(error))
 
     async def disconnect(self, reason: str) -> None:
         await self.world.note("disconnect", reason)
@@ -645,28 +648,29 @@ async def test_few_large_events_are_handled_at_once_and_small_ones_do_not_wait_f
 
 
 class Porter:
-    """A guest whose events are too many from the third on."""
-
-    def __init__(self) -> None:
-        self.count = 0
+    """A guest whose events are too many, all of them."""
 
     def arriving(self, size: int) -> Exception | None:
-        self.count += 1
-        if self.count > 2:
-            raise Flooding
-        return None
+        return ValueError("too many")
 
     def handled(self, size: int) -> None: ...
 
     def leave(self) -> None: ...
 
 
-async def test_a_guest_may_have_its_connection_closed_as_flooding(world: World) -> None:
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_stranger_who_sends_on_without_waiting_for_refusals_floods(world: World, known: bool) -> None:
+    world.settings["first_payload"] = None if known else 1000
     world.server._make_guest = lambda scope: Porter()
     websocket, _ = await world.connected()
-    websocket.send('42["a"]', '42["b"]')
-    assert [await world.noted() for _ in range(2)] == [("event", "a"), ("event", "b")]
-    websocket.send('42["c"]')
+    for number in range(2 * MAX_REFUSALS):  # waiting for each
+        websocket.send(f'42{number}["a"]')
+        assert await websocket.receive() == f'43{number}["too many"]'
+    websocket.send(*[f'42{number}["a"]' for number in range(MAX_REFUSALS + 1)])
+    if known:
+        for number in range(MAX_REFUSALS + 1):
+            assert await websocket.receive() == f'43{number}["too many"]'
+        return
     assert await websocket.receive() == '42["farewell","flooding"]'
     assert await websocket.receive() == "41"
     await websocket.expect_close()
