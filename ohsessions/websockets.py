@@ -37,6 +37,9 @@ LATE_FRAMES = 20
 PINGS = 100
 """Pings that may come at once, ten seconds' worth: each is answered. Clients of Socket.IO send none."""
 
+OWN_SIZE = 48 * 1024
+"""Bytes that a connection itself takes, with all that the application keeps of it."""
+
 POLICY_VIOLATION = 1008
 PING = 9
 
@@ -238,7 +241,7 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
         self.count(0)
         if self.inlet is not None:
             self.inlet.cut()
-        self.factory.trimmer.freed(self.held)
+        self.factory.trimmer.freed(self.held + OWN_SIZE)
         self.held = 0
         self.data = b""
         self.message_data: list[bytes] = []

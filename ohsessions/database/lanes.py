@@ -139,11 +139,12 @@ class Lane:
                     drop_connection()
                 elif time.monotonic() - used > MAX_IDLE:
                     drop_broken_connection()
+                # First the batch: it is for many, and each step of an action waits for one.
+                if work.batch:
+                    self._put_back(_run_items(work.batch), len(work.batch))
                 locked = [call for call in work.calls if not _run_call(call, self._tries, work.lock_wait)]
                 if locked or work.lock_wait:
                     self._line_up(locked, bool(work.lock_wait))
-                if work.batch:
-                    self._put_back(_run_items(work.batch), len(work.batch))
                 # With DEBUG a connection remembers 9,000 queries, until a request ends: here none does.
                 reset_queries()
                 used = time.monotonic()

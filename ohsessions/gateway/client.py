@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from ohsessions.core.errors import StaleSecrets, Unavailable, WireError
 from ohsessions.core.runtime import JSON
 from ohsessions.gateway.guests import HELD_SECONDS
 from ohsessions.gateway.handshake import describe, read_handshake
-from ohsessions.gateway.held import Held
+from ohsessions.gateway.held import Held, HeldAction
 from ohsessions.gateway.pump import Pump
 from ohsessions.gateway.refusals import client_id_of, not_attached, translate
 from ohsessions.gateway.secrecy import Secrecy
@@ -57,6 +58,7 @@ class Client:
         self.session_id: UUID | None = None
         self.cursor = -1
         self.generation = 0
+        self.has_row = False
         self.batch = False
         self.changing = False
         """Whether it is being attached or detached: what it says of itself may not be what is stored."""
@@ -126,18 +128,19 @@ class Client:
         try:
             if name not in wire.ACTION_EVENTS:
                 raise wire.malformed(f"There is no event {name[:64]!r}: send oh_action.")
-            request = await self._parse(args)
+            request = await self._parse(args, self.socket.event_size)
             if self.session_id is None and not isinstance(request, wire.Init):
-                await self._hold(request, len(wire.encode(args[0]).encode()), ack)
+                data = wire.encode(args[0]).encode()
+                await self._hold(HeldAction(data, client_id_of(args[0]), ack))
             else:
                 await self._take(request, ack)
         except Exception as error:
             self._refuse(error, ack, client_id_of(args[0] if args else None))
 
-    async def _parse(self, args: list[Any]) -> wire.Request:
-        """Reads an action. Raises WireError 400 or 413. A large one is checked in a thread."""
+    async def _parse(self, args: list[Any], size: int) -> wire.Request:
+        """Read an action of `size` characters, in a thread if it is large. Raises WireError 400 or 413."""
         parse = partial(wire.parse_request, args, max_bytes=conf.MAX_ACTION_BYTES)
-        return await asyncio.to_thread(parse) if self.socket.event_size > LARGE_TEXT else parse()
+        return await asyncio.to_thread(parse) if size > LARGE_TEXT else parse()
 
     async def malformed(self, problem: MalformedEvent, ack: Ack | None) -> None:
         code = 413 if problem.reason == "too_large" else 400
@@ -151,7 +154,7 @@ class Client:
         for timer in self._timers.values():
             timer.cancel()
         self._held.take_all()
-        if self.generation:  # it was attached once, so it has a row
+        if self.has_row:
             self._gateway.detach_later(self, reason)
             self.forget_session()
 
@@ -197,6 +200,7 @@ class Client:
         """From the old session to the new one in one step: nothing of the old comes after the answer."""
         change = attached.change
         self.forget_session()
+        self.has_row = True
         self._guest.attach()
         self.session_id, self._pump, self._role = change.session_id, pump, attached.role
         self.issued_to = attached.issued_to
@@ -275,29 +279,29 @@ class Client:
 
     # Actions that came before INIT
 
-    async def _hold(self, request: wire.Request, size: int, ack: Ack | None) -> None:
-        """Keeps an action for INIT. Raises WireError 409, 429; 401 if its INIT needs a token to succeed."""
+    async def _hold(self, action: HeldAction) -> None:
+        """Keep an action for INIT. Raises WireError 409, 429; 401 if its INIT needs a token to succeed."""
         if not self._may_start:
             await self._services.database.read(access.check_may_open, self._user)
             self._may_start = True
-        self._held.put(request, size, ack)
+        self._held.put(action)
         if len(self._held) == 1:
             self._after(HELD_SECONDS, "held", self._refuse_held)
 
     async def _take_held(self) -> None:
         self._cancel("held")
-        for request, ack in self._held.take_all():
+        for action in self._held.take_all():
             try:
                 if self.session_id is None:
                     raise not_attached("The connection has left its session.")
-                await self._take(request, ack)
+                request = await self._parse([json.loads(action.data)], len(action.data))
+                await self._take(request, action.ack)
             except Exception as error:
-                self._refuse(error, ack, getattr(request, "client_id", None))
+                self._refuse(error, action.ack, action.client_id)
 
     def _refuse_held(self) -> None:
-        for request, ack in self._held.take_all():
-            error = not_attached("No INIT came before this action.")
-            self._refuse(error, ack, getattr(request, "client_id", None))
+        for action in self._held.take_all():
+            self._refuse(not_attached("No INIT came before this action."), action.ack, action.client_id)
 
     # Answers
 

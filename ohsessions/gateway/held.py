@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from ohsessions.core.wire import Act, Request
 from ohsessions.gateway.guests import Guest
 from ohsessions.gateway.refusals import not_attached
 from ohsessions.socketio import Ack
@@ -15,28 +14,14 @@ HELD_ACTIONS = 100
 
 @dataclass(frozen=True, slots=True)
 class HeldAction:
-    """A request without its texts; these are kept as UTF-8, so that they cost what was counted.
+    """An action as it came: its JSON in UTF-8, which costs what was counted. Parsed it would cost twice that.
 
-    (One character beyond Latin-1 makes a string of Python's twice or four times as large.)
+    (And one character beyond Latin-1 makes a string of Python's twice or four times as large.)
     """
 
-    request: Request
-    body: bytes
-    hidden: bytes | None
+    data: bytes
+    client_id: str | None
     ack: Ack | None
-
-    @classmethod
-    def pack(cls, request: Request, ack: Ack | None) -> HeldAction:
-        if not isinstance(request, Act):
-            return cls(request, b"", None, ack)
-        hidden = None if request.hidden is None else request.hidden.encode()
-        return cls(replace(request, body="", hidden=None), request.body.encode(), hidden, ack)
-
-    def unpack(self) -> Request:
-        if not isinstance(self.request, Act):
-            return self.request
-        hidden = None if self.hidden is None else self.hidden.decode()
-        return replace(self.request, body=self.body.decode(), hidden=hidden)
 
 
 class Held:
@@ -50,20 +35,18 @@ class Held:
     def __len__(self) -> int:
         return len(self._held)
 
-    def put(self, request: Request, size: int, ack: Ack | None) -> None:
-        """Keep an action of `size` bytes. Raises WireError 409, or 429 if its address holds too much.
-
-        Its body may have twice that: a message's text stands in it a second time, for people.
-        """
+    def put(self, action: HeldAction) -> None:
+        """Keep an action. Raises WireError 409, or 429 if its address holds too much."""
+        size = len(action.data)
         if len(self._held) >= HELD_ACTIONS or self._bytes + size > self._guest.most_held:
             raise not_attached("Too many actions are waiting for INIT.")
         if not self._guest.try_hold(size):
             raise self._guest.held_too_much()
-        self._held.append(HeldAction.pack(request, ack))
+        self._held.append(action)
         self._bytes += size
 
-    def take_all(self) -> list[tuple[Request, Ack | None]]:
+    def take_all(self) -> list[HeldAction]:
         """Return all, in order, and hold none."""
         self._guest.release(self._bytes)
         held, self._held, self._bytes = self._held, [], 0
-        return [(action.unpack(), action.ack) for action in held]
+        return held

@@ -31,8 +31,8 @@ logger = logging.getLogger("ohsessions.socketio")
 
 # Texts of more characters are parsed off the event loop; below it the thread would cost more.
 LARGE_TEXT = 64 * 1024
-# Events with such texts that a server handles at once. While it is, one takes several times its size.
-LARGE_AT_ONCE = 2
+# So many of these events a server handles at once: meanwhile one takes several times its size.
+LARGE_AT_ONCE = 1
 # So many refused events may wait for their answers of a client that is not known; more is flooding.
 MAX_REFUSALS = 20
 MAX_AUTH = 64 * 1024

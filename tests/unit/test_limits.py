@@ -14,10 +14,9 @@ from ohsessions.core.addresses import FORWARDED, X_FORWARDED_FOR, client_address
 from ohsessions.core.clock import FakeClock
 from ohsessions.core.counters import LOG_EVERY, Refusals
 from ohsessions.core.errors import WireError
-from ohsessions.core.wire import Act
 from ohsessions.gateway import addresses
 from ohsessions.gateway.guests import HELD_AT_ONCE, SMALL, TOLD, Guest, Guests
-from ohsessions.gateway.held import HELD_ACTIONS, Held
+from ohsessions.gateway.held import HELD_ACTIONS, Held, HeldAction
 from ohsessions.gateway.limits import BURST_SECONDS, BYTES_PER_ACTION, FEWEST_SWEPT, Bucket, Buckets, cost
 from ohsessions.socketio import RequestRefused
 
@@ -32,10 +31,6 @@ def settings(**values: Any) -> override_settings:
 def scope(address: str = "192.0.2.1", user: Any = None, **headers: str) -> dict[str, Any]:
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     return {"client": (address, 4711), "user": user or AnonymousUser(), "headers": raw}
-
-
-def act(text: str, hidden: str | None = None) -> Act:
-    return Act("message", None, text, hidden)
 
 
 # Buckets
@@ -356,16 +351,20 @@ def held() -> tuple[Guests, Held]:
     return guests, Held(guests.admit(scope()))
 
 
+def waits(size: int) -> HeldAction:
+    return HeldAction(b"x" * size, None, None)
+
+
 def test_what_is_held_is_bounded_in_size() -> None:
     with settings(MAX_ACTION_BYTES=1000):
         guests, waiting = held()
-        waiting.put(act("x" * 1200), 600, None)  # a message's text stands in its body twice
+        waiting.put(waits(600))
         with pytest.raises(WireError) as error:
-            waiting.put(act("x"), 401, None)
+            waiting.put(waits(401))
         assert (error.value.code, error.value.reason) == (409, "not_attached")
-        waiting.put(act("€" * 300, "€" * 100), 400, None)
+        waiting.put(waits(400))
         assert guests.held["stranger 192.0.2.1"] == 1000
-        assert waiting.take_all() == [(act("x" * 1200), None), (act("€" * 300, "€" * 100), None)]
+        assert waiting.take_all() == [waits(600), waits(400)]
         assert not guests.held
 
 
@@ -373,6 +372,6 @@ def test_what_is_held_is_bounded_in_number() -> None:
     with settings():
         _, waiting = held()
         for _ in range(HELD_ACTIONS):
-            waiting.put(act(""), 1, None)
+            waiting.put(waits(1))
         with pytest.raises(WireError):
-            waiting.put(act(""), 1, None)
+            waiting.put(waits(1))
