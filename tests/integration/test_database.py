@@ -280,7 +280,7 @@ async def test_with_one_writer_heartbeats_come_first_and_neither_kind_of_write_s
         tasks.append(asyncio.create_task(made.write_urgently(order.append, "urgent")))
         await asyncio.sleep(0)
     await asyncio.gather(*tasks)
-    assert order == ["urgent", "first", "batch", "second"]
+    assert order == ["urgent", "batch", "first", "second"]
 
 
 async def test_a_transaction_that_has_begun_ends_although_its_task_was_cancelled(
