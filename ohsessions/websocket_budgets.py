@@ -5,19 +5,17 @@ See the module websockets, which uses them. They know nothing of Autobahn.
 
 from __future__ import annotations
 
-import ctypes
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ohsessions import malloc
+
 TRIM_AFTER = 256 * 1024
 """So many bytes of buffers given back make it worth to have malloc give them back to the system."""
 
 TRIM_PAUSE = 1.0
-
-AT_ONCE = 4
-"""So many strangers are read in a turn of the event loop. A slice of small frames takes about 5 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +66,25 @@ class Reader(Protocol):
 
 
 class Line:
-    """Has connections read in the order in which something came from them, a few in each turn of the loop.
+    """Has connections read one after the other, with rests as long as that takes.
 
-    Hundreds of strangers that all send at once take as many turns; what known clients send is read at once.
+    So hundreds of strangers that all send at once get half of the event loop. What known clients send is read
+    at once. `call_later(seconds, function)` and `now()` are the loop's.
     """
 
-    def __init__(self, call_soon: Callable[[Callable[[], None]], Any]) -> None:
-        self._call_soon = call_soon
+    def __init__(
+        self, call_later: Callable[[float, Callable[[], None]], Any], now: Callable[[], float]
+    ) -> None:
+        self._call_later = call_later
+        self._now = now
         self._waiting: deque[Reader] = deque()
         self._planned = False
 
     def join(self, reader: Reader) -> None:
         """Have it read in its turn. It must not be in the line already."""
         self._waiting.append(reader)
-        self._plan()
+        if not self._planned:
+            self._plan(0)
 
     def leave(self, reader: Reader) -> None:
         """Take it out, if it is in."""
@@ -90,39 +93,35 @@ class Line:
         except ValueError:
             pass
 
-    def _plan(self) -> None:
-        if self._waiting and not self._planned:
-            self._planned = True
-            self._call_soon(self._run)
+    def _plan(self, seconds: float) -> None:
+        self._planned = True
+        self._call_later(seconds, self._run)
 
     def _run(self) -> None:
-        self._planned = False
-        for _ in range(min(AT_ONCE, len(self._waiting))):
+        begun = self._now()
+        if self._waiting:
             self._waiting.popleft().read_on()
-        self._plan()
+        self._planned = False
+        if self._waiting:
+            self._plan(self._now() - begun)
 
 
 class Trimmer:
-    """Has malloc give free memory back to the system, some time after large buffers were freed."""
+    """Has malloc give free memory back to the system, some time after much was freed."""
 
     def __init__(self, call_later: Callable[..., Any]) -> None:
         self._call_later = call_later
         self._planned = False
         self._freed = 0
-        try:
-            self._trim: Callable[[int], int] | None = ctypes.CDLL(None).malloc_trim
-        except (AttributeError, OSError):  # not glibc
-            self._trim = None
 
     def freed(self, size: int) -> None:
-        """Note that buffers of `size` bytes were let go."""
+        """Note that `size` bytes were let go."""
         self._freed += size
-        if self._freed >= TRIM_AFTER and self._trim is not None and not self._planned:
+        if self._freed >= TRIM_AFTER and not self._planned:
             self._planned = True
             self._call_later(TRIM_PAUSE, self._run)
 
     def _run(self) -> None:
         self._planned = False
         self._freed = 0
-        if self._trim is not None:
-            self._trim(0)
+        malloc.trim()

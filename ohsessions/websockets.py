@@ -259,5 +259,5 @@ class BoundedWebSocketFactory(WebSocketFactory):  # type: ignore[misc]
         super().__init__(server_class, **options)
         self.limits = limits
         self.unfinished = Unfinished(limits)
-        self.line = Line(lambda call: self.reactor.callLater(0, call))
+        self.line = Line(lambda *call: self.reactor.callLater(*call), lambda: self.reactor.seconds())
         self.trimmer = Trimmer(self.reactor.callLater)

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "ohsessions"
 
 # From the lowest row to the highest. A module may import its own row and those before it.
 ROWS = [
-    ["core"],
+    ["core", "malloc"],
     ["socketio"],
     ["conf", "database", "models", "migrations"],
     ["company", "journal", "leases", "lifecycle", "wakeups", "access", "snapshots", "vault", "workspaces"],

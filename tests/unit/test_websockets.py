@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from ohsessions.websocket_budgets import AT_ONCE, Limits, Line, Unfinished
+from ohsessions.websocket_budgets import Limits, Line, Unfinished
 from ohsessions.websockets import SLICE, BoundedWebSocketFactory
 from tests.acceptance.frames import PING, frame
 
@@ -120,34 +120,31 @@ def test_a_lost_connection_lets_go_of_its_buffers_without_a_collection():
         gc.enable()
 
 
-def test_few_strangers_are_read_in_a_turn_each_in_its_turn():
-    calls: list[Any] = []
-    line = Line(calls.append)
-    read: list[int] = []
+def test_strangers_are_read_in_turn_with_rests_as_long_as_that_takes():
+    clock = Clock()
+    line = Line(clock.callLater, clock.seconds)
+    read: list[tuple[float, int]] = []
 
     class Stranger:
         def __init__(self, number: int) -> None:
             self.number = number
 
         def read_on(self) -> None:
-            read.append(self.number)
-            if read.count(self.number) < 2:
+            first = self.number not in [number for _, number in read]
+            read.append((clock.seconds(), self.number))
+            clock.rightNow += self.number
+            if first:
                 line.join(self)
 
-    strangers = [Stranger(number) for number in range(AT_ONCE + 2)]
+    strangers = [Stranger(number) for number in range(1, 4)]
     for stranger in strangers:
         line.join(stranger)
     line.leave(strangers[1])
     line.leave(strangers[1])
-    turns = []
-    while calls:
-        assert len(calls) == 1
-        before = len(read)
-        calls.pop()()
-        turns.append(read[before:])
-    first, second = [0, 2, 3, 4], [5, 0, 2, 3]
-    assert AT_ONCE == 4
-    assert turns == [first, second, [4, 5]]
+    clock.pump([0, *[1] * 20])
+    # The first takes 1 s and is rested for 1 s, the third 3 s.
+    assert read == [(0, 1), (2, 3), (8, 1), (10, 3)]
+    assert not clock.getDelayedCalls()
 
 
 def test_a_stranger_in_line_is_not_read_once_it_is_lost():

@@ -15,7 +15,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, connections
 
-from ohsessions import leases, pruning, snapshots, workspaces
+from ohsessions import leases, malloc, pruning, snapshots, workspaces
 from ohsessions.conf import conf
 from ohsessions.exposure import proxy_headers_risk
 from ohsessions.models import Process
@@ -63,6 +63,7 @@ class Command(BaseCommand):
         from ohsessions.http_requests import BodyLimits
         from ohsessions.websocket_budgets import Limits
 
+        malloc.give_back_large_blocks()
         application = get_default_application()
         self.warn_of_migrations()
         if proxy_headers and (risk := proxy_headers_risk(bind)):
@@ -105,6 +106,7 @@ class Command(BaseCommand):
                 "The channel layer is in memory, so `serve` runs the worker itself. Configure one that"
                 " processes share (REDIS_URL on the reference site) to run workers of their own."
             )
+        malloc.give_back_large_blocks()
         self.warn_of_migrations()
         connections.close_all()
         asyncio.run(work_until_told(lambda: self.stdout.write("Working")))
