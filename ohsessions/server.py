@@ -17,9 +17,10 @@ from typing import Any
 from daphne import server as daphne_server  # first: it installs the reactor
 from daphne.http_protocol import HTTPFactory
 from daphne.ws_protocol import WebSocketFactory
-from twisted.internet import defer, reactor, tcp
+from twisted.internet import defer, reactor
 
 from ohsessions.http_requests import BodyLimits, LimitedHTTPFactory
+from ohsessions.ports import FairPort
 from ohsessions.websocket_budgets import Limits
 from ohsessions.websockets import BoundedWebSocketFactory
 
@@ -32,32 +33,6 @@ CLOSE_LIMIT = 10.0
 """Seconds that the application's connections get to end at a stop."""
 
 Application = Callable[..., Awaitable[None]]
-
-
-_Port: Any = tcp.Port  # Twisted has few types
-clock: Any = reactor
-
-
-class FairPort(_Port):  # type: ignore[misc]
-    """Accepts one connection at a time, and rests as long as that kept the event loop.
-
-    Twisted takes all that wait, up to a number that grows as long as there are more. All of them then make
-    their handshake in the same turn of the loop, and an answer to somebody else takes some twenty turns.
-    """
-
-    numberAccepts = property(lambda self: 1, lambda self, number: None)
-
-    def doRead(self) -> None:
-        begun = clock.seconds()
-        super().doRead()
-        self.stopReading()
-        # By its turn the request of a connection that was accepted before has been read.
-        clock.callLater(0, lambda: clock.callLater(clock.seconds() - begun, self.go_on))
-
-    def go_on(self) -> None:
-        """Accept the next one, unless the port was closed meanwhile."""
-        if self.connected:
-            self.startReading()
 
 
 class Lifespan:
@@ -178,7 +153,7 @@ class Server(daphne_server.Server):  # type: ignore[misc]
 
     def listen_success(self, port: Any) -> None:
         super().listen_success(port)
-        port.__class__ = FairPort
+        port.__class__ = FairPort  # a reactor makes ports of no class but its own
         self.ports.append(port)
         address = port.getHost()
         self.announce(address.host, address.port)

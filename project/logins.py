@@ -14,8 +14,8 @@ from typing import Any, cast
 from asgiref.sync import iscoroutinefunction
 from django.conf import settings
 from django.core.cache import cache
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
-from django.shortcuts import resolve_url
+from django.http import HttpRequest, HttpResponseBase
+from django.shortcuts import render, resolve_url
 from django.urls import NoReverseMatch
 from django.utils.decorators import sync_and_async_middleware
 
@@ -100,15 +100,16 @@ def scope_of(request: HttpRequest) -> dict[str, Any]:
     return {"client": [request.META.get("REMOTE_ADDR", "")], "headers": headers}
 
 
-def take(tries: tuple[Tries, Tries]) -> HttpResponseBase | None:
+def take(request: HttpRequest, tries: tuple[Tries, Tries]) -> HttpResponseBase | None:
     """Count a login; return what to answer if it is one too many."""
     try:
         for one in tries:
             one.take()
     except TooMany as error:
-        text = f"Too many tries to log in. Try again in {error.seconds} s.\n"
-        headers = {"Retry-After": str(error.seconds), "Cache-Control": "no-store"}
-        return HttpResponse(text, status=429, content_type="text/plain; charset=utf-8", headers=headers)
+        response = render(request, "429.html", {"seconds": error.seconds}, status=429)
+        response["Retry-After"] = str(error.seconds)
+        response["Cache-Control"] = "no-store"
+        return response
     return None
 
 
@@ -132,7 +133,7 @@ def slow_password_guessing(get_response: Handler | AsyncHandler) -> Handler | As
             tries = tries_of(request)
             if tries is None:
                 return await cast(AsyncHandler, get_response)(request)
-            refused = take(tries)
+            refused = take(request, tries)
             if refused is not None:
                 return refused
             response = await cast(AsyncHandler, get_response)(request)
@@ -145,7 +146,7 @@ def slow_password_guessing(get_response: Handler | AsyncHandler) -> Handler | As
         tries = tries_of(request)
         if tries is None:
             return cast(Handler, get_response)(request)
-        refused = take(tries)
+        refused = take(request, tries)
         if refused is not None:
             return refused
         response = cast(Handler, get_response)(request)

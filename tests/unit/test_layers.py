@@ -31,6 +31,7 @@ ROWS = [
         "exposure",
         "health",
         "http_requests",
+        "ports",
         "routing",
         "server",
         "templatetags",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
+from ohsessions.ports import FairPort
 from ohsessions.socketio.codec import parse_packet
 from ohsessions.socketio.connection import FAIR_SHARE
 from ohsessions.socketio.dispatcher import Dispatcher
@@ -122,3 +123,38 @@ async def test_many_events_that_wait_for_nothing_leave_turns_to_others() -> None
     assert story.count("event") == 5 * FAIR_SHARE
     longest = max(map(len, "".join("e" if one == "event" else " " for one in story).split()))
     assert longest == FAIR_SHARE
+
+
+def test_the_port_rests_as_long_as_a_new_connection_kept_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    story: list[str] = []
+
+    class Port(FairPort):
+        connected = True
+
+        def __init__(self) -> None:
+            self.reactor = clock
+
+        def stopReading(self) -> None:
+            story.append("rests")
+
+        def startReading(self) -> None:
+            story.append(f"goes on at {clock.seconds():g}")
+
+    def accept(port: Port) -> None:
+        story.append(f"takes {port.numberAccepts}")
+        port.numberAccepts = 20  # as Twisted does when more are waiting
+        clock.rightNow += 1
+
+    monkeypatch.setattr("twisted.internet.tcp.Port.doRead", accept)
+    port = Port()
+    port.doRead()
+    clock.rightNow += 1  # the rest of the turn, with the request of the connection
+    clock.pump([0, 1, 0.9])
+    assert story == ["takes 1", "rests"]
+    clock.advance(0.1)
+    assert story == ["takes 1", "rests", "goes on at 4"]
+    port.doRead()
+    port.connected = False
+    clock.pump([5, 5])
+    assert story[3:] == ["takes 1", "rests"]
