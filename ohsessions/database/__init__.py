@@ -1,13 +1,14 @@
-"""How the event loop reaches the database: through threads of this process that live as long as it does.
+"""The event loop's access to the database: threads that live as long as the process.
 
-asgiref's `sync_to_async` sends all calls of a process through one thread, where one slow query delays every
-other (measured: 1 s of one is 1 s of all), so nothing here uses it. Each thread keeps a connection of its
-own. On SQLite every write goes through one of them, the writer (a second one would only wait for the lock);
-PostgreSQL gets a few for life-cycle transactions, which may wait for row locks. The writer never does, and of
-the others only some, for a short time each: a row that somebody holds must not keep the rest waiting.
+asgiref's `sync_to_async` runs all calls of a process in one thread, where one slow query delays all others
+(measured: 1 s of one is 1 s of all), so this package does not use it. Each thread keeps its own connection.
+On SQLite one thread, the writer, does all writes (a second one would only wait for the lock). On PostgreSQL a
+few more threads run life-cycle transactions, which may wait for row locks. Only some of these threads wait,
+for a short time each: a locked row must not delay the rest. The writer's batches skip locked rows; its
+heartbeats wait for one as long as `lock_timeout` allows.
 
-Writes of one kind are gathered: what has come in while the last transaction ran makes up the next one (group
-commit: 10 to 20 times the throughput of one transaction each, measured; nothing waits when the writer idles).
+Writes of one kind are gathered: values that arrive during a transaction are stored by the next one (group
+commit: 10 to 20 times the throughput of one transaction each, measured). An idle writer writes at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an error of the database means for people: a full disk, too small a pool, or what its driver says."""
+"""Database errors, described for people: a full disk, too small a pool, or the driver's message."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ohsessions.core.outages import Outage
 logger = logging.getLogger(__name__)
 
 DISK_FULL = frozenset({"53100", "SQLITE_FULL"})
-"""What PostgreSQL and SQLite say when there is no room. Sources: appendix A of PostgreSQL's manual; SQLite's
+"""The codes of PostgreSQL and SQLite for a full disk. Sources: appendix A of PostgreSQL's manual; SQLite's
 result codes."""
 
 QUIET = 10.0
-"""Seconds without a failure after which there is room again. What is small finds some on a full disk, again
-and again: without this the log would say so each time."""
+"""Seconds without a failure after which the disk has room again. Small writes succeed now and then on a full
+disk: without this pause the log would report an end of the outage each time."""
 
 
 class Storage(Outage):
-    """Whether what was to be stored found the disk full, QUIET seconds ago or less. Reading goes on."""
+    """The outage of a full disk. It ends with a write QUIET seconds after the last failure. Reads go on."""
 
     def __init__(self) -> None:
         super().__init__(logger, "Storing in the database", "storage")
@@ -48,13 +48,13 @@ def code_of(error: BaseException) -> str:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether there was no room for what was to be stored. SQLite calls that a failing disk at times."""
+    """Return whether an error means a full disk. SQLite reports that as an I/O error at times."""
     code = code_of(error)
     return code in DISK_FULL or code.startswith("SQLITE_IOERR")
 
 
 def describe(error: BaseException) -> str:
-    """Return an error as one line for the log, with what to do about it where that is known."""
+    """Return an error as one line for the log, with its remedy if that is known."""
     if pool := _exhausted_pool(error):
         return pool
     name, text = type(error).__name__, str(error).partition("\n")[0][:200]
@@ -63,8 +63,10 @@ def describe(error: BaseException) -> str:
 
 
 def _exhausted_pool(error: BaseException) -> str:
-    """Return what to write of a pool all of whose connections are taken; empty for any other error. A pool
-    that cannot connect says the same, but has room for more."""
+    """Return the log's text for a pool whose connections are all taken; empty for any other error.
+
+    A pool that cannot connect raises the same error, but has room for more.
+    """
     pool = getattr(connection, "pool", None)
     if type(error.__cause__).__name__ != "PoolTimeout" or pool is None:
         return ""

@@ -1,4 +1,4 @@
-"""The one clock that all hosts share: the database's."""
+"""The database's clock, which all hosts share."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _clock: Clock | None = None
 
 
 def database_now() -> datetime:
-    """The time of the database's clock, which all hosts share. On SQLite that is this host's.
+    """Return the time of the database's clock, which all hosts share. On SQLite it is this host's clock.
 
-    As times are stored: with USE_TZ off it has no zone, and is that of TIME_ZONE.
+    The time is as Django stores it: with USE_TZ off it has no zone, and is in TIME_ZONE.
     """
     if _clock is not None:
         return as_stored(_clock.now())
@@ -31,14 +31,14 @@ def database_now() -> datetime:
 
 
 def as_stored(moment: datetime) -> datetime:
-    """Return a moment as Django stores it and gives it back: without a zone if USE_TZ is off."""
+    """Return a moment as Django stores and returns it: without a zone if USE_TZ is off."""
     if settings.USE_TZ or timezone.is_naive(moment):
         return moment
     return timezone.make_naive(moment, timezone.get_default_timezone())
 
 
 def as_aware(moment: datetime) -> datetime:
-    """Return a moment that was stored with its zone, whatever USE_TZ says."""
+    """Return a stored moment with its zone, also if USE_TZ is off."""
     if timezone.is_aware(moment):
         return moment
     return timezone.make_aware(moment, timezone.get_default_timezone())
@@ -46,7 +46,7 @@ def as_aware(moment: datetime) -> datetime:
 
 @contextmanager
 def database_clock(clock: Clock) -> Iterator[None]:
-    """Has `database_now` tell the time of another clock, in all threads; for tests."""
+    """Make `database_now` return the time of another clock, in all threads; for tests."""
     global _clock
     before, _clock = _clock, clock
     try:

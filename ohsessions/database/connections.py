@@ -1,4 +1,4 @@
-"""Connections that broke, or lead to the wrong server: noticed, given up, told once, replaced."""
+"""Connections that broke, or lead to the wrong server: detect, close and replace them, log it once."""
 
 from __future__ import annotations
 
@@ -25,21 +25,24 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LEFT_SERVER = frozenset({"25006", "57P01", "57P02", "57P03"})
-"""What a server says that is no longer the one to talk to: it was demoted and only reads, was shut down by an
-operator, crashed, or takes nobody yet. Source: Appendix A of PostgreSQL's manual."""
+"""The codes of a server that must be left: it was demoted and is read-only, was shut down by an operator,
+crashed, or accepts no connections yet. Source: Appendix A of PostgreSQL's manual."""
 
 _outage = Outage(logger, "The database", "db")
 _servers_left = 0
-"""How often a connection turned out to lead to a server of LEFT_SERVER: those of other threads do, too."""
+"""The number of connections that led to a server of LEFT_SERVER. Those of other threads lead there, too."""
 
 
 def servers_left() -> int:
-    """Grows when connections of all threads are to be given up (see drop_connection)."""
+    """Return a counter. When it grows, all threads must drop their connections (see drop_connection)."""
     return _servers_left
 
 
 def drop_broken_connection() -> bool:
-    """A server that restarted, or a firewall, ends idle connections without a word. Says if it had."""
+    """Close the connection if it is broken; return whether it was.
+
+    A server that restarted, or a firewall, ends idle connections without notice.
+    """
     broken = connection.connection is not None and not connection.is_usable()
     if broken:
         connection.close()
@@ -47,13 +50,13 @@ def drop_broken_connection() -> bool:
 
 
 def means_lost_connection(error: Exception) -> bool:
-    """Whether an error comes from the end of the connection, and says nothing of what was to be written.
+    """Return whether an error means that the connection has ended, and nothing about the data.
 
-    Drivers have many words for that (one whose transaction idled too long has an InternalError); Django has
+    Drivers raise many classes for that (InternalError for a transaction that idled too long). Django has
     closed the connection already if it could not roll back.
     """
     driver_error = connection.Database.Error  # type: ignore[attr-defined]
-    # An error of the statement, such as a missing table, says nothing of a connection that was closed then.
+    # An error of the statement, such as a missing table, is no lost connection, even if it was closed then.
     is_of_data = isinstance(error, (DataError, IntegrityError, ProgrammingError))
     if is_of_data or not isinstance(error, (DatabaseError, driver_error)):
         return False
@@ -61,7 +64,7 @@ def means_lost_connection(error: Exception) -> bool:
     if getattr(diagnosis, "sqlstate", None) in LEFT_SERVER:
         _leave_server()
     elif getattr(diagnosis, "severity_nonlocalized", None) in ("FATAL", "PANIC"):
-        connection.close()  # the server has ended it, which the driver notices only later
+        connection.close()  # the server has ended it; the driver notices that only later
     return connection.connection is None or drop_broken_connection()
 
 
@@ -72,20 +75,22 @@ def _leave_server() -> None:
 
 
 def drop_connection() -> None:
-    """Ends a connection that may work, but to the wrong server. A pool would hand it out again: it passes any
-    check."""
+    """Close a connection that may work, but leads to the wrong server.
+
+    A pool would hand it out again, since it passes any check.
+    """
     if connection.connection is not None:
         connection.connection.close()
     connection.close()
 
 
 def guarded(function: Callable[[], T], tries: int = 1) -> T:
-    """Runs a unit of work; a connection that broke is given up, so that the next unit gets a new one.
+    """Run a unit of work. Close a connection that broke, so that the next unit gets a new one.
 
-    With `tries`, work that may be repeated is. Raises Unavailable.
+    Work that may be repeated is run up to `tries` times. Raises Unavailable.
     """
     if connection.vendor == "sqlite":
-        tries = 1  # it has no connection to lose: somebody held its lock, and we have waited long enough
+        tries = 1  # SQLite loses no connection: its lock was held, and we have waited long enough
     while True:
         tries -= 1
         try:
@@ -107,7 +112,7 @@ def guarded(function: Callable[[], T], tries: int = 1) -> T:
 
 
 def tell(error: Exception, lost: bool) -> None:
-    """Log an outage, or a full disk, once. What else failed (a lock that was not to be had, …) is logged each
+    """Log an outage or a full disk once. Log any other failure (a lock that was not free in time, …) each
     time."""
     if is_disk_full(error):
         storage.failed(f"{describe(error)}. {NO_ROOM}")

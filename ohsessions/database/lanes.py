@@ -1,6 +1,6 @@
-"""A queue of work on the database, and the threads that do it: what is next, with whom, and again when.
+"""A queue of database work and the threads that do it: the order of the work, batches and retries.
 
-See the package's docstring for what there are lanes for.
+See the package's docstring for the purpose of lanes.
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ from ohsessions.database.connections import (
 from ohsessions.database.rowlocks import lock_wait
 
 Commit = Callable[[list[Any]], Sequence[Any]]
-"""Writes many items in one transaction; gives for each its result, the exception to raise for it, or LATER.
-It may be called again with the same items after a connection was lost, whether or not it had committed."""
+"""A function that writes many items in one transaction. It returns for each item its result, the exception to
+raise for it, or LATER. It may be called again with the same items after a connection was lost, whether or not
+it had committed."""
 
 MAX_BATCH = 500
 LOCK_POLL = 0.005
-"""Seconds until items whose rows are locked are tried again, if nothing else is to be written."""
+"""Seconds until items whose rows are locked are tried again, if there is nothing else to write."""
 LOCK_PATIENCE = 5.0
-"""Seconds after which an item or a call whose row stays locked is given up. Well below LEASE_TTL."""
+"""Seconds after which an item or a call is given up if its row stays locked. Well below LEASE_TTL."""
 LOCK_WAIT, LEAST_LOCK_WAIT = 0.2, 0.005
-"""Seconds that a waiter (see Lane) waits for a row, before it is the next one's turn: at most, at least."""
+"""Seconds that a waiter (see Lane) waits for one row before it takes the next: at most, at least."""
 LOCK_ROUND = 1.0
-"""Seconds in which each of those that wait for a row gets its turn, unless they are very many."""
+"""Seconds in which each call that waits for a row gets its turn, unless there are very many of them."""
 MAX_IDLE = 5.0
-"""Seconds without use after which a connection is tried before it is relied on."""
+"""Seconds without use after which a connection is tested before it is used."""
 
 
 class Later(Enum):
@@ -49,16 +50,16 @@ class Later(Enum):
 
 
 LATER: Final = Later.LATER
-"""What a Commit gives for an item that it could not write yet: the item stays in its place in line."""
+"""The result of a Commit for an item that it could not write yet. The item keeps its place in line."""
 
 
 @dataclass(slots=True)
 class Call:
-    """A unit of work of its own."""
+    """A unit of work that is run by itself."""
 
     function: Callable[[], Any]
     impatient: bool = False
-    """Whether it is given up, rather than tried again, when its row was waited for in vain."""
+    """True if the call is given up, and not tried again, after a wait for its row in vain."""
     future: Future[Any] = field(default_factory=Future)
     begun: float | None = None
 
@@ -75,20 +76,20 @@ class Item:
 
 @dataclass(slots=True)
 class _Work:
-    """What a thread does next."""
+    """The next work of a thread."""
 
     calls: list[Call]
     batch: list[Item] = field(default_factory=list)
     lock_wait: float | None = None
-    """See rowlocks. 0: a first try, for which no row is waited."""
+    """See rowlocks. 0: a first try, which waits for no row."""
 
 
 class Lane:
-    """A queue of work and the threads that do it. `tries`: how often a call may be made.
+    """A queue of work and the threads that do it. `tries`: how often a call may be run.
 
-    With `waiters` no call waits for a row at its first try. Those that find it locked stand in a line of
-    their own, and so many threads at most work that off, waiting a little for each in turn. Waiting, since
-    who only tries again and again may come too late each time to a row that many want.
+    With `waiters` no call waits for a row at its first try. Calls that find their row locked stand in a line
+    of their own. At most `waiters` threads work off that line, and wait a little for each row in turn. They
+    wait because a call that only polls may come too late each time for a row that many want.
     """
 
     def __init__(self, name: str, threads: int, tries: int = 1, waiters: int = 0) -> None:
@@ -120,13 +121,13 @@ class Lane:
         return work.future
 
     def stop(self) -> None:
-        """Lets the threads finish what is queued, and end."""
+        """Accept no more work, and end the threads after the queued work."""
         with self._ready:
             self._stopping = True
             self._ready.notify_all()
 
     def join(self, until: float) -> None:
-        """Waits for their end, to this monotonic time at most: they are daemons, and one may hang."""
+        """Wait for the threads to end, to this monotonic time at most: they are daemons, and one may hang."""
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
 
@@ -139,21 +140,24 @@ class Lane:
                     drop_connection()
                 elif time.monotonic() - used > MAX_IDLE:
                     drop_broken_connection()
-                # First the batch: it is for many, and each step of an action waits for one.
+                # The batch goes first: many wait for it, and each step of an action waits for a batch.
                 if work.batch:
                     self._put_back(_run_items(work.batch), len(work.batch))
                 locked = [call for call in work.calls if not _run_call(call, self._tries, work.lock_wait)]
                 if locked or work.lock_wait:
                     self._line_up(locked, bool(work.lock_wait))
-                # With DEBUG a connection remembers 9,000 queries, until a request ends: here none does.
+                # With DEBUG a connection keeps 9,000 queries until a request ends. Here no request ends.
                 reset_queries()
                 used = time.monotonic()
         finally:
             connections.close_all()
 
     def _take(self) -> _Work | None:
-        """Everything urgent; else, up to the number of waiters, who waits for a row; else one call and one
-        batch, so that neither kind starves the other."""
+        """Return the next work; None after the last.
+
+        All urgent calls go first. Next goes one call that waits for a row, if fewer than `waiters` threads
+        wait already. Otherwise return one call and one batch, so that neither kind starves the other.
+        """
         with self._ready:
             while not (self._urgent or self._calls or self._items or self._may_wait()):
                 if self._stopping:
@@ -179,13 +183,13 @@ class Lane:
         return bool(self._locked) and self._waiting < self._waiters
 
     def _line_up(self, locked: list[Call], waited: bool) -> None:
-        """Behind all others whose row is locked. `waited`: whether this thread was one of the waiters."""
+        """Put calls at the end of the line for locked rows. `waited`: whether this thread was a waiter."""
         with self._ready:
             self._locked.extend(locked)
             self._waiting -= waited
 
     def _put_back(self, later: list[Item], tried: int) -> None:
-        """Before all others: a session's items keep their order."""
+        """Put items back at the front of the queue, so that a session's items keep their order."""
         if not later:
             return
         with self._ready:
@@ -195,7 +199,7 @@ class Lane:
 
 
 def _run_call(call: Call, tries: int, wait: float | None) -> bool:
-    """Makes a call; False if its row is locked and it is to be tried again. `wait`: see _Work."""
+    """Run a call; return False if its row is locked and the call must be tried again. `wait`: see _Work."""
     if not (call.future.running() or call.future.set_running_or_notify_cancel()):
         return True
     call.begun = call.begun or time.monotonic()
@@ -208,31 +212,31 @@ def _run_call(call: Call, tries: int, wait: float | None) -> bool:
         if not call.impatient:
             tell(error, False)
         call.future.set_exception(error)
-    except BaseException as error:  # handed to who waits for it
+    except BaseException as error:  # raised where the future is awaited
         call.future.set_exception(error)
     return True
 
 
 def _run_items(batch: list[Item]) -> list[Item]:
-    """Writes a batch; gives the items that are to be tried again."""
+    """Write a batch; return the items that must be tried again."""
     batch = [item for item in batch if item.future.running() or item.future.set_running_or_notify_cancel()]
     values = [item.value for item in batch]
     results: Sequence[Any]
     try:
         if batch:
             results = guarded(lambda: batch[0].commit(values), tries=2)
-            storage.worked()  # batches are what is stored most
+            storage.worked()  # batches are the most frequent writes
         else:
             results = []
     except Unavailable:
         results = [Unavailable() for _ in batch]  # one for each: they are raised in different tasks
-    except BaseException as error:  # handed to everybody who waits
+    except BaseException as error:  # raised for each item of the batch
         results = [error] * len(batch)
     return [item for item, result in zip(batch, results, strict=True) if not _settle(item, result)]
 
 
 def _settle(item: Item, result: Any) -> bool:
-    """Hands its result to who waits for an item; False if there is none yet."""
+    """Set the result of an item's future; return False if the item has none yet."""
     if result is LATER:
         now = time.monotonic()
         item.locked_since = item.locked_since or now

@@ -1,9 +1,9 @@
-"""Locking rows, and how long a thread waits for one that somebody else has locked.
+"""Row locks, and how long a thread waits for a row that another transaction has locked.
 
-That may be long: a process was stopped in the middle of a transaction, or a person thinks, in psql. Threads
-are few, and others wait for a thread that waits. So a unit of work may be given a limit for its first lock.
-If that is not to be had nothing has been done yet, and all of it can be done again later. For later locks it
-waits as long as the database's `lock_timeout` lets it, since something may have been committed by then.
+That may be long: a process was stopped in the middle of a transaction, or a person thinks, in psql. There are
+few threads, and other work waits for a thread that waits. So a unit of work may have a limit for its first
+lock. Without that lock nothing has been done yet, and all of it can be repeated later. For later locks it
+waits as long as the database's `lock_timeout` allows, since it may have committed something by then.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _this_thread = threading.local()
 
 @contextmanager
 def lock_wait(seconds: float | None) -> Iterator[None]:
-    """Has the first `lock_rows` inside, in this thread, wait for a row so long at most; None: no limit."""
+    """Limit how long the first `lock_rows` inside, in this thread, waits for a row; None: no limit."""
     _this_thread.limit = seconds
     try:
         yield
@@ -37,15 +37,15 @@ def lock_wait(seconds: float | None) -> Iterator[None]:
 
 
 def lock_rows(rows: QuerySet[M]) -> list[M]:
-    """Locks the rows of a query, in its order, inside a transaction; gives them.
+    """Lock the rows of a query, in its order, inside a transaction; return them.
 
-    Raises RowLocked if one was not to be had within the limit (see lock_wait). SQLite locks no rows.
+    Raises RowLocked if a row did not become free within the limit (see lock_wait). SQLite locks no rows.
     """
     limit: float | None = getattr(_this_thread, "limit", None)
     if limit is None or connection.vendor != "postgresql":
         return list(rows.select_for_update())
     try:
-        # Most rows are free, and NOWAIT costs no statement more.
+        # Most rows are free, and NOWAIT needs no additional statement.
         locked = list(rows.select_for_update(nowait=True)) if not limit else _lock_within(limit, rows)
     except OperationalError as error:
         if getattr(error.__cause__, "sqlstate", None) == LOCK_NOT_AVAILABLE:
@@ -57,7 +57,7 @@ def lock_rows(rows: QuerySet[M]) -> list[M]:
 
 
 def lock_name(name: str) -> None:
-    """Lock a name until the transaction ends, for what no row stands for. Take it before any row.
+    """Lock a name until the transaction ends, for something that has no row. Lock it before any row.
 
     Raises RowLocked as lock_rows() does. SQLite has one writer at a time, and locks no names.
     """
@@ -77,7 +77,7 @@ def lock_name(name: str) -> None:
 
 def _lock_within(seconds: float, rows: QuerySet[M]) -> list[M]:
     with connection.cursor() as cursor:
-        # A statement of its own that looks at no row: what is read after the lock is read after it still.
+        # SET LOCAL is a statement of its own and reads no row, so all reads still come after the lock.
         cursor.execute(f"SET LOCAL lock_timeout = {max(1, round(seconds * 1000))}")
         locked = list(rows.select_for_update())
         cursor.execute("SET LOCAL lock_timeout TO DEFAULT")

@@ -1,4 +1,4 @@
-"""The threads of one process, as its event loop calls them."""
+"""The database threads of one process, called from its event loop."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ T = TypeVar("T")
 READERS = 4
 LIFECYCLE_THREADS = 4
 LOCK_WAITERS = 2
-"""So many of the life-cycle threads wait for locked rows at most; the others are for whose row is free."""
+"""The most life-cycle threads that wait for locked rows. The others run calls whose row is free."""
 THREADS = 1 + LIFECYCLE_THREADS + READERS
 """Threads of a process on PostgreSQL, each with a connection that it keeps."""
 CLOSE_LIMIT = 5.0
-"""Seconds that the threads get at the end for what is in line."""
+"""Seconds that the threads get at the end for queued work."""
 
 
 async def _outcome(future: Future[T], limit: float | None = None) -> T:
-    """Waits for a unit of work, which ends whatever becomes of the task that wanted it.
+    """Wait for a unit of work. The work goes on if the waiting task is cancelled.
 
-    After `limit` seconds raises Unavailable; what has not begun by then will not be done.
+    Raises Unavailable after `limit` seconds; work that has not begun by then will not be done.
     """
     waited = asyncio.wrap_future(future)
-    # Where that task is cancelled nobody takes the error, and there is nobody left to tell.
+    # If the waiting task is cancelled, nobody retrieves an error. Without this asyncio would log the error.
     waited.add_done_callback(lambda done: done.cancelled() or done.exception())
     if not (await asyncio.wait([waited], timeout=limit))[0]:
         future.cancel()
@@ -42,7 +42,7 @@ async def _outcome(future: Future[T], limit: float | None = None) -> T:
 
 
 class Database:
-    """The threads of one process. Make one per event loop, and `close` it."""
+    """The threads of one process. Make one object per event loop, and `close` it."""
 
     def __init__(self) -> None:
         self._writer = Lane("writer", 1)
@@ -53,16 +53,17 @@ class Database:
         self._readers = Lane("reader", READERS, tries=2)
 
     async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs a function that only reads. Raises Unavailable if the database cannot be reached."""
+        """Run a function that only reads. Raises Unavailable if the database cannot be reached."""
         return await self._call(self._readers, False, lambda: function(*args, **kwargs))
 
     async def write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs a function that writes, in transactions of its own. Raises Unavailable, as `read`; then it
-        is not known whether a transaction was committed. RowLocked: none was."""
+        """Run a function that writes, in transactions of its own. Raises Unavailable, as `read`: then it is
+        unknown whether a transaction was committed. Raises RowLocked: then none was."""
         return await self._call(self._lifecycle, False, lambda: function(*args, **kwargs))
 
     async def try_write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """As `write`, for who comes again anyway: None, soon, if somebody else has locked a row of it."""
+        """Run a function as `write` does, but return None, soon, if another transaction has locked a row; for
+        a caller that tries again anyway."""
         call = Call(lambda: function(*args, **kwargs), impatient=True)
         try:
             outcome: T = await _outcome(self._lifecycle.put(call))
@@ -73,19 +74,19 @@ class Database:
     async def write_within(
         self, limit: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """As `write`, for somebody who wants an answer: raises Unavailable after so many seconds, also if the
-        database neither answers nor refuses. What has not begun by then will not be done."""
+        """Run a function as `write` does, but raise Unavailable after `limit` seconds, also if the database
+        neither answers nor refuses. Work that has not begun by then will not be done."""
         return await _outcome(self._lifecycle.put(Call(lambda: function(*args, **kwargs))), limit)
 
     async def write_urgently(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `write`, before everything that waits: heartbeats."""
+        """Run a function as `write` does, but before all queued work; for heartbeats."""
         return await self._call(self._writer, True, lambda: function(*args, **kwargs))
 
     async def write_gathered(self, commit: Commit, value: Any, limit: float | None = None) -> Any:
-        """Has `commit` write this value together with others that have gathered; gives its own result.
+        """Write a value by `commit`, together with other gathered values; return its own result.
 
-        The place in line is taken before the first await: values of one caller keep their order. `limit`: as
-        for `write_within`.
+        The value takes its place in line before the first await, so values of one caller keep their order.
+        `limit`: see `write_within`.
         """
         return await _outcome(self._writer.put(Item(commit, value)), limit)
 
@@ -94,8 +95,8 @@ class Database:
         return await _outcome(lane.put(Call(function), urgent=urgent))
 
     async def close(self) -> None:
-        """Ends all threads, after what is in line, and their connections; within about CLOSE_LIMIT."""
-        # Not in asyncio's threads: all of those may be taken, by name look-ups or a site's own code.
+        """End all threads after the queued work, and close their connections; within about CLOSE_LIMIT."""
+        # Not in asyncio's threads: name look-ups or a site's own code may occupy all of them.
         await Threads("ohsessions-database-end").last_call(self._end)
 
     def _end(self) -> None:
@@ -106,5 +107,5 @@ class Database:
         for lane in lanes:
             lane.join(until)
         if connection.vendor == "postgresql":
-            # Else the interpreter does at its end, which may take 5 s for each of the pool's threads.
+            # Otherwise the interpreter closes it at exit, which may take 5 s for each of the pool's threads.
             connection.close_pool()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The event log: append, read, trim. The only code that gives events their numbers."""
+"""The event log: append, read, trim. No other code assigns numbers to events."""
 
 from ohsessions.journal.appends import Append, Appended, NewEvent
 from ohsessions.journal.batch import commit_appends

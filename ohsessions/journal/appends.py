@@ -1,4 +1,4 @@
-"""What is appended to a log, before it has numbers, and what became of it."""
+"""Appends to a log, before their events have numbers, and the results of appends."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ class NewEvent:
     body: str
     write_key: str = field(default_factory=lambda: f"g:{uuid.uuid4().hex}")
     hidden: str | None = None
-    """The encoded arguments that only the runtime may see."""
+    """The encoded arguments, which only the runtime may see."""
     clean: Callable[[str], str] | None = None
-    """Cuts the session's secrets out of a body: to compare it with one that was stored before they came."""
+    """A function that removes the session's secrets from a body. check_same() applies it to an event that was
+    stored before the session had them."""
     waits: bool = False
-    """Whether it is an action that the runtime handles in its turn (an interrupt is not)."""
+    """True if this is an action that the runtime handles in its turn (an interrupt is not)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """What one writer wants to have stored, all or nothing.
+    """Events and marks that one writer stores together, all or nothing.
 
-    A client gives the `sid` of its connection. A runtime gives its `epoch`, and may move the session's marks.
+    A client sets the `sid` of its connection. A runtime sets its `epoch`, and may move the session's marks.
     """
 
     session_id: UUID
@@ -42,7 +43,7 @@ class Append:
     interrupted: int | None = None
     checkpoint: Snapshot | None = None
     secrets_version: int | None = None
-    """Of the secrets that a client's gateway has cut out."""
+    """The version of the secrets that a client's gateway has removed."""
 
     @property
     def characters(self) -> int:
@@ -51,9 +52,10 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What became of an Append: its events' numbers, and the events as (number, data).
+    """The result of an Append: its events' numbers, and the events as (number, data).
 
-    Those that an earlier try had stored are among them: whoever repeats it does not know who heard of them.
+    Events that an earlier try stored are included: a writer that repeats an append cannot know whether they
+    were announced.
     """
 
     numbers: list[int]

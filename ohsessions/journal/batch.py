@@ -1,10 +1,10 @@
-"""Writing the log: appends of many sessions share a transaction.
+"""Store appends of many sessions in one transaction.
 
-It locks the sessions' rows in order of id, then, in new statements, looks at what it may do for each append:
-a runtime's needs the session's present epoch, a client's an attached connection. A write key that is there
-already means that this very write has been done (its answer was lost): it gets the same numbers and is not
-stored again. An append that is refused, or that the database refuses, fails alone. A session whose row is
-locked by somebody else is left for the next batch, with everything that is appended to it.
+The transaction locks the sessions' rows in order of id. Then, in new statements, it checks each append: a
+runtime's append needs the session's present epoch, a client's append needs an attached connection. A write
+key that exists already means that this write was done and its answer was lost. The event then keeps its
+number and is not stored again. An append that is refused, here or by the database, fails alone. If another
+transaction has locked a session's row, all appends to that session are left for the next batch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 MAX_EVENTS = 2000
 MAX_CHARACTERS = 8 * 1024 * 1024
-"""What one transaction takes at most, unless a single append has more."""
+"""The limits of one transaction. A single append may exceed them."""
 
 READ = (*MARKS, "active_at", "state", "reason", "epoch", "worker_id", "snapshot_file", "secrets_version")
 
@@ -38,18 +38,18 @@ Result = Appended | Exception | Later
 
 @dataclass(slots=True)
 class _Behind:
-    """What the rest of a batch must not overtake."""
+    """Sessions and runtimes whose later appends in this batch must wait or fail, as an earlier one did."""
 
     locked: set[UUID] = field(default_factory=set)
     """Sessions that are left for the next batch."""
     failed: set[tuple[UUID, int]] = field(default_factory=set)
-    """Runtimes, by session and epoch, of whose writes the database refused one."""
+    """Runtimes with an append that could not be stored, by session and epoch."""
 
 
 def commit_appends(appends: list[Append]) -> list[Result]:
-    """Stores many appends in one transaction; gives for each its result or the error that refused it.
+    """Store many appends in one transaction; return for each its result or the error that refused it.
 
-    LATER is given to appends to a session whose row is locked, and to those that were too many.
+    Return LATER for appends to a session whose row is locked, and for appends beyond the limits.
     """
     count = _fitting(appends)
     return _commit(appends[:count], _Behind()) + [LATER] * (len(appends) - count)
@@ -66,12 +66,13 @@ def _fitting(appends: list[Append]) -> int:
 
 
 def _commit(appends: list[Append], behind: _Behind) -> list[Result]:
-    """One transaction; after an error of the data, halves, until who caused it is alone and fails alone."""
+    """Store appends in one transaction. After an error of the data, store each half in its own transaction,
+    until the append that causes the error fails alone."""
     try:
         with transaction.atomic():
             return _Batch(appends, behind).write()
     except (OperationalError, InterfaceError):
-        raise  # the database's fault, not the data's
+        raise  # an error of the database, not of the data
     except Exception as error:
         if means_lost_connection(error):
             raise
@@ -161,7 +162,7 @@ class _Batch:
         for event, key in zip(append.events, keys, strict=True):
             if before := self._known.get(key):
                 check_same(event, before)
-        # What is there already was allowed when it was stored.
+        # Events that are stored already were allowed when they were stored.
         if append.epoch is None and not all(key in self._known for key in keys):
             _check_takes_actions(session)
         rows = [
@@ -180,7 +181,7 @@ class _Batch:
         return row
 
     def _mark(self, session: Session, append: Append) -> None:
-        """Moves the marks. Doing it again, after a COMMIT whose answer was lost, changes nothing."""
+        """Move the marks. Repeating it, after a COMMIT whose answer was lost, changes nothing."""
         epoch = append.epoch
         if epoch is None:
             return
@@ -203,7 +204,7 @@ class _Batch:
         self._changed.add(session.pk)
 
     def _forget_hidden(self) -> None:
-        """Arguments that clients wanted hidden are kept until their action is handled."""
+        """Delete the hidden arguments of actions and interrupts that this batch marks as handled."""
         if not self._done:
             return
         kept = Event.objects.filter(session__in={pk for pk, _ in self._done}, hidden_text__isnull=False)

@@ -1,4 +1,4 @@
-"""Reading the log: pages for clients, actions for runtimes, heads for whoever may have missed something."""
+"""Read the log: pages for clients, actions for runtimes, heads for gateways that may have missed events."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ohsessions.models import Event, Session
 PAGE_EVENTS = 300
 PAGE_CHARACTERS = 256 * 1024
 MAX_TIMESTAMP = 64
-"""Characters of a client's timestamp that are looked at; ours have 32."""
+"""Characters of a client's timestamp that are compared; ours have 32."""
 
 
 def read_page(session_id: UUID, after: int) -> list[tuple[int, str]]:
-    """The next events after a number, in order, as (number, data): a page at most, empty at the head.
+    """Return the next page of events after a number, oldest first, as (number, data); empty at the head.
 
     A page ends after PAGE_EVENTS events, or with the event that exceeds PAGE_CHARACTERS.
     """
@@ -39,14 +39,14 @@ def read_page(session_id: UUID, after: int) -> list[tuple[int, str]]:
 
 
 def _next_rows(session_id: UUID, after: int) -> Iterator[tuple[int, str]]:
-    """The next events after a number; few more, if at all, than fill a page, since each may be megabytes."""
+    """Yield the next events after a number. Read few beyond a page, since each may have megabytes."""
     if connection.vendor != "postgresql":
-        # SQLite reads each row as it is asked for.
+        # SQLite reads a row only when it is fetched.
         rows = Event.objects.filter(session_id=session_id, number__gt=after).order_by("number")
         yield from rows.values_list("number", "data")[:PAGE_EVENTS].iterator(chunk_size=1)
         return
-    # Not iterator() here: it declares a cursor that outlives its transaction, and PgBouncer in transaction
-    # mode gives the next statement to another server. The size in bytes is known without reading the text.
+    # No iterator() here: it declares a cursor that outlives its transaction. PgBouncer in transaction mode
+    # sends the next statement to another server. PostgreSQL knows the size in bytes without reading the text.
     table = connection.ops.quote_name(Event._meta.db_table)
     with connection.cursor() as cursor:
         cursor.execute(
@@ -60,15 +60,15 @@ def _next_rows(session_id: UUID, after: int) -> Iterator[tuple[int, str]]:
 
 
 def has_event(session_id: UUID, number: int, timestamp: str) -> bool:
-    """Whether the log's event of this number has this timestamp, as the wire has it."""
+    """Return whether the event with this number has this timestamp, in the format of the wire."""
     prefix = wire.stamp_prefix(number, timestamp[:MAX_TIMESTAMP])
     found = Event.objects.filter(session_id=session_id, number=number)
-    # No more of it than is compared: an event may be large.
+    # Read only the part that is compared: an event may be large.
     return prefix in found.values_list(Substr("data", 1, len(prefix)), flat=True)
 
 
 def new_actions(session_id: UUID, after: int) -> list[tuple[int, str]]:
-    """The actions of clients after a number, in order, as (number, type)."""
+    """Return the actions of clients after a number, oldest first, as (number, type)."""
     rows = Event.objects.filter(session_id=session_id, number__gt=after, source="user").order_by("number")
     return list(rows.values_list("number", "kind"))
 
@@ -87,12 +87,12 @@ def read_action(session_id: UUID, number: int) -> tuple[Action, int]:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a gateway has to know of a session to notice that it missed something."""
+    """The fields of a session by which a gateway notices that it missed something."""
 
     number: int
     state: str
     reason: str
-    """What users may read of it."""
+    """The part of the reason that users may read."""
     title: str
     worker: UUID | None
     state_at: datetime
@@ -100,7 +100,7 @@ class Head:
 
 
 def heads(session_ids: Iterable[UUID]) -> dict[UUID, Head]:
-    """The heads of many sessions, in one query; sessions that are no more are left out."""
+    """Return the heads of many sessions, by id, in one query. Deleted sessions are left out."""
     rows = Session.objects.filter(pk__in=list(session_ids))
     fields = ("pk", "next_number", "state", "reason", "title", "worker", "state_at", "retry_at")
     found = rows.values_list(*fields)

@@ -1,4 +1,4 @@
-"""Events as rows: made with a session's next number, and found again by their write keys."""
+"""Rows of events: made with a session's next number, and found by their write keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ohsessions.journal.appends import NewEvent
 from ohsessions.models import Event, Session
 
 WriteKey = tuple[UUID, str]
-"""What an event is known by: its session and its key in it."""
+"""The identity of an event: its session and its write key in that session."""
 
 MARKS = (
     "next_number",
@@ -29,11 +29,11 @@ MARKS = (
     "interrupted_number",
     "log_bytes",
 )
-"""What appending changes about a session, besides `active_at`: integers."""
+"""The integer fields of a session that an append changes. It changes `active_at` too."""
 
 
 def new_row(session: Session, event: NewEvent, now: datetime) -> Event:
-    """The row of an event, with the next number of its session, which is raised. The row must be locked."""
+    """Return an unsaved row with the session's next number; update the marks. The session must be locked."""
     number = session.next_number
     session.next_number += 1
     session.active_at = now
@@ -56,11 +56,11 @@ def new_row(session: Session, event: NewEvent, now: datetime) -> Event:
 
 
 def find_rows(keys: Collection[WriteKey]) -> dict[WriteKey, Event]:
-    """The events that are stored under these keys, in one query."""
+    """Return the events that are stored under these keys, by key, in one query."""
     if not keys:
         return {}
-    # «session IN … AND write_key IN …» would look each key up in each session, and for «(session, write_key)
-    # IN (VALUES …)» SQLite reads the whole table. A CROSS JOIN it does in the order that is written.
+    # «session IN … AND write_key IN …» would look each key up in each session. For «(session, write_key) IN
+    # (VALUES …)» SQLite reads the whole table. SQLite executes a CROSS JOIN in the order that is written.
     values = [value for session, key in keys for value in (_prepare_id(session), key)]
     places = ",".join(["(%s,%s)"] * len(keys))
     table = connection.ops.quote_name(Event._meta.db_table)
@@ -73,15 +73,15 @@ def find_rows(keys: Collection[WriteKey]) -> dict[WriteKey, Event]:
 
 
 def _prepare_id(session_id: UUID) -> Any:
-    """A session's id as a parameter of SQL."""
+    """Return a session's id as a parameter of SQL."""
     return Session._meta.pk.get_db_prep_value(session_id, connection)
 
 
 def save_marks(sessions: Collection[Session]) -> None:
-    """Writes MARKS and `active_at` of many sessions in one statement. Their rows must be locked."""
+    """Store MARKS and `active_at` of many sessions in one statement. Their rows must be locked."""
     if not sessions:
         return
-    # A sixth of what an UPDATE each costs, when there are fifty (measured); needs SQLite 3.33, of 2020.
+    # For fifty sessions this costs a sixth of fifty UPDATEs (measured). It needs SQLite 3.33, of 2020.
     values: list[Any] = []
     for session in sessions:
         values += [getattr(session, name) for name in MARKS]
@@ -100,9 +100,9 @@ def save_marks(sessions: Collection[Session]) -> None:
 
 
 def check_same(event: NewEvent, before: Event) -> None:
-    """Raises WireError 400 `client_id_reused` if an event with the same key says something else.
+    """Raise WireError 400 `client_id_reused` if the stored event with the same key has other content.
 
-    Hidden arguments can be compared only until they are handled; after that their names and types are.
+    Hidden arguments are compared until their action is handled; after that only their names and types are.
     """
     stored = wire.unstamp(before.data)
     same = stored == event.body or (event.clean is not None and event.clean(stored) == event.body)

@@ -1,4 +1,4 @@
-"""Forgetting the beginning of a log."""
+"""Delete the beginning of a log."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ohsessions.database import lock_rows
 from ohsessions.models import Event, Session
 
 STEP = 500
-"""Events that one transaction deletes: its session's row is locked meanwhile."""
+"""The most events that one step deletes: its session's row is locked meanwhile."""
 STEP_BYTES = 16 * 1024 * 1024
-"""Bytes of JSON after which a step ends sooner."""
+"""Bytes of JSON after which a step ends, even with fewer events."""
 READ = (
     "state",
     "first_number",
@@ -30,7 +30,7 @@ READ = (
 
 
 class Bytes(Func):
-    """The size of a text. PostgreSQL knows that of a large one without reading it."""
+    """The size of a text in bytes. PostgreSQL knows the size of a large text without reading it."""
 
     function = "OCTET_LENGTH"
     output_field = IntegerField()
@@ -41,11 +41,11 @@ class Bytes(Func):
 
 @transaction.atomic
 def trim(session_id: UUID, below: int, most: int | None = None) -> int:
-    """Deletes a session's events with numbers under `below`, `most` at a time; gives how many there were.
+    """Delete a session's events with numbers under `below`, at most `most` of them; return how many.
 
-    Never passes an action that is not handled, nor an interrupt that is not delivered: from the first of them
-    on everything stays. Who attaches with an older cursor is told to start anew (`reset`), and so is who is
-    being fed. Raises RowLocked.
+    The first action that is not handled, the first interrupt that is not delivered, and all later events are
+    kept. A client with an older cursor must start anew (`reset`), when it attaches or while it is fed. Raises
+    RowLocked.
     """
     session = _lock(session_id)
     return _trim(session, below, most) if session is not None else 0
@@ -53,9 +53,9 @@ def trim(session_id: UUID, below: int, most: int | None = None) -> int:
 
 @transaction.atomic
 def trim_to_size(session_id: UUID, size: int, before: datetime) -> int:
-    """Deletes the oldest events of a log that is larger than `size`, STEP at a time; see trim().
+    """Delete the oldest events of a log that is larger than `size` bytes, at most STEP of them; see trim().
 
-    Those that were stored since `before` stay: who was not told that they were may send them again.
+    Events stored since `before` are kept: a sender whose answer was lost may send them again.
     """
     session = _lock(session_id)
     if session is None or session.log_bytes <= size:
@@ -71,7 +71,7 @@ def trim_to_size(session_id: UUID, size: int, before: datetime) -> int:
 
 
 def first_kept(session_id: UUID) -> int:
-    """The number from which on a session's log is not to be trimmed; 0 if there is no such session."""
+    """Return the number from which on a session's log must be kept; 0 if there is no such session."""
     session = Session.objects.only(*READ).filter(pk=session_id).first()
     return _first_kept(session) if session is not None else 0
 
@@ -90,19 +90,20 @@ def _trim(session: Session, below: int, most: int | None) -> int:
     size = old.aggregate(size=Sum(Bytes("data")))["size"] or 0
     count, _ = old.delete()
     session.first_number = below
-    # Rows that came from elsewhere may have been counted by nobody.
+    # `log_bytes` may not include rows that other code inserted.
     session.log_bytes = max(0, session.log_bytes - size) if below < session.next_number else 0
     session.save(update_fields=["first_number", "log_bytes"])
     return count
 
 
 def _first_kept(session: Session) -> int:
-    """The number from which on a runtime may still need the log."""
+    """Return the number from which on a runtime may still need the log."""
     if session.has_pending_work:
         return session.handled_number + 1
     if session.state == State.CLOSED:
         return session.next_number
-    # Interrupts are no pending work. An owner reads from what is handled on, and delivers from the mark on.
+    # Interrupts are no pending work. An owner reads the events after `handled_number`. It delivers the
+    # interrupts after `interrupted_number`.
     read = max(session.handled_number, session.interrupted_number)
     left = Event.objects.filter(session=session, source="user", kind__in=wire.INTERRUPTS, number__gt=read)
     first = left.aggregate(first=Min("number"))["first"]
