@@ -1,8 +1,8 @@
 """The life of a session. Each function is one transaction, called in a thread (see ohsessions.database).
 
-Only `Locked.move` changes a state; with it go the reason, the epoch and a row of Transition. An awake session
-without connections always has a `passivate_at`. The epoch is raised whenever a session changes hands, so that
-whoever had it before is refused from then on: claim, release, close, fail and takeover all raise it.
+Only `Locked.move` changes a state. It also stores the reason, the epoch and a row of Transition. An awake
+session without connections has a `passivate_at`, unless CLOSE_DELAY is None. Each change of the owner raises
+the epoch, so that writes of the former owner are refused: claim, release, close, fail and takeover raise it.
 """
 
 from ohsessions.lifecycle.clients import (

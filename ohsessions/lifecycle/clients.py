@@ -1,4 +1,4 @@
-"""What connections do to sessions: open, attach, detach."""
+"""Operations of connections on sessions: open, attach, detach."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from ohsessions.models import Connection, Process, Session
 logger = logging.getLogger(__name__)
 
 INIT_REPEAT = timedelta(minutes=10)
-"""How long a repeated INIT with the same client_id gives the same session."""
+"""The time within which a repeated INIT with the same client_id returns the same session."""
 
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """What a connection's row says of its socket, and who is behind it.
+    """The fields of a connection's row that describe its socket, and the user of the socket.
 
-    `user` is Django's, or an AnonymousUser; `login` is what that is known by, to be asked about again if it
-    `is_doubted`. `browser` tells strangers apart: the same again for somebody whose connection was lost.
+    `user` is Django's, or an AnonymousUser. `login` identifies the user's login; it is checked again if it
+    `is_doubted`. `browser` distinguishes anonymous users. It stays the same after a lost connection.
     """
 
     sid: str
@@ -53,8 +53,8 @@ class Socket:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """The outcome of an attach. `token` is the one that came in, or a new one if none came; it depends on
-    `issued_to`, if that is not None: the login of somebody else."""
+    """The outcome of an attach. `token` is the client's token, or a new one if the client sent none. If
+    `issued_to` is not None, the token depends on that login, which is another user's."""
 
     change: Change
     role: Role
@@ -63,11 +63,11 @@ class Attached:
     token_version: int
     issued_to: Login | None = None
     left: Change | None = None
-    """What became of the session that the connection was attached to before."""
+    """The change of the session that the connection was attached to before."""
     evicted: tuple[Change, ...] = ()
-    """The sessions that have to sleep for this one (see quotas)."""
+    """The changes of the sessions that must sleep for this one (see quotas)."""
     resets: bool = False
-    """Whether the client has to start anew, at `first_number`: its cursor is none of this log."""
+    """True if the client must start anew, at `first_number`: its cursor is not from this log."""
 
 
 def _name(user: Any) -> str:
@@ -75,7 +75,7 @@ def _name(user: Any) -> str:
 
 
 def open_session(socket: Socket, init: wire.Init) -> Attached:
-    """Makes a session, or finds the one that the same INIT made, and attaches the connection to it.
+    """Make a session, or find the one that the same INIT made, and attach the connection to it.
 
     Raises WireError 400 `unknown_runtime`, 401 `login_required`, 403 `role`, 429 `quota`.
     """
@@ -88,7 +88,7 @@ def open_session(socket: Socket, init: wire.Init) -> Attached:
     init = vault.apart(init, runtime)
     try:
         return _open(socket, init, runtime)
-    except (IntegrityError, _FellAsleep):  # the same INIT came twice at once: the other one made it
+    except (IntegrityError, _FellAsleep):  # made by the same INIT meanwhile, or asleep meanwhile
         return _open(socket, init, runtime)
 
 
@@ -142,7 +142,7 @@ def _new_session(socket: Socket, init: wire.Init, runtime: str, key: str | None,
 
 
 def _init_key(socket: Socket, client_id: str | None) -> str | None:
-    """Who sent which client_id: nobody else's INIT with the same one may lead here."""
+    """Return a digest of the client_id and its sender: another sender's client_id must not match."""
     if client_id is None:
         return None
     who = f"{socket.user.pk}" if socket.user.is_authenticated else f"browser\0{socket.browser}"
@@ -150,18 +150,19 @@ def _init_key(socket: Socket, client_id: str | None) -> str | None:
 
 
 class _FellAsleep(Exception):
-    """It was awake when there was still time to lock its owner's quota, before its row."""
+    """The session fell asleep before its row was locked; now its owner's quota must be locked first."""
 
 
 def attach(socket: Socket, init: wire.Init, session_id: UUID | None = None) -> Attached:
-    """Attaches a connection to the session that its token names; without one, to its user's `session_id`.
+    """Attach a connection to the session that its token names; without a token, to its user's `session_id`.
 
-    A sleeping session becomes `starting`; a failed one if its time has come; a closed one stays so, and can
-    be read. What the connection was attached to before is left. The secrets of an INIT whose sender may act
-    replace the session's of these names; its other settings count only when a session is made. Raises what
-    authorize() raises, 401 `login_required`, or 429 `quota`, and changes nothing then.
+    A sleeping session becomes `starting`. So does a failed one if its retry time has come. A closed one stays
+    closed, and can be read. The connection leaves the session that it was attached to before. If the sender
+    may act, the INIT's secrets replace the session's secrets of the same names; a closed session keeps its
+    own. The INIT's other settings count only when a session is made. Raises the errors of authorize(), 401
+    `login_required`, or 429 `quota`, and changes nothing then.
     """
-    # Before any lock, since a large INIT takes long. All runtimes: which one it is stands in the session.
+    # Before any lock, since a large INIT takes long. For all runtimes: the session is not read yet.
     init = vault.apart(init, *conf.RUNTIMES)
     try:
         return _join(socket, init, session_id)
@@ -171,7 +172,7 @@ def attach(socket: Socket, init: wire.Init, session_id: UUID | None = None) -> A
 
 @transaction.atomic
 def _join(socket: Socket, init: wire.Init, session_id: UUID | None, *, wakes: bool = False) -> Attached:
-    """`wakes`: whether to see to the quota, even of a session that seems to be awake."""
+    """Attach in one transaction. `wakes`: reserve quota even for a session that seems to be awake."""
     _check_login(socket)
     grant = access.authorize(socket.user, init.token, session_id)
     wanted = grant.session.pk
@@ -195,8 +196,8 @@ def _join(socket: Socket, init: wire.Init, session_id: UUID | None, *, wakes: bo
 
 
 def _find_connection(sid: str) -> Connection | None:
-    """The row of a socket that was attached before. What it is attached to is in the row, and nowhere else:
-    its gateway may not know it, when the answer to an attach was lost."""
+    """Return the row of a socket that was attached before. Only the row names the session for certain: the
+    gateway may not know it, if the answer to an attach was lost."""
     return Connection.objects.filter(sid=sid).only("sid", "session", "ended_at").first()
 
 
@@ -209,8 +210,11 @@ def _attach(
     locks: dict[UUID, Locked],
     evicted: list[Locked],
 ) -> Attached:
-    """`before`: the row that the socket has already; `locks`: the other session that it names; `evicted`:
-    sessions that have to sleep, perhaps that one among them."""
+    """Store an attach.
+
+    `before`: the row that the socket has already. `locks`: the other session that this row names. `evicted`:
+    sessions that must sleep, perhaps the other session among them.
+    """
     if not Process.objects.filter(pk=socket.gateway).exclude(state=Process.State.GONE).exists():
         raise ProcessGone
     role = Role.VIEWER if init.as_viewer else grant.role
@@ -231,9 +235,9 @@ def _attach(
 
 
 def _is_foreign(init: wire.Init, session: Session) -> bool:
-    """Whether the client's cursor is none of this log: trimmed, not there yet, or of the log that a restored
-    database had before. The last is known only of clients that send the timestamp of their last event; for
-    the others nothing is read."""
+    """Return whether the client's cursor is not from this log: trimmed, not there yet, or from the log before
+    the database was restored. The last case is detected only for clients that send the timestamp of their
+    last event. For other clients no event is read."""
     if init.cursor > session.head or init.cursor + 1 < session.first_number:
         return True
     if init.cursor < session.first_number or init.cursor_timestamp is None:
@@ -264,7 +268,7 @@ def _save_connection(
         return
     unchanged = Connection.objects.filter(sid=socket.sid, session=before.session_id)
     if not unchanged.update(**values):
-        # Somebody detached it, or attached it elsewhere, since we read what it names.
+        # The row was detached, or attached to another session, since it was read.
         logger.info("Connection %s changed during its attach", socket.sid[:8], extra={"verb": "attach_again"})
         raise Unavailable
 
@@ -276,7 +280,7 @@ def _wake_for_attach(locked: Locked, by: str) -> None:
 
 
 def _would_wake(session: Session, now: datetime | None = None) -> bool:
-    """Whether an attach makes the session `starting`; now, or at another time."""
+    """Return whether an attach makes the session `starting`: at `now`, by default the present time."""
     if session.state == State.FAILED:
         return policy.may_retry(session.retry_at, now or database_now())
     return session.state == State.PASSIVATED
@@ -284,9 +288,9 @@ def _would_wake(session: Session, now: datetime | None = None) -> bool:
 
 @transaction.atomic
 def detach(sid: str, reason: str, *, leave: bool = False, sent_number: int | None = None) -> Change | None:
-    """Ends a connection, or with `leave` only its attachment. None: there was nothing to detach.
+    """End a connection, or with `leave` only its attachment. Return None if there was nothing to detach.
 
-    The last one to go starts the session's CLOSE_DELAY.
+    The end of the last attachment starts the session's CLOSE_DELAY.
     """
     session_id = Connection.objects.attached().filter(sid=sid).values_list("session", flat=True).first()
     if session_id is None:
@@ -307,7 +311,7 @@ def detach(sid: str, reason: str, *, leave: bool = False, sent_number: int | Non
 
 
 def _end_row_of_who_left(sid: str, reason: str) -> None:
-    """It concerns no session any more, so there is nothing to lock."""
+    """End the row of a connection that left its session. It concerns no session, so nothing is locked."""
     rows = Connection.objects.filter(sid=sid, session=None, ended_at=None)
     rows.update(ended_at=database_now(), end_reason=reason[:100])
 
@@ -316,9 +320,9 @@ def _end_row_of_who_left(sid: str, reason: str) -> None:
 def write_off(
     session_id: UUID, gateway: UUID, reason: str, cursors: Mapping[str, int] | None = None
 ) -> Change | None:
-    """Ends all connections that a gateway had to a session; None: there were none.
+    """End all connections of a gateway to a session. Return None if there were none.
 
-    `cursors`: the number of the last event that each was sent, as far as known.
+    `cursors`: the number of the last event that was sent to each connection, by sid, as far as known.
     """
     locked = try_lock(session_id)
     if locked is None or not locked.end_connections(reason, gateway=gateway):

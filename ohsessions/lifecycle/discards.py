@@ -1,4 +1,4 @@
-"""Sessions that are deleted: which, by the settings, and how, in steps that hold no lock for long."""
+"""Delete sessions: select them by the settings, and delete in steps that hold no lock for long."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ohsessions.models import Connection, Event, Session, SessionQuerySet, Trans
 from ohsessions.snapshots import Snapshot
 
 UNUSED = "its visitor did not come back"
-"""Why a session without an owner is closed: nobody is to wake it while it is being deleted."""
+"""The reason for closing a session without an owner: nobody can wake it while it is being deleted."""
 
 
 def discardable(now: datetime) -> Iterator[SessionQuerySet]:
-    """Return the sessions that nobody needs any more, as queries that an index answers."""
+    """Yield queries for the sessions that nobody needs any more. An index answers each query."""
     if conf.CLOSED_RETENTION is not None:
         before = now - timedelta(seconds=conf.CLOSED_RETENTION)
         yield Session.objects.filter(state=State.CLOSED, worker=None, state_at__lt=before)
@@ -35,9 +35,10 @@ def discardable(now: datetime) -> Iterator[SessionQuerySet]:
 
 @transaction.atomic
 def discard(session_id: UUID, by: str) -> bool:
-    """Deletes a session that nobody needs any more, STEP rows at a time; says whether there is more to do.
+    """Delete a session that nobody needs any more, STEP rows at a time; return whether there is more to do.
 
-    The row goes last, and its snapshot's file with it. Its workspace is for the sweep. Raises RowLocked.
+    The session's row is deleted last, with its snapshot's file. The sweep deletes its workspace. Raises
+    RowLocked.
     """
     locked = try_lock(session_id)
     if locked is None or not _may_go(locked) or locked.attached():

@@ -1,4 +1,4 @@
-"""The links to a session: given out, used, listed and revoked."""
+"""The links to a session: make, use, list and revoke them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ from ohsessions.lifecycle.locked import Change, Locked, lock
 from ohsessions.models import Link, LinkQuerySet
 
 MOST_LINKS = 100
-"""Links of one session that are live at a time."""
+"""The most live links of one session."""
 MOST_ENDED = 100
-"""Links of one session that have ended and are kept: as history only, a token without its row is refused."""
+"""The most ended links of one session that are kept. They are history: a token without a row is refused."""
 USED_EVERY = timedelta(minutes=1)
-"""How exact `last_used_at` is: many who come at once by one link are one write."""
+"""The precision of `last_used_at`: many clients that use one link at once cause one write."""
 
 
 def live_links(session_id: UUID) -> LinkQuerySet:
-    """The links to a session that still let somebody in, the newest first."""
+    """Return the live links to a session, newest first."""
     return Link.objects.live(database_now()).filter(session=session_id).order_by("-created_at")
 
 
 @transaction.atomic
 def share(grant: Grant, role: Role, user: Any, *, label: str = "", seconds: float | None = None) -> Link:
-    """Make a link to a session, which ends after `seconds` (TOKEN_MAX_AGE at the most), and not later than
-    what was shown to make it. Raises WireError 429 `quota` if there are MOST_LINKS already, or 401
-    `invalid_token` if what was shown was revoked meanwhile."""
+    """Make a link to a session. It ends after `seconds` (TOKEN_MAX_AGE at most), and no later than the grant.
+
+    Raises WireError 429 `quota` if there are MOST_LINKS already, or 401 `invalid_token` if the grant was
+    revoked meanwhile.
+    """
     locked = lock(grant.session.pk)
     links, now = Link.objects.filter(session=locked.session), locked.now
     live = set(links.live(now).values_list("pk", flat=True))
@@ -59,8 +61,8 @@ def share(grant: Grant, role: Role, user: Any, *, label: str = "", seconds: floa
 
 
 def use_link(link: Link, locked: Locked) -> bool:
-    """Note that somebody comes by a link; False if it has ended. Its session is locked, so nobody revokes it
-    meanwhile."""
+    """Record the use of a link; return False if the link has ended. Its session is locked, so nobody revokes
+    the link meanwhile."""
     rows = Link.objects.live(locked.now).filter(pk=link.pk)
     used = list(rows.values_list("last_used_at", flat=True))
     if not used:
@@ -72,9 +74,9 @@ def use_link(link: Link, locked: Locked) -> bool:
 
 @transaction.atomic
 def revoke_link(session_id: UUID, link_id: UUID) -> Change:
-    """Revoke a link and what was made with it, and end the connections that came by them.
+    """Revoke a link and the links made with it, and end the connections that use them.
 
-    Raises WireError 404 `unknown_link` if the session has no such link, or it has ended.
+    Raises WireError 404 `unknown_link` if the session has no such link, or the link has ended.
     """
     locked = lock(session_id)
     links = Link.objects.live(locked.now).filter(session=session_id)
@@ -88,19 +90,19 @@ def revoke_link(session_id: UUID, link_id: UUID) -> Change:
 
 
 def _with_children(links: LinkQuerySet, link_id: UUID) -> list[UUID]:
-    """A link and all that were made with it, directly or not: MOST_LINKS at most."""
+    """Return a link and all links made with it, directly or not: MOST_LINKS at most."""
     parents = dict(links.values_list("pk", "parent"))
     found = [link_id] if link_id in parents else []
-    for one in found:  # grows while it is read
+    for one in found:  # the list grows during the loop
         found += [child for child, parent in parents.items() if parent == one]
     return found
 
 
 @transaction.atomic
 def revoke_all(session_id: UUID) -> tuple[Change, int]:
-    """Raise the session's token version: all its links and tokens end, and all who are attached are told so.
+    """Raise the session's token version, so that all its links and tokens end, and end all its connections.
 
-    Returns also how many connections that ended.
+    Return also the number of connections that were ended.
     """
     locked = lock(session_id)
     session = locked.session

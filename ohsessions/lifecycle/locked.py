@@ -1,8 +1,8 @@
 """A session whose row is locked, and the one function that changes its state.
 
-A life-cycle transaction first locks the row in a statement of its own, and only then, in a new statement,
-reads or writes connections: two last disconnects at once cannot both see the other. Several sessions are
-locked in order of id.
+A life-cycle transaction first locks the row in a statement of its own. It reads or writes connections in
+later statements. So two last disconnects at once cannot both count the other's connection. Several sessions
+are locked in order of id.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What the world has to hear of after the commit."""
+    """The result of a transaction, to be announced after the commit."""
 
     session_id: UUID
     state: str
     reason: str
-    """What users may read of it."""
+    """The part of the reason that users may read."""
     title: str
     head: int
     worker: UUID | None
@@ -44,16 +44,16 @@ class Change:
     stored: list[tuple[int, str]] = field(default_factory=list)
     moved: bool = False
     ended: bool = False
-    """Whether connections were ended."""
+    """True if connections were ended."""
     former: UUID | None = None
-    """The worker from whom it was taken."""
+    """The worker that owned the session before."""
     secrets_version: int = 0
     gives_up: bool = False
-    """Whether it passivates although actions are pending, since MAX_BUSY is over: they are given up."""
+    """True if pending actions are given up: MAX_BUSY is over, so the session passivates despite them."""
 
 
 class Locked:
-    """A session whose row is locked, and what is being done to it."""
+    """A session whose row is locked, and the changes to it."""
 
     def __init__(self, session: Session, now: datetime) -> None:
         self.session = session
@@ -67,7 +67,7 @@ class Locked:
         self.former: UUID | None = None
 
     def move(self, target: State, reason: str, by: str) -> None:
-        """The one place where a state changes."""
+        """Change the state, store a Transition; no other code changes a state. Raises IllegalTransition."""
         session = self.session
         origin = session.state
         session.state = states.move(origin or None, target)
@@ -86,7 +86,7 @@ class Locked:
         self.moved = True
 
     def write(self, name: str, body: str) -> None:
-        """Appends an event of our own, once per epoch and name."""
+        """Append an event of our own. Each name can be used once per epoch."""
         kind = name.partition(":")[0]
         event = NewEvent("environment", kind, body, write_key=f"{self.session.epoch}.{name}")
         row = journal.new_row(self.session, event, self.now)
@@ -97,7 +97,7 @@ class Locked:
         self.write(f"agent_state_changed:{state}", wire.agent_state(state))
 
     def tell(self, reason: str, message: str, cause: int) -> None:
-        """Appends an error of ours, for the session's users."""
+        """Append an error of our own, for the session's users."""
         extras = {"reason": reason}
         body = wire.event_body(
             observation="error",
@@ -110,7 +110,7 @@ class Locked:
         self.write(f"error:{reason}", body)
 
     def give_up_actions(self, up_to: int, reason: str, message: str) -> None:
-        """Mark as handled what is pending of the actions up to a number, and tell the sender of the first."""
+        """Mark the pending actions up to a number as handled, and append an error about the first of them."""
         session = self.session
         pending = Event.objects.filter(session=session, source="user", number__gt=session.handled_number)
         pending = pending.filter(number__lte=up_to).exclude(kind__in=wire.INTERRUPTS)
@@ -126,18 +126,18 @@ class Locked:
         return Connection.objects.attached().filter(session=self.session).count()
 
     def end_connections(self, reason: str, *, but: str = "", **which: Any) -> bool:
-        """Ends those that are attached, or `which` of them, `but` one; says if there were any."""
+        """End the attached connections, or `which` of them, except sid `but`; return whether any were."""
         rows = Connection.objects.attached().filter(session=self.session, **which).exclude(sid=but)
         ended = bool(rows.update(ended_at=self.now, end_reason=reason[:100]))
         self.ended |= ended
         return ended
 
     def set_due(self, connections: int) -> None:
-        """Sets or clears `passivate_at`, as the number of connections demands it.
+        """Set or clear `passivate_at`, depending on the number of connections.
 
-        Set already, it stays: takeovers and crashes must not put a passivation off for ever. It is brought
-        nearer if it is further away than CLOSE_DELAY: then the clock was set back. An operator's wish stands
-        until the session has slept, whoever attaches meanwhile.
+        Keep an existing due time, so that repeated takeovers and crashes cannot postpone passivation. Reduce
+        it if it is further away than CLOSE_DELAY: then the clock was set back. If an operator or the quota
+        wants the session to sleep (`forced_by`), keep it until the session has slept, even if clients attach.
         """
         session = self.session
         if session.state not in states.AWAKE:
@@ -153,11 +153,11 @@ class Locked:
             session.passivate_at = policy.believed_due_time(session.passivate_at, self.now, conf.CLOSE_DELAY)
 
     def crash(self, reason: str, by: str) -> None:
-        """Counts a crash: the session is to be tried again later, or fails beyond its budget."""
+        """Count a crash: the session is tried again later, or fails beyond its budget."""
         session = self.session
         session.crashes += 1
         session.retry_at = self.now + timedelta(seconds=policy.retry_delay(session.crashes))
-        # While it was being passivated it had an owner's runtime already: that it can start is known.
+        # A session that was being passivated has run before, so it is known to start: it does not fail.
         if policy.is_beyond_budget(session.crashes) and session.state != State.PASSIVATING:
             self.move(State.FAILED, reason, by)
             self.write_agent_state("error")
@@ -192,11 +192,11 @@ class Locked:
 
 
 HEAVY = ("settings", "secrets", "snapshot")
-"""What only a claim needs to read."""
+"""Large fields that most transactions need not read."""
 
 
 def lock_all(session_ids: Iterable[UUID]) -> dict[UUID, Locked]:
-    """Locks the rows of sessions, in order of id; those that are no more are left out. Raises RowLocked."""
+    """Lock the rows of sessions, in order of id. Deleted sessions are left out. Raises RowLocked."""
     rows = Session.objects.filter(pk__in=set(session_ids)).order_by("pk")
     sessions = lock_rows(rows.defer(*HEAVY))
     if not sessions:
@@ -206,12 +206,12 @@ def lock_all(session_ids: Iterable[UUID]) -> dict[UUID, Locked]:
 
 
 def try_lock(session_id: UUID) -> Locked | None:
-    """Locks a session's row; None if there is none."""
+    """Lock a session's row; return None if there is none."""
     return lock_all([session_id]).get(session_id)
 
 
 def lock(session_id: UUID) -> Locked:
-    """Locks a session's row. Raises WireError 404 if there is none."""
+    """Lock a session's row. Raises WireError 404 if there is none."""
     locked = try_lock(session_id)
     if locked is None:
         raise access.unknown_session()
@@ -219,12 +219,12 @@ def lock(session_id: UUID) -> Locked:
 
 
 def lock_owned(session_id: UUID, epoch: int) -> Locked:
-    """Locks a session for its owner. Raises StaleEpoch if that is no longer the caller."""
+    """Lock a session for its owner. Raises StaleEpoch if the caller no longer owns it."""
     return check_owned(try_lock(session_id), session_id, epoch)
 
 
 def check_owned(locked: Locked | None, session_id: UUID, epoch: int) -> Locked:
-    """Raises StaleEpoch if a session is gone, or has another owner than under this epoch."""
+    """Return a locked session. Raises StaleEpoch if the session is gone, or has another epoch."""
     if locked is None or (locked.session.epoch != epoch and switches.is_on("epoch")):
         logger.info("Session %s has another owner", session_id, extra={"verb": "stale"})
         raise StaleEpoch

@@ -1,4 +1,4 @@
-"""What owners and operators do to a session: rename, end, wake it, put it to sleep, revoke its links."""
+"""Operations of owners and operators on a session: rename, close, wake, passivate, revoke its links."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ from ohsessions.wakeups import Wakeups
 
 @transaction.atomic
 def rename(session_id: UUID, title: str) -> str:
-    """Give a session a title, cleaned and cut to MAX_TITLE characters; from a request's thread. Tells all who
-    are attached, and returns the title as it is then: without secrets of the session."""
+    """Store a session's title, cleaned and cut to MAX_TITLE characters; from a request's thread.
+
+    Notify all attached clients. Return the title as it was stored: without secrets of the session.
+    """
     locked = lock(session_id)
-    title = clean_title(title)  # first: what is left out could stand in the middle of a secret
+    title = clean_title(title)  # first: a removed character could stand in the middle of a secret
     if locked.session.secrets_version:
         title = Redactor(vault.unlock(0, locked.session.secrets).texts).redact(title)
     locked.session.title = title[:MAX_TITLE]
@@ -39,7 +41,7 @@ def rename(session_id: UUID, title: str) -> str:
 
 
 def close_for(user: Any, role: Role, session_id: UUID) -> Change:
-    """End a session for good, if the policy lets this user. Raises WireError 403 `role`."""
+    """Close a session for good, if the policy allows this user to. Raises WireError 403 `role`, or 404."""
     session = Session.objects.filter(pk=session_id).first()
     if session is None:
         raise access.unknown_session()
@@ -50,7 +52,7 @@ def close_for(user: Any, role: Role, session_id: UUID) -> Change:
 
 @transaction.atomic
 def close(session_id: UUID, *, by: str, reason: str = "closed") -> Change:
-    """Ends a session for good; it stays readable. Closing a closed one changes nothing."""
+    """Close a session for good; it stays readable. Closing a closed session changes nothing."""
     locked = lock(session_id)
     session = locked.session
     if session.state == State.CLOSED:
@@ -77,9 +79,10 @@ def _first_pending(session: Session) -> int:
 
 @transaction.atomic
 def force_passivation(session_id: UUID, *, by: str) -> tuple[Change, str]:
-    """Passivates a session regardless of connections and work: tells and detaches them first.
+    """Passivate a session regardless of connections and work; end its connections first.
 
-    Gives also what happens now, in words. The owner does the rest; without one it is done here.
+    Return also a message that says what happens now. The owner does the rest, or this function if there is no
+    owner.
     """
     locked = lock(session_id)
     session = locked.session
@@ -100,9 +103,10 @@ def force_passivation(session_id: UUID, *, by: str) -> tuple[Change, str]:
 
 @transaction.atomic
 def wake(session_id: UUID, *, by: str) -> tuple[Change, str]:
-    """Starts a session that sleeps, or that failed: at once, with a new budget of crashes.
+    """Start a session that sleeps or has failed: at once, with a new budget of crashes.
 
-    Gives also what happens now, in words. Without connections it falls due as if the last had just left.
+    Return also a message that says what happens now. A session without connections falls due as if the last
+    connection had just left.
     """
     locked = lock(session_id)
     session = locked.session
@@ -118,7 +122,7 @@ def wake(session_id: UUID, *, by: str) -> tuple[Change, str]:
 
 
 def request_passivation(session_id: UUID, *, by: str) -> str:
-    """An operator's «passivate now», from a request's thread; gives what happens, in words.
+    """Passivate a session for an operator, from a request's thread; return a message that says what happens.
 
     Raises WireError 404 if there is no such session.
     """
@@ -128,14 +132,14 @@ def request_passivation(session_id: UUID, *, by: str) -> str:
 
 
 def request_wake(session_id: UUID, *, by: str) -> str:
-    """An operator's «wake now»; see request_passivation()."""
+    """Wake a session for an operator; see request_passivation()."""
     change, outcome = wake(session_id, by=by)
     announce(change)
     return outcome
 
 
 def request_revocation(session_id: UUID) -> str:
-    """An operator's «revoke links», from a request's thread; return what happens, in words.
+    """Revoke a session's links for an operator, from a request's thread; return a message on what happens.
 
     Raises WireError 404 if there is no such session.
     """
@@ -147,5 +151,5 @@ def request_revocation(session_id: UUID) -> str:
 
 
 def announce(change: Change) -> None:
-    """Tell everybody concerned, from a request's thread; after the commit, if there is a transaction."""
+    """Notify all processes concerned, from a request's thread; in a transaction, after the commit."""
     transaction.on_commit(lambda: async_to_sync(Wakeups().change)(change), robust=True)

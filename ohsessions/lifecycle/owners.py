@@ -1,7 +1,7 @@
-"""What the worker that owns a session does to it: claim, run, passivate, release, crash.
+"""Operations of the worker that owns a session: claim, run, passivate, release, crash.
 
-Every function but `claim` takes the epoch under which the worker owns the session, and raises StaleEpoch,
-having written nothing, if the session changed hands since.
+Every function that changes a session, except `claim`, takes the epoch under which the worker owns it. If the
+session has another epoch by now, the function raises StaleEpoch and writes nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GIVEN_UP = (
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A session as its new owner needs it."""
+    """The fields of a session that its new owner needs."""
 
     session_id: UUID
     epoch: int
@@ -43,7 +43,7 @@ class Claimed:
     """Encrypted."""
     secrets_version: int
     snapshot: Snapshot
-    """Still to be loaded: its file may be in any storage, and slow, which no transaction may wait for."""
+    """Not loaded yet: its file may be in a slow storage, and no transaction may wait for that."""
     started_number: int
     handled_number: int
     interrupted_number: int
@@ -52,17 +52,17 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What waits for a worker: sessions and the seconds they have waited; and the load of the least loaded
-    of the other active workers, None if there is none."""
+    """The sessions that wait for a worker, with the seconds they have waited. `lightest` is the load of the
+    least loaded of the other active workers; None if there is none, or no session waits."""
 
     sessions: list[tuple[UUID, float]]
     lightest: int | None
 
 
 def waiting(now: datetime) -> SessionQuerySet:
-    """Sessions that need a worker: starting, and their time has come.
+    """Return the sessions that need a worker: they are starting, and their time has come.
 
-    Those that everybody left before they were ready are not started any more (see settle()).
+    A session that everybody left before it was ready is not started any more (see settle()).
     """
     rows = Session.objects.filter(may_retry(now), state=State.STARTING, worker=None)
     return rows.exclude(passivate_at__lte=now, last_action_number__lte=F("handled_number"))
@@ -75,7 +75,7 @@ def may_retry(now: datetime) -> Q:
 
 
 def wanted(worker: UUID, limit: int) -> Wanted:
-    """Sessions that need a worker, longest waiting first."""
+    """Return the sessions that need a worker, longest waiting first, at most `limit`."""
     now = database_now()
     rows = waiting(now).order_by("state_at").values_list("pk", "state_at", "retry_at")
     sessions = [
@@ -92,9 +92,10 @@ def active_workers() -> QuerySet[Process]:
 
 @transaction.atomic
 def claim(session_id: UUID, worker: UUID, load: int = 0) -> tuple[Claimed, Change] | None:
-    """Makes a worker the owner of a `starting` session; None if somebody else was faster, or nobody wants it.
+    """Make a worker the owner of a `starting` session. Return None if it has an owner, or nobody wants it.
 
-    `load`: the sessions it owns already. Its row says at once that it is one more, for the others to see.
+    `load`: the number of sessions that the worker owns already. The worker's row counts one more at once, so
+    that other workers see it. Raises ProcessGone if the worker is not active.
     """
     locked = try_lock(session_id)
     if locked is None or not _is_wanted(locked.session, locked.now):
@@ -138,7 +139,7 @@ def _as_claimed(session: Session) -> Claimed:
 
 @transaction.atomic
 def run(session_id: UUID, epoch: int) -> Change:
-    """The owner's runtime is ready; saying it again changes nothing. Raises StaleEpoch."""
+    """Move a session to `running`: its runtime is ready. Repeating it changes nothing. Raises StaleEpoch."""
     locked = lock_owned(session_id, epoch)
     if locked.session.state == State.RUNNING:
         return locked.change()
@@ -152,7 +153,7 @@ def _owner(locked: Locked) -> str:
 
 
 def due(worker: UUID) -> list[UUID]:
-    """Of a worker: running sessions that are due for passivation, and starts that an operator wants ended."""
+    """Return a worker's running sessions that are due for passivation, and its unwanted starts."""
     rows = Session.objects.filter(worker=worker, passivate_at__lte=database_now())
     rows = rows.filter(Q(state=State.RUNNING) | UNWANTED_START)
     return list(rows.values_list("pk", flat=True))
@@ -162,14 +163,14 @@ UNWANTED_START = Q(state=State.STARTING) & ~Q(forced_by="")
 
 
 def is_unwanted_start(session_id: UUID, epoch: int) -> bool:
-    """Whether an operator wants a session to sleep that its owner is only starting."""
+    """Return whether an operator or the quota wants a session to sleep that its owner is still starting."""
     return Session.objects.filter(UNWANTED_START, pk=session_id, epoch=epoch).exists()
 
 
 @transaction.atomic
 def end_start(session_id: UUID, epoch: int) -> Change | None:
-    """What an operator wants started no more, and whose runtime its owner has closed, sleeps; None if nobody
-    wants that. Raises StaleEpoch."""
+    """Release an unwanted start after its owner has closed the runtime. Return None if the start is not
+    unwanted. Raises StaleEpoch."""
     locked = lock_owned(session_id, epoch)
     session = locked.session
     if session.state != State.STARTING or not session.forced_by:
@@ -181,15 +182,15 @@ def end_start(session_id: UUID, epoch: int) -> Change | None:
 
 @transaction.atomic
 def claim_passivation(session_id: UUID, epoch: int, *, busy: bool, reason: str = "") -> Change | None:
-    """Moves a due session to `passivating` for its owner; None if it is not due, or may not be yet.
+    """Move a due session to `passivating` for its owner. Return None if it is not due, or must still wait.
 
-    With `reason` (a drain) neither counts: the caller has seen to it that no action is under way, and what is
-    pending waits for the next owner. Saying it again, after a COMMIT whose answer was lost, changes nothing.
-    Raises StaleEpoch.
+    With `reason` (a drain) neither counts: the caller has made sure that no action is being handled, and
+    pending actions wait for the next owner. Repeating the call, after a COMMIT whose answer was lost, changes
+    nothing. Raises StaleEpoch.
     """
     locked = try_lock(session_id)
     if locked is not None and locked.session.state == State.PASSIVATING and locked.session.epoch == epoch + 1:
-        # Only who owned it under `epoch` can have done that.
+        # Only the owner under `epoch` can have done that.
         return _passivation(locked, locked.change(), reason)
     locked = check_owned(locked, session_id, epoch)
     session = locked.session
@@ -202,8 +203,8 @@ def claim_passivation(session_id: UUID, epoch: int, *, busy: bool, reason: str =
 
 
 def _passivation(locked: Locked, change: Change, drained: str) -> Change:
-    """Return the change of a claim, with what becomes of the pending actions. An operator's wish and a drain
-    leave those that were not begun to the next activation."""
+    """Return the change of a claim, with whether pending actions are given up. An operator's wish and a drain
+    leave actions that were not begun to the next activation."""
     session = locked.session
     gives_up = session.has_pending_work and not (drained or session.forced_by)
     return replace(change, gives_up=gives_up)
@@ -214,7 +215,7 @@ def _why_forced(session: Session) -> str:
 
 
 def _why(session: Session, busy: bool) -> str:
-    """The reason of a passivation that is due."""
+    """Return the reason of a passivation that is due."""
     if session.forced_by:
         return _why_forced(session)
     reason = f"no connection for {conf.CLOSE_DELAY} s"
@@ -227,10 +228,10 @@ def _why(session: Session, busy: bool) -> str:
 def release(
     session_id: UUID, epoch: int, snapshot: Snapshot | None, reason: str = "", *, give_up: int = -1
 ) -> Change:
-    """The end of a passivation: stores the snapshot (None: the last checkpoint stays) and lets go.
+    """Finish a passivation: store the snapshot (None: keep the last checkpoint) and release the session.
 
-    If somebody attached or acted meanwhile the session starts again. `reason`: what went wrong, if anything
-    did. `give_up`: the number up to which pending actions are given up, since MAX_BUSY was over. Raises
+    If somebody attached or acted meanwhile, the session starts again. `reason`: the problem, if there was
+    one. `give_up`: the number up to which pending actions are given up, since MAX_BUSY was over. Raises
     StaleEpoch.
     """
     locked = lock_owned(session_id, epoch)
@@ -247,11 +248,11 @@ def release(
 
 
 def _let_go(locked: Locked, why: str, reason: str, by: str) -> Change:
-    """To sleep, for `reason`; or to start again, if somebody attached or acted meanwhile."""
+    """Release a session: to sleep, for `reason`, or to start, if somebody attached or acted meanwhile."""
     connections = locked.attached()
     if connections or locked.session.has_pending_work:
         locked.move(State.STARTING, f"{why}; but a client is attached or an action pending", by)
-        # What came meanwhile has a MAX_BUSY of its own: the one before may be over, and would end this start.
+        # The new work has a MAX_BUSY of its own. The one before may be over, and would end this start.
         locked.session.passivate_at = None
     else:
         locked.move(State.PASSIVATED, reason, by)
@@ -262,7 +263,7 @@ def _let_go(locked: Locked, why: str, reason: str, by: str) -> Change:
 
 @transaction.atomic
 def crash(session_id: UUID, epoch: int, reason: str) -> Change:
-    """The runtime could not start, or broke: it is tried again later, or the session fails beyond its budget.
+    """Count a crash: the runtime could not start, or broke. Try again later, or fail beyond the budget.
 
     Raises StaleEpoch.
     """

@@ -1,8 +1,8 @@
-"""How many sessions one person may have, awake and in all; and who makes room for the next one.
+"""Limits on the sessions of one person, awake and in all, and the sessions that make room for the next one.
 
 A person is a user, or all visitors without a login that share an address (core.addresses.limit_key). A
-session counts for its owner, whoever wakes it. The transaction that makes or wakes one first locks the
-person's name, so what it counts holds until it commits, on however many gateways.
+session counts for its owner, even if another person wakes it. A transaction that makes or wakes a session
+first locks the person's name. So its counts are valid until it commits, with any number of gateways.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from ohsessions.models import Session, SessionQuerySet
 
 EVICT = "evict"
 ACTIONS = ("refuse", EVICT)
-"""What QUOTA_ACTION may be."""
+"""The values of QUOTA_ACTION."""
 LATER = 60.0
-"""Seconds after which a refused client may try again, if nothing says when there will be room."""
+"""Seconds after which a refused client may try again, if it is unknown when there will be room."""
 VISITOR_SALT = "ohsessions.visitor"
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """For whom sessions count: `owner`, the primary key of a user, or else `visitor` (see visitor_of)."""
+    """A person for whom sessions count: `owner`, a user's primary key, or else `visitor` (see visitor_of)."""
 
     owner: Any
     visitor: str
 
     @property
     def is_known(self) -> bool:
-        """Whether sessions can be counted: those whose owner was deleted belong to nobody."""
+        """True if sessions can be counted. Sessions whose owner was deleted belong to nobody."""
         return self.owner is not None or bool(self.visitor)
 
     @property
@@ -51,7 +51,7 @@ class Person:
         return Session.objects.filter(owner=None, visitor=self.visitor)
 
     def lock(self) -> None:
-        """Have other transactions that make or wake sessions of this person wait for this one."""
+        """Make other transactions that make or wake sessions of this person wait for this one."""
         lock_name(f"ohsessions.quota {self.owner} {self.visitor}")
 
     @property
@@ -65,18 +65,18 @@ class Person:
 
 
 def visitor_of(user: Any, address: str) -> str:
-    """Return what stands for an address in the rows of sessions without an owner: a keyed hash, since an
-    address says something about a person. Empty for a user."""
+    """Return the value for an address in the rows of sessions without an owner: a keyed hash, since addresses
+    are personal data. Empty for a user."""
     if user.is_authenticated:
         return ""
     return salted_hmac(VISITOR_SALT, limit_key(address), algorithm="sha256").hexdigest()[:32]
 
 
 def reserve(person: Person, *, is_new: bool) -> list[UUID]:
-    """Return the sessions that have to sleep for one more of the person's to be awake; mostly none.
+    """Return the sessions that must sleep so that one more of the person's may be awake; mostly none.
 
-    `is_new`: whether that one is to be made, not woken. Raises WireError 429 `quota` if there is no room, and
-    none may or can be made. To evict takes a moment: until they sleep, at most as many again may be awake.
+    `is_new`: whether that one is made, not woken. Raises WireError 429 `quota` if there is no room, and room
+    may not or cannot be made. An eviction takes a moment: until then up to twice the limit may be awake.
     """
     most = person.most_awake
     most_kept = conf.MAX_SESSIONS_PER_VISITOR if is_new and person.is_known else None
@@ -105,9 +105,9 @@ def reserve(person: Person, *, is_new: bool) -> list[UUID]:
 
 
 def evict(locks: dict[UUID, Locked], victims: list[UUID], left: UUID | None, sid: str) -> list[Locked]:
-    """Have the victims sleep that are still there; their workers do it, as when an operator wants it.
+    """Make the victims that still exist sleep; return them. Their workers passivate them, as for an operator.
 
-    Takes them out of `locks`, but for `left`: the session that the connection `sid` is about to leave.
+    Remove them from `locks`, except `left`: the session that the connection `sid` is about to leave.
     """
     there = [victim for victim in victims if victim in locks]
     evicted = [locks[victim] if victim == left else locks.pop(victim) for victim in there]

@@ -1,12 +1,13 @@
-"""Which of a dead worker's sessions it died of.
+"""Decide which session, if any, crashed a worker that died.
 
-One death does not tell: all that the worker owned is suspect, most of all what had just been started. But who
-kills its workers is there each time, while the others come to different workers, or start at different times,
-and are cleared by running on. So each death adds to the suspicion of a session, and it is blamed when it is
-more suspect than any other: at once if it was only being started, else after a few deaths in a row. While
-several are equally suspect they are started again at different times, so that the next death tells more.
-(Simulated: of 50 sessions on three workers the one that kills its worker within 20 s of every start is failed
-after 7 to 13 deaths, and no other; on a single worker after about 15, if it kills within 5 s.)
+One death is not enough evidence. All sessions of the worker are suspect, most of all those that had just been
+started. But a session that kills its workers is present at each death. The others come to different workers,
+or start at different times, and are cleared when they run on. So each death adds to the suspicion of a
+session. A session is blamed when it is more suspect than any other: at once if it was still starting,
+otherwise after a few deaths in a row. Equally suspect sessions are started again at different times, so that
+the next death is better evidence. (Simulated: of 50 sessions on three workers, the one that kills its worker
+within 20 s of every start fails after 7 to 13 deaths, and no other fails. On a single worker it fails after
+about 15 deaths, if it kills within 5 s.)
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from ohsessions.models import Process, Session
 
 
 def is_blamed(locked: Locked, worker: UUID) -> bool:
-    """Notes that the worker of a session died; says whether it died of this session.
+    """Add the death of a session's worker to its suspicion; return whether the session caused the death.
 
-    One that is as suspect as others gets a `retry_at` of its own.
+    A session that is as suspect as another one gets a `retry_at` of its own.
     """
     session = locked.session
-    # When it was last seen, not when it was missed: a lease has run out since.
+    # The time when the worker was last seen, not when it was missed: a lease has run out since.
     died_at = Process.objects.values_list("seen_at", flat=True).get(pk=worker)
     weight = _weight(session, died_at)
     session.suspicion += weight
@@ -44,7 +45,7 @@ def is_blamed(locked: Locked, worker: UUID) -> bool:
 
 
 def _weight(session: Session, died_at: datetime) -> int:
-    """How suspect a death makes a session that was in this state since `state_at`."""
+    """Return how much suspicion a worker's death at `died_at` adds to a session."""
     if session.state == State.STARTING:
         return policy.VERY_SUSPECT
     if session.state != State.RUNNING:
@@ -53,7 +54,7 @@ def _weight(session: Session, died_at: datetime) -> int:
 
 
 def _equals(session: Session, worker: UUID, died_at: datetime, now: datetime) -> bool:
-    """Whether another session is as suspect: one that the same death makes so, or one that was already."""
+    """Return whether another session is as suspect, because of the same death or from before."""
 
     def ran_less_than(seconds: float, at: datetime) -> Q:
         return Q(state=State.RUNNING, state_at__gt=at - timedelta(seconds=seconds))

@@ -1,4 +1,4 @@
-"""What any process does for sessions that nobody looks after: take over, wake, put to sleep."""
+"""Sweeps of any process over sessions that no process looks after: take over, wake, passivate."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from ohsessions.models import Connection, Session, SessionQuerySet
 def hand_over(
     session_id: UUID, worker: UUID, reason: str, *, died: bool = False, epoch: int | None = None
 ) -> Change | None:
-    """Takes a session from a worker that is gone, or does not serve it; None if it was not that worker's, or
-    not under this `epoch` any more.
+    """Take a session from a worker that is gone, or does not serve it. Return None if the session is not that
+    worker's, or no longer has this `epoch`.
 
-    A worker that `died` may have died of this session: if that is so, it counts as a crash, so that one which
-    kills its workers fails, and does not take the rest with it again and again.
-    What nobody wants any more is not started elsewhere only to sleep: it sleeps, from its last checkpoint.
+    A worker that `died` may have died of this session. If it did, that counts as a crash: a session that
+    kills its workers fails, and does not stop the others again and again. A session of a dead worker that
+    nobody wants is not started only to sleep: it is passivated, with its last checkpoint.
     """
     locked = try_lock(session_id)
     if locked is None or locked.session.worker_id != worker:
@@ -56,7 +56,7 @@ def hand_over(
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """What a worker has to know of a session of its own to notice that it missed something."""
+    """The fields of a session by which its worker notices that it missed something."""
 
     epoch: int
     last_user_number: int
@@ -64,22 +64,22 @@ class Owned:
 
 
 def owned_by(worker: UUID) -> dict[UUID, Owned]:
-    """The sessions whose rows name a worker."""
+    """Return the sessions whose rows name a worker, by id."""
     rows = Session.objects.filter(worker=worker)
     found = rows.values_list("pk", "epoch", "last_user_number", "secrets_version")
     return {row[0]: Owned(*row[1:]) for row in found}
 
 
 LINE = 32
-"""So many sessions may wait for a worker before those of a dead one are added to them."""
+"""The most sessions that wait for a worker before sessions of a dead worker are added to them."""
 
 
 def left_behind(worker: UUID, limit: int) -> list[UUID]:
-    """Sessions whose rows name a worker that is gone and that can be handed over now.
+    """Return the sessions of a worker that is gone which can be handed over now.
 
-    Those that nobody wants need no worker to sleep. The others wait in line for one, and the line is kept
-    short: somebody who comes new must not wait until thousands have been started. Without any worker there
-    is no line to be kept short, and clients are to be told.
+    Sessions that nobody wants need no worker to sleep. The others wait in line for a worker. The line is kept
+    short, so that a new client does not wait until thousands of sessions have started. Without an active
+    worker the line is not kept short, and the clients must be notified.
     """
     now = database_now()
     attached = Connection.objects.attached().filter(session=OuterRef("pk"))
@@ -92,7 +92,7 @@ def left_behind(worker: UUID, limit: int) -> list[UUID]:
 
 
 def strays(limit: int = 200) -> list[UUID]:
-    """Sessions that `settle` has something to do for, and no others: they would crowd these out."""
+    """Return the sessions that `settle` can correct, and no others, since they would crowd these out."""
     now = database_now()
     attached = Connection.objects.attached()
     outdated = attached.filter(token_version__lt=F("session__token_version"))
@@ -113,8 +113,11 @@ def strays(limit: int = 200) -> list[UUID]:
 
 
 def _undue(now: datetime) -> SessionQuerySet:
-    """Awake, nobody attached, and not due ever, since CLOSE_DELAY was None when the last one left; or due
-    later than any delay allows, since the clock was set back."""
+    """Return awake sessions whose due time is missing or too late.
+
+    It is missing, with nobody attached, if CLOSE_DELAY was None when the last connection left. It is later
+    than any delay allows if the clock was set back.
+    """
     slack = timedelta(seconds=policy.CLOCK_SLACK)
     undue = ~Q(forced_by="") & Q(passivate_at__gt=now + slack)
     latest = policy.due_time(0, now, conf.CLOSE_DELAY)
@@ -126,8 +129,11 @@ def _undue(now: datetime) -> SessionQuerySet:
 
 @transaction.atomic
 def settle(session_id: UUID, by: str) -> Change | None:
-    """Puts right what nobody looks after: wakes who is wanted, passivates without a start who is not, ends
-    connections whose token was revoked. None: there was nothing to do."""
+    """Correct a session that no process looks after; return None if there was nothing to do.
+
+    Wake it if it is wanted, passivate it without a start if it is not, and end its connections whose token
+    was revoked.
+    """
     locked = try_lock(session_id)
     if locked is None:
         return None
@@ -145,7 +151,7 @@ def settle(session_id: UUID, by: str) -> Change | None:
 
 
 def _settled_state(locked: Locked, connections: int) -> tuple[State, str] | None:
-    """Where a session that nobody owns has to go, and why."""
+    """Return the state that a session without an owner must move to, and the reason; None if it may stay."""
     session = locked.session
     wanted = connections or session.has_pending_work
     match session.state:
@@ -163,14 +169,14 @@ def _settled_state(locked: Locked, connections: int) -> tuple[State, str] | None
 
 
 def open_connections(gateway: UUID) -> dict[str, UUID]:
-    """The session of each attached connection whose row names a gateway, by sid."""
+    """Return the session of each attached connection of a gateway, by sid."""
     rows = Connection.objects.attached().filter(gateway=gateway)
     return {sid: session for sid, session in rows.values_list("sid", "session") if session is not None}
 
 
 def revoked(gateway: UUID) -> set[str]:
-    """The attached connections of a gateway, by sid, whose session's tokens were revoked since, or whose link
-    has come to its end."""
+    """Return the sids of a gateway's attached connections whose session's tokens were revoked since, or whose
+    link has expired."""
     rows = Connection.objects.attached().filter(gateway=gateway)
     rows = rows.filter(
         ~Q(token_version=F("session__token_version")) | Q(link__expires_at__lte=database_now())
@@ -179,13 +185,13 @@ def revoked(gateway: UUID) -> set[str]:
 
 
 def end_reasons(sids: Iterable[str]) -> dict[str, str]:
-    """Which of these connections were ended in the database, and why."""
+    """Return the end reasons, by sid, of those of these connections that were ended in the database."""
     rows = Connection.objects.filter(sid__in=list(sids), ended_at__isnull=False)
     return dict(rows.values_list("sid", "end_reason"))
 
 
 def presence(session_id: UUID) -> tuple[int, list[str]]:
-    """How many connections are attached to a session, and the names of those who have one."""
+    """Return the number of connections attached to a session, and the names of their users, sorted."""
     rows = Connection.objects.attached().filter(session=session_id)
     names = list(rows.values_list(f"user__{get_user_model().USERNAME_FIELD}", flat=True))
     return len(names), sorted({str(name) for name in names if name})
