@@ -1,20 +1,20 @@
-"""Processes and their leases: who lives, and so who may own what.
+"""The leases of processes: which processes live, and so may own sessions.
 
-A process registers under an id that is never used again, and renews by raising its heartbeat counter. An
-observer marks a process gone when its *counter* stood still for LEASE_TTL seconds of the observer's own
-monotonic clock; the UPDATE repeats the counter, so a renewal in the meantime wins. A process that was marked
-gone cannot renew: it learns of it, stops what it owns, and registers anew.
+A process registers under an id that is never used again. It renews its lease by raising a heartbeat counter.
+An observer marks a process gone when its *counter* stood still for LEASE_TTL seconds of the observer's own
+monotonic clock. The UPDATE repeats the counter, so a renewal in the meantime wins. A process that was marked
+gone cannot renew: it detects this, stops everything it owns, and registers anew.
 
 No safety rests on the clocks of two hosts. Two spans are measured, each by one monotonic clock. The holder's
-begins when it *sends* a renewal, and ends HOLD × LEASE_TTL later (see membership); the observer's begins when
-it has *read* the counter which that renewal wrote, so later, and lasts LEASE_TTL. So the holder has stopped
-first, unless its clock runs slower than the observer's by a fifth. Even then nothing is written twice: who
-takes over raises the session's epoch, and each write of the former owner is refused by its epoch in its own
-transaction. (The clock of a host that was suspended as a whole is such a one: it stood still meanwhile.)
-`seen_at` and `passivate_at` are of the database's clock, and are for people and for being due.
+span begins when it *sends* a renewal, and ends HOLD × LEASE_TTL later (see membership). The observer's span
+begins later, when it has *read* the counter which that renewal wrote, and lasts LEASE_TTL. So the holder has
+stopped first, unless its clock runs slower than the observer's by a fifth. Even then nothing is written
+twice: a takeover raises the session's epoch, and each write of the former owner is refused by its epoch in
+its own transaction. (A host that was suspended as a whole has such a clock: it stood still meanwhile.)
+`seen_at` and `passivate_at` are times of the database's clock. They are for people and for due times.
 
-One case needs no waiting. On the same boot and in the same pid namespace, a pid whose start time is no longer
-to be found is a process that has ended (`is_known_dead`).
+One case needs no waiting. On the same boot and in the same pid namespace, a process has ended if no process
+with its pid and start time is found (`is_known_dead`).
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from ohsessions.models import Connection, Process, Session
 logger = logging.getLogger(__name__)
 
 MAX_GAP = 1.0
-"""Seconds between two successful looks beyond which an observer starts counting again: after an outage of the
-database nobody must be reaped for not having renewed during it."""
+"""Seconds between two successful looks after which an observer starts counting again. After a database outage
+no process must be marked gone because it did not renew during the outage."""
 
 
 def start_time(pid: int) -> str | None:
-    """When a process of this pid namespace started, in clock ticks since boot; None if there is none.
+    """Return when a process of this pid namespace started, in clock ticks since boot; None if it has ended.
 
     Source: proc(5), field 22 of /proc/PID/stat; the name in field 2 may hold spaces and parentheses.
     """
@@ -56,10 +56,10 @@ def start_time(pid: int) -> str | None:
 
 
 def _namespace() -> str:
-    """Boot and pid namespace: within both, a pid and its start time name one process. Empty if unknown."""
+    """Return boot and pid namespace: in both, a pid and its start time name one process. Empty if unknown."""
     try:
         if os.readlink("/proc/self") != str(os.getpid()):
-            return ""  # /proc is another namespace's: the same pid is another process there
+            return ""  # /proc shows another namespace, where this pid is another process
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
@@ -67,17 +67,17 @@ def _namespace() -> str:
 
 
 def own_birth() -> str:
-    """What distinguishes this process from every other one with its pid."""
+    """Return a text that distinguishes this process from every other process with its pid."""
     return f"{_namespace()}/{start_time(os.getpid()) or ''}"
 
 
 def is_known_dead(process: Process) -> bool:
-    """Whether a process certainly no longer exists; False if that cannot be known from here."""
+    """Return whether a process has certainly ended; False if that cannot be known from here."""
     namespace, _, started = process.birth.rpartition("/")
     if not namespace or not started or namespace != _namespace():
         return False
     try:
-        # /proc may hide the processes of other users (hidepid); a signal that is not sent finds them.
+        # /proc may hide the processes of other users (hidepid). Signal 0 finds them.
         os.kill(process.pid, 0)
     except ProcessLookupError:
         return True
@@ -87,7 +87,7 @@ def is_known_dead(process: Process) -> bool:
 
 
 def register(kind: Process.Kind, state: Process.State = Process.State.ACTIVE) -> UUID:
-    """Makes this process known, under a new id."""
+    """Register this process under a new id; return the id."""
     now = database_now()
     process = Process.objects.create(
         kind=kind,
@@ -103,23 +103,23 @@ def register(kind: Process.Kind, state: Process.State = Process.State.ACTIVE) ->
 
 
 def renew(process_id: UUID, load: int) -> None:
-    """Renews a lease. Raises ProcessGone if it was declared gone meanwhile."""
+    """Renew a lease. Raises ProcessGone if the process was declared gone meanwhile."""
     alive = Process.objects.filter(pk=process_id).exclude(state=Process.State.GONE)
     if not alive.update(heartbeat=F("heartbeat") + 1, load=load, seen_at=database_now()):
         raise ProcessGone
 
 
 def begin_drain(process_id: UUID) -> bool:
-    """Says that a process takes nothing new. A process that is told so by somebody else drains, and ends.
+    """Mark a process as draining: it takes nothing new. Return whether it was active until now.
 
-    Gives whether it was active until now.
+    A process that was marked by another process drains, and ends.
     """
     active = Process.objects.filter(pk=process_id, state=Process.State.ACTIVE)
     return bool(active.update(state=Process.State.DRAINING))
 
 
 def request_drain(process_id: UUID, *, by: str) -> str:
-    """An operator's «drain now»; gives what happens, in words."""
+    """Drain a process for an operator; return a message that says what happens."""
     if begin_drain(process_id):
         logger.info("Process %s is to drain, by %s", process_id, by, extra={"verb": "drain_requested"})
         return "The process drains: it hands over what it holds, and ends."
@@ -128,16 +128,16 @@ def request_drain(process_id: UUID, *, by: str) -> str:
 
 
 def identity(process: Process) -> tuple[object, ...]:
-    """What the rows of one process have in common: one that is gateway and worker at once has two.
+    """Return a value that all rows of one process share: a gateway that is also a worker has two rows.
 
-    Where its namespace is unknown, nothing: others may share its host name and pid.
+    If its namespace is unknown, each row has a value of its own: others may share its host name and pid.
     """
     namespace = process.birth.rpartition("/")[0]
     return (process.host, process.pid, process.birth) if namespace else (process.pk,)
 
 
 def mark_gone(process_id: UUID, heartbeat: int | None = None) -> bool:
-    """Declares a process gone, if its counter is still `heartbeat` (None: whatever it is). Says if it did."""
+    """Declare a process gone if its counter is still `heartbeat` (None: any); return whether it did."""
     rows = Process.objects.filter(pk=process_id).exclude(state=Process.State.GONE)
     if heartbeat is not None:
         rows = rows.filter(heartbeat=heartbeat)
@@ -148,18 +148,18 @@ LIVING = (Process.State.ACTIVE, Process.State.DRAINING)
 
 
 def living() -> list[Process]:
-    """All processes that were not declared gone."""
-    # Named, not excluded: so an index finds them among any number that is gone.
+    """Return all processes that were not declared gone."""
+    # The filter names the living states: an index finds these among any number of gone processes.
     return list(Process.objects.filter(state__in=LIVING))
 
 
 def gone_with_leftovers() -> list[Process]:
-    """Processes declared gone that still own sessions or have connections that did not end.
+    """Return the processes declared gone that still own sessions or have connections that did not end.
 
-    Gateways first: of what was lost together with its clients only that is started again for which they
-    come back.
+    Gateways sort first. Their connections are ended before a dead worker's sessions are handed over, so a
+    session whose clients died too is passivated instead of being started again.
     """
-    # From what is owned and open, by its index: of processes that are gone there may be any number.
+    # Start from owned sessions and open connections, by their indexes: any number of processes may be gone.
     owners = Session.objects.filter(worker__isnull=False).order_by()
     servers = Connection.objects.filter(ended_at=None, gateway__isnull=False).order_by()
     named = {*owners.values_list("worker", flat=True).distinct()}
@@ -169,42 +169,42 @@ def gone_with_leftovers() -> list[Process]:
 
 @transaction.atomic
 def forget_gone(before: datetime, limit: int) -> int:
-    """Deletes processes that were declared gone, were seen last `before`, and that no row names any more.
+    """Delete processes that were declared gone, were last seen before `before`, and are named by no row.
 
-    Gives how many there were, `limit` at most; those that somebody has locked are left for later. One that is
-    gone in its row only, and lives, finds no row at its next renewal: that is the same to it.
+    Return how many were deleted, `limit` at most. Locked rows are left for later. A process that was declared
+    gone but lives finds no row at its next renewal. That has the same effect as being declared gone.
     """
     rows = forgotten(before).select_for_update(skip_locked=True).values_list("pk", flat=True)
-    # Asked again: who named one meanwhile did so before we locked it.
+    # Filter again: a row may have named a process before it was locked.
     count, _ = forgotten(before).filter(pk__in=list(rows[:limit])).delete()
     return count
 
 
 def forgotten(before: datetime) -> QuerySet[Process]:
-    """The processes of forget_gone()."""
+    """Return the processes that forget_gone() deletes."""
     owned = Exists(Session.objects.filter(worker=OuterRef("pk")))
     served = Exists(Connection.objects.filter(gateway=OuterRef("pk")))
     return Process.objects.filter(~owned, ~served, state=Process.State.GONE, seen_at__lt=before).order_by()
 
 
 def end_detached(gateway: UUID) -> None:
-    """Ends what connections a gateway has that are attached to nothing: no session has to hear of it."""
+    """End a gateway's connections that are attached to no session: no session must be notified."""
     detached = Connection.objects.filter(gateway=gateway, session=None, ended_at=None)
     detached.update(ended_at=database_now(), end_reason="gateway_lost")
 
 
 @dataclass(slots=True)
 class Observer:
-    """Watches the others' counters with this process's own monotonic clock. See the module's docstring."""
+    """A watch over the others' counters by this process's monotonic clock. See the module's docstring."""
 
     lease_ttl: float
     _seen: dict[UUID, tuple[int, float]] = field(default_factory=dict)
     _last_look: float | None = None
 
     def observe(self, counters: Iterable[tuple[UUID, int]], now: float) -> list[tuple[UUID, int]]:
-        """Takes (process, counter) of all that live, read successfully at monotonic time `now`.
+        """Return the processes whose counter has stood still for too long, with that counter.
 
-        Gives those whose counter has stood still for too long, with that counter.
+        `counters`: (process, counter) of all living processes, read successfully at monotonic time `now`.
         """
         if self._last_look is None or now - self._last_look > MAX_GAP:
             self._seen.clear()

@@ -1,8 +1,9 @@
-"""A process's own lease, and its look at the others'.
+"""A process's own lease, and its look at the leases of others.
 
-Renewing is a task of the event loop, so a loop that does not turn does not renew. Whoever holds sessions
-counts from when its last confirmed renewal was *sent*: 0.8 × LEASE_TTL later it must have let go of
-everything, since from LEASE_TTL on others may take it. A gateway holds none, and is more patient.
+Renewing is a task of the event loop, so a loop that hangs does not renew. A process that holds sessions
+counts from when its last confirmed renewal was *sent*. After 0.8 × LEASE_TTL it must have let go of
+everything, since after LEASE_TTL others may take the sessions over. A gateway holds no sessions, and is more
+patient.
 """
 
 from __future__ import annotations
@@ -32,32 +33,32 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY = 0.5
 """Seconds between two looks at the other processes."""
 TAKEN_AT_ONCE = 100
-"""Sessions of a dead worker that are looked up at a time."""
+"""Sessions of a dead worker that one query looks up."""
 DRAINING = Process.State.DRAINING
 HOLD = 0.8
 """The part of LEASE_TTL after which a holder lets go by itself."""
 GATEWAY_PATIENCE = 60.0
-"""Seconds without the database after which a gateway sends its clients away. Nobody else serves them beside
-it, and a database that restarts or fails over is no reason for all of them to reconnect. If the others have
-declared it gone, its next renewal says so."""
+"""Seconds without the database after which a gateway disconnects its clients. No other process serves them
+meanwhile, and a restart or failover of the database is no reason for all of them to reconnect. A gateway that
+was declared gone learns it at its next renewal."""
 
 
 class Member(Protocol):
-    """A gateway or a worker, as its membership sees it."""
+    """A gateway or a worker, as its Membership uses it."""
 
     def load(self) -> int:
-        """How many sessions it owns, or connections it serves."""
+        """Return the number of sessions it owns, or of connections it serves."""
 
     def renewed(self, confirmed_at: float) -> None:
-        """The lease was renewed, by what was sent at this monotonic time: it holds HOLD × LEASE_TTL from
-        there on."""
+        """Note that a renewal sent at this monotonic time succeeded: from then on the lease holds for
+        HOLD × LEASE_TTL."""
 
     async def lost(self, reason: str) -> None:
-        """The lease is over: everything held under it must be let go of, at once."""
+        """Let go of everything held under the lease, at once: the lease is over."""
 
 
 class Membership:
-    """Keeps one process known, and joins anew if it was declared gone."""
+    """The registration of one process. It renews the lease, and registers anew after being declared gone."""
 
     def __init__(
         self, services: Services, kind: Process.Kind, member: Member, clock: Clock | None = None
@@ -74,14 +75,14 @@ class Membership:
         self.process_id: UUID
 
     async def join(self) -> UUID:
-        """Registers; gives the id. Waits for a database that is away, or whose tables are not there yet."""
+        """Register this process; return its id. Wait for a database that is away or not migrated yet."""
         watchdog.hide_from_other_processes()
         outage = Outage(logger, f"Registering this {self._kind}", "registration")
         while True:
             try:
                 process_id = await self._register()
             except Unavailable:
-                pass  # told by who noticed
+                pass  # logged by guarded()
             except Exception as error:
                 text = str(error).partition("\n")[0]
                 outage.failed(f"{type(error).__name__}: {text}. Is the database migrated? It is tried again.")
@@ -101,20 +102,20 @@ class Membership:
         return self.process_id
 
     async def wait_rejoined(self, process_id: UUID) -> None:
-        """Waits until it goes by another id than this one."""
+        """Wait until the process has another id than this one."""
         async with self._rejoined:
             await self._rejoined.wait_for(lambda: self.process_id != process_id)
 
     async def keep(self) -> None:
-        """Renews for ever, every HEARTBEAT seconds."""
+        """Renew the lease forever, every HEARTBEAT seconds."""
         while True:
-            # A lease that could not be renewed ends between two heartbeats, and is given up then.
+            # A lease that could not be renewed may end between two heartbeats. It is given up at that time.
             left = self._left() if self._held else conf.HEARTBEAT
             await asyncio.sleep(max(0.0, min(conf.HEARTBEAT, left)))
             await self.renew()
 
     async def renew(self) -> None:
-        """Renews once; lets go of everything if that failed for too long, and joins anew when it can.
+        """Renew once. Let go of everything if that failed for too long, and register anew when possible.
 
         Raises nothing: without this task nobody would notice that the lease has ended.
         """
@@ -133,7 +134,7 @@ class Membership:
     async def _try_renew(self) -> None:
         sent = self._clock.monotonic()
         try:
-            # No longer than what is held may be kept.
+            # Wait no longer than the process may keep what it holds.
             async with asyncio.timeout(max(0.0, self._left()) if self._held else conf.HEARTBEAT):
                 await self._write(leases.renew, self.process_id, self._member.load())
         except ProcessGone:
@@ -145,7 +146,7 @@ class Membership:
             self._confirmed = sent
             self._member.renewed(sent)
         else:
-            # Nobody declared it gone, but it gave up what it held: it begins again under a new id.
+            # It was not declared gone, but it has let go of everything. It begins again under a new id.
             await self._write(leases.mark_gone, self.process_id, None)
             await self._register()
 
@@ -155,12 +156,12 @@ class Membership:
         return self._confirmed
 
     def holds(self, process_id: UUID) -> bool:
-        """Whether it goes by this id, and what it does under it may rely on the lease."""
+        """Return whether the process has this id, and may rely on its lease now."""
         relied_on_until = self._confirmed + HOLD * conf.LEASE_TTL
         return self._held and self.process_id == process_id and self._clock.monotonic() < relied_on_until
 
     def _left(self) -> float:
-        """Seconds for which what is held may be kept without a renewal."""
+        """Return the seconds for which the process may keep what it holds without a renewal."""
         keeps = HOLD * conf.LEASE_TTL
         if self._kind == Process.Kind.GATEWAY:
             keeps = max(keeps, GATEWAY_PATIENCE)
@@ -172,12 +173,12 @@ class Membership:
         await self._member.lost(reason)
 
     async def begin_drain(self) -> None:
-        """Says that it takes nothing new, under whatever id. Raises Unavailable."""
+        """Mark this process as draining, also under later ids. Raises Unavailable."""
         self._draining = True
         await self._services.change_soon(leases.begin_drain, self.process_id)
 
     async def leave(self) -> None:
-        """Says goodbye, so that nobody has to wait for the lease to end."""
+        """Declare this process gone, so that no other process waits for its lease to end."""
         try:
             await self._write(leases.mark_gone, self.process_id, None)
         except Unavailable:
@@ -185,12 +186,12 @@ class Membership:
 
 
 def end_this_process() -> None:
-    """The orderly stop that SIGTERM brings about, whatever serves."""
+    """Send SIGTERM to this process, which stops it in order under any server."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Reaper:
-    """Notices processes that are gone, and gives away what they held."""
+    """A watch for processes that are gone. It hands over their sessions and ends their connections."""
 
     def __init__(
         self,
@@ -207,7 +208,7 @@ class Reaper:
         self._observer = Observer(conf.LEASE_TTL)
 
     async def watch(self) -> None:
-        """Looks for ever. Taking over goes on beside, so that the looks stay close together meanwhile."""
+        """Look and take over forever, in two tasks, so that a takeover does not delay the next look."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._again_and_again(self.look), name="reaper looks")
             group.create_task(self._again_and_again(self.take_over), name="reaper takes over")
@@ -224,7 +225,7 @@ class Reaper:
             await asyncio.sleep(LOOK_EVERY)
 
     async def look(self) -> None:
-        """One look: declares gone who is."""
+        """Look once: declare dead processes gone, and call `on_drain` if this one drains."""
         processes = await self._services.database.read(leases.living)
         others = [process for process in processes if process.pk != self._own_id()]
         own = next((process for process in processes if process.pk == self._own_id()), None)
@@ -240,7 +241,7 @@ class Reaper:
                 logger.warning("Process %s is gone", process_id, extra={"verb": "process_gone"})
 
     async def take_over(self) -> None:
-        """Gives away what processes left that are gone."""
+        """Hand over the sessions of processes that are gone, and end their connections."""
         for process in await self._services.database.read(leases.gone_with_leftovers):
             if process.kind == Process.Kind.WORKER:
                 await self._take_sessions(process.pk)
@@ -248,9 +249,9 @@ class Reaper:
                 await self._end_connections(process.pk)
 
     async def _take_sessions(self, worker: UUID) -> None:
-        """All processes do this at once, each in an order of its own, so that they share the work.
+        """Hand over a worker's sessions. All processes do so at once, in random orders, to share the work.
 
-        What somebody has locked is left for the next time, and so is all that comes after a round in vain.
+        Locked sessions are left for the next time. So are all others, after a round that hands over none.
         """
         read = self._services.database.read
         while left := await read(lifecycle.left_behind, worker, TAKEN_AT_ONCE):

@@ -1,7 +1,7 @@
-"""What gateway and worker both need, once per process: the database's threads and the wake-ups.
+"""Services for gateway and worker, once per process: the database's threads and the wake-ups.
 
-The event loop's side of journal and lifecycle: each call here runs one of their functions in a thread and,
-after the commit, tells whom it concerns.
+This is the event loop's access to journal and lifecycle. Each call runs one of their functions in a thread.
+After the commit, `append` notifies the processes concerned; for a Change its caller does (see `announce`).
 """
 
 from __future__ import annotations
@@ -22,50 +22,51 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 ANSWER_LIMIT = 10.0
-"""Seconds that a client waits for a database which neither answers nor refuses; then it is told 503."""
+"""Seconds that a client waits for a database that neither answers nor refuses; then it gets a 503."""
 RETRY_PAUSE = 0.5
 """Seconds between two tries while the database is away."""
 
 
 class Services:
-    """Made inside the event loop that it serves; `close` it at the end, which closes the database too."""
+    """The services of one event loop. Make the object inside that loop. `close` also closes the database."""
 
     def __init__(self, database: Database | None = None) -> None:
         self.database = database or Database()
         self.wakeups = Wakeups()
 
     async def change(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs one transaction of lifecycle. Announcing its Change is the caller's (see `announce`)."""
+        """Run one transaction of lifecycle. The caller announces its Change (see `announce`)."""
         return await self.database.write(function, *args, **kwargs)
 
     async def try_change(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """As `change`, for a sweep, which has others to look after and comes again: None, soon, if somebody
-        else has locked the session."""
+        """Run a transaction as `change` does, but return None, soon, if another transaction has locked the
+        session. For sweeps: they have other sessions, and try again later."""
         return await self.database.try_write(function, *args, **kwargs)
 
     async def change_soon(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `change`, for a client, who is to be answered within ANSWER_LIMIT."""
+        """Run a transaction as `change` does, but raise Unavailable after ANSWER_LIMIT: a client waits."""
         return await self.database.write_within(ANSWER_LIMIT, function, *args, **kwargs)
 
     async def change_patiently(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `change`, again and again while the database is away."""
+        """Run a transaction as `change` does, and repeat it while the database is away."""
         return await _patiently(lambda: self.database.write(function, *args, **kwargs))
 
     async def read_patiently(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `database.read`, again and again while the database is away."""
+        """Run a function as `database.read` does, and repeat it while the database is away."""
         return await _patiently(lambda: self.database.read(function, *args, **kwargs))
 
     async def announce(self, *changes: Change | None) -> None:
-        """Tells everybody concerned of what was committed."""
+        """Notify all processes concerned of committed changes."""
         for change in changes:
             if change is not None:
                 await self.wakeups.change(change)
 
     async def append(self, append: Append) -> Appended:
-        """Stores events (see journal.commit_appends) and wakes whom they concern.
+        """Store events (see journal.commit_appends) and notify the processes concerned.
 
-        Its place in line is taken before the first await. Raises StaleEpoch or WireError: nothing is stored;
-        or Unavailable: nobody knows. A client's (`epoch` is None) is answered within ANSWER_LIMIT.
+        The append takes its place in line before the first await. Raises StaleEpoch, StaleSecrets or
+        WireError if nothing was stored, or Unavailable if that is unknown. A client's append (`epoch` is
+        None) waits ANSWER_LIMIT at most.
         """
         limit = ANSWER_LIMIT if append.epoch is None else None
         done: Appended = await self.database.write_gathered(journal.commit_appends, append, limit)

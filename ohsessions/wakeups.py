@@ -1,8 +1,8 @@
-"""Hints over the channel layer: that something is to be looked at in the database.
+"""Wake-ups over the channel layer: hints to look at something in the database.
 
-A message may be lost, doubled or late by contract of the layer, so nothing depends on one: who gets it looks
-sooner, and reconciliation looks anyway. Therefore nothing here raises. A layer that failed is left alone,
-so that nobody waits for it again and again, until `probe` finds that it works.
+By its contract the layer may lose, double or delay a message, so nothing depends on one. A process that gets
+a hint looks sooner; reconciliation looks in any case. Therefore Wakeups raises no errors of the layer. A
+layer that failed is not used, and so delays nobody, until `probe` finds that it works.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ logger = logging.getLogger(__name__)
 Send = Callable[[str, dict[str, Any]], Coroutine[Any, Any, None]]
 
 WORK_CHANNEL = "ohsessions"
-"""Where workers hear of sessions that nobody owns."""
+"""The channel on which workers hear of sessions without an owner."""
 MAX_INLINE = 64 * 1024
-"""Characters of events that travel in a message; beyond it only their numbers do."""
+"""Characters of events that a message carries at most; beyond that it carries only the last number."""
 
 SEND_TIMEOUT = 1.0
-"""Seconds that a message may take: behind it an acknowledgement waits."""
+"""Seconds that sending a message may take: an acknowledgement waits for it."""
 PROBE_EVERY = 1.5
-"""Seconds between two tries of the layer, whether or not anybody has something to say."""
+"""Seconds between two probes of the layer, also when there is nothing else to send."""
 PROBE_GROUP = "ohsessions.probe"
-"""A group without members: what is sent to it goes the whole way and leaves nothing behind."""
+"""A group without members: a message to it goes through the whole layer and leaves nothing behind."""
 
 
 def worker_channel(process_id: UUID) -> str:
@@ -49,15 +49,15 @@ def session_group(session_id: UUID) -> str:
 
 
 def is_embedded() -> bool:
-    """Whether the channel layer ends at this process: then its gateway runs a worker too."""
+    """Return whether the channel layer ends at this process: then its gateway runs a worker too."""
     return isinstance(get_channel_layer(), InMemoryChannelLayer)
 
 
 class Hearing:
-    """The side of a channel layer that hears.
+    """The receiving side of a channel layer. It raises the layer's errors.
 
-    The core layer of channels_redis (4.3) tidies up behind each message in a task that nobody looks at; one
-    that fails, since Redis went away, would be told by asyncio as an error of its own, with its traceback.
+    The core layer of channels_redis (4.3) cleans up after each message in a task that nobody awaits. If the
+    task fails because Redis went away, asyncio would log its traceback. This class prevents that.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -71,7 +71,7 @@ class Hearing:
 
 
 class Wakeups:
-    """Sends hints. One per process."""
+    """The sender of hints, one per process."""
 
     def __init__(self) -> None:
         self._layer: Any = get_channel_layer()
@@ -82,7 +82,7 @@ class Wakeups:
         return not self._outage.lasts
 
     async def change(self, change: Change) -> None:
-        """Tells everybody whom a committed life-cycle transaction concerns."""
+        """Notify all processes that a committed life-cycle transaction concerns."""
         if change.stored:
             await self.events(change.session_id, change.stored, change.head)
         if change.moved:
@@ -96,54 +96,54 @@ class Wakeups:
             await self.wanted(change.session_id)
 
     async def events(self, session_id: UUID, stored: Sequence[tuple[int, str]], head: int) -> None:
-        """Tells gateways of new events: (number, data) of each when they are small, and the last number."""
+        """Notify gateways of new events: (number, data) of each if they are small, and the last number."""
         message: dict[str, Any] = {"type": "session.events", "session": session_id.hex, "head": head}
         if sum(len(data) for _, data in stored) <= MAX_INLINE:
             message["events"] = [list(event) for event in stored]
         await self._to_session(session_id, message)
 
     async def state(self, session_id: UUID, state: str, reason: str, title: str) -> None:
-        """Tells gateways that a session changed its state or title."""
+        """Notify gateways that a session changed its state or title."""
         message = {"type": "session.state", "session": session_id.hex}
         await self._to_session(session_id, message | {"state": state, "reason": reason, "title": title})
 
     async def presence(self, session_id: UUID) -> None:
-        """Tells gateways that somebody came or went."""
+        """Notify gateways that a client attached or left."""
         await self._to_session(session_id, {"type": "session.presence", "session": session_id.hex})
 
     async def notice(self, session_id: UUID, notice: dict[str, JSON]) -> None:
-        """Has gateways send a notice to everyone attached."""
+        """Make gateways send a notice to all attached clients."""
         await self._to_session(
             session_id, {"type": "session.notice", "session": session_id.hex, "notice": notice}
         )
 
     async def error(self, session_id: UUID, payload: dict[str, JSON]) -> None:
-        """Has gateways send an unstored oh_event (an error, a status) to everyone attached."""
+        """Make gateways send an unstored oh_event (an error, a status) to all attached clients."""
         await self._to_session(
             session_id, {"type": "session.error", "session": session_id.hex, "payload": payload}
         )
 
     async def ended(self, session_id: UUID) -> None:
-        """Tells gateways that connections of a session were ended in the database."""
+        """Notify gateways that connections of a session were ended in the database."""
         await self._to_session(session_id, {"type": "session.ended", "session": session_id.hex})
 
     async def wanted(self, session_id: UUID) -> None:
-        """Tells workers that a session has no owner."""
+        """Notify workers that a session has no owner."""
         await self._send(WORK_CHANNEL, {"type": "session.wanted", "session": session_id.hex})
 
     async def owner(self, worker: UUID, session_id: UUID, epoch: int, secrets_version: int = 0) -> None:
-        """Tells a session's owner that there is something to do for it, and how new its secrets are."""
+        """Notify a session's owner that there is work for it, and of the version of its secrets."""
         message = {"type": "session.work", "session": session_id.hex, "epoch": epoch}
         message |= {"secrets_version": secrets_version}
         await self._send(worker_channel(worker), message)
 
     async def probe(self) -> None:
-        """Tries whether the layer works, also if it did not the last time."""
+        """Test whether the layer works, also if it failed the last time."""
         if self._layer is not None:
             await self._try(self._layer.group_send, PROBE_GROUP, {"type": "probe"})
 
     async def probe_for_ever(self) -> None:
-        """Each process does: one that is idle learns, and says, that the layer is away, and is back."""
+        """Probe the layer forever, so that an idle process, too, detects and logs that it is away or back."""
         while True:
             await self.probe()
             await asyncio.sleep(PROBE_EVERY)
@@ -161,15 +161,15 @@ class Wakeups:
             async with asyncio.timeout(SEND_TIMEOUT):
                 await self._send_twice(send, target, message)
         except ChannelFull:
-            pass  # by whoever should read it; the layer works
+            pass  # the receiver is slow; the layer works
         except Exception as error:
             self._outage.failed(f"{error!r}. All goes on, later.")
         else:
             self._outage.worked()
 
     async def _send_twice(self, send: Send, target: str, message: dict[str, Any]) -> None:
-        """A layer that works gets a second try: its pool may have had a connection of before Redis restarted,
-        which is no new outage."""
+        """Send a message, with a second try if the layer worked so far: its pool may hold a connection from
+        before a restart of Redis, which is no new outage."""
         try:
             await cancellable(send(target, message))
         except ChannelFull:
