@@ -1,6 +1,6 @@
 """The leases of processes: which processes live, and so may own sessions.
 
-A process registers under an id that is never used again. It renews its lease by raising a heartbeat counter.
+A process registers under an id that is never used again, and renews its lease by raising a counter.
 An observer marks a process gone when its *counter* stood still for LEASE_TTL seconds of the observer's own
 monotonic clock. The UPDATE repeats the counter, so a renewal in the meantime wins. A process that was marked
 gone cannot renew: it detects this, stops everything it owns, and registers anew.

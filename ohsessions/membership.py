@@ -58,7 +58,7 @@ class Member(Protocol):
 
 
 class Membership:
-    """The registration of one process. It renews the lease, and registers anew after being declared gone."""
+    """The registration of one process, which is renewed, and made anew if the process was declared gone."""
 
     def __init__(
         self, services: Services, kind: Process.Kind, member: Member, clock: Clock | None = None
@@ -109,7 +109,7 @@ class Membership:
     async def keep(self) -> None:
         """Renew the lease forever, every HEARTBEAT seconds."""
         while True:
-            # A lease that could not be renewed may end between two heartbeats. It is given up at that time.
+            # A lease that could not be renewed may end between two heartbeats, and is given up then.
             left = self._left() if self._held else conf.HEARTBEAT
             await asyncio.sleep(max(0.0, min(conf.HEARTBEAT, left)))
             await self.renew()
@@ -146,7 +146,7 @@ class Membership:
             self._confirmed = sent
             self._member.renewed(sent)
         else:
-            # It was not declared gone, but it has let go of everything. It begins again under a new id.
+            # The process was not declared gone, but has let go of everything: begin again under a new id.
             await self._write(leases.mark_gone, self.process_id, None)
             await self._register()
 
@@ -191,7 +191,7 @@ def end_this_process() -> None:
 
 
 class Reaper:
-    """A watch for processes that are gone. It hands over their sessions and ends their connections."""
+    """A watch for processes that are gone, to hand over their sessions and end their connections."""
 
     def __init__(
         self,

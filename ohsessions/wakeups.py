@@ -54,7 +54,7 @@ def is_embedded() -> bool:
 
 
 class Hearing:
-    """The receiving side of a channel layer. It raises the layer's errors.
+    """The receiving side of a channel layer, which raises the layer's errors.
 
     The core layer of channels_redis (4.3) cleans up after each message in a task that nobody awaits. If the
     task fails because Redis went away, asyncio would log its traceback. This class prevents that.

@@ -5,7 +5,7 @@ asgiref's `sync_to_async` runs all calls of a process in one thread, where one s
 On SQLite one thread, the writer, does all writes (a second one would only wait for the lock). On PostgreSQL a
 few more threads run life-cycle transactions, which may wait for row locks. Only some of these threads wait,
 for a short time each: a locked row must not delay the rest. The writer's batches skip locked rows; its
-heartbeats wait for one as long as `lock_timeout` allows.
+heartbeats wait for a locked row as long as `lock_timeout` allows.
 
 Writes of one kind are gathered: values that arrive during a transaction are stored by the next one (group
 commit: 10 to 20 times the throughput of one transaction each, measured). An idle writer writes at once.

@@ -22,7 +22,7 @@ disk: without this pause the log would report an end of the outage each time."""
 
 
 class Storage(Outage):
-    """The outage of a full disk. It ends with a write QUIET seconds after the last failure. Reads go on."""
+    """The outage of a full disk, until a write succeeds QUIET seconds after the last failure. Reads go on."""
 
     def __init__(self) -> None:
         super().__init__(logger, "Storing in the database", "storage")

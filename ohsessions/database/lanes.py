@@ -28,9 +28,9 @@ from ohsessions.database.connections import (
 from ohsessions.database.rowlocks import lock_wait
 
 Commit = Callable[[list[Any]], Sequence[Any]]
-"""A function that writes many items in one transaction. It returns for each item its result, the exception to
+"""A function that writes many items in one transaction, and returns for each its result, the exception to
 raise for it, or LATER. It may be called again with the same items after a connection was lost, whether or not
-it had committed."""
+the transaction had committed."""
 
 MAX_BATCH = 500
 LOCK_POLL = 0.005
@@ -88,8 +88,8 @@ class Lane:
     """A queue of work and the threads that do it. `tries`: how often a call may be run.
 
     With `waiters` no call waits for a row at its first try. Calls that find their row locked stand in a line
-    of their own. At most `waiters` threads work off that line, and wait a little for each row in turn. They
-    wait because a call that only polls may come too late each time for a row that many want.
+    of their own. At most `waiters` threads work off that line, and wait a little for each row in turn. A call
+    that only polls, and does not wait, may come too late each time for a row that many want.
     """
 
     def __init__(self, name: str, threads: int, tries: int = 1, waiters: int = 0) -> None:

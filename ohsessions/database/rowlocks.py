@@ -1,9 +1,9 @@
 """Row locks, and how long a thread waits for a row that another transaction has locked.
 
-That may be long: a process was stopped in the middle of a transaction, or a person thinks, in psql. There are
-few threads, and other work waits for a thread that waits. So a unit of work may have a limit for its first
-lock. Without that lock nothing has been done yet, and all of it can be repeated later. For later locks it
-waits as long as the database's `lock_timeout` allows, since it may have committed something by then.
+The wait may be long: a process was stopped in the middle of a transaction, or a person thinks, in psql. There
+are few threads, and other work waits for a thread that waits. So a unit of work may have a limit for its
+first lock. Without that lock nothing has been done yet, and all of it can be repeated later. For later locks
+the thread waits as long as the database's `lock_timeout` allows: something may have been committed by then.
 """
 
 from __future__ import annotations

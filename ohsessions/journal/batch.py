@@ -181,7 +181,7 @@ class _Batch:
         return row
 
     def _mark(self, session: Session, append: Append) -> None:
-        """Move the marks. Repeating it, after a COMMIT whose answer was lost, changes nothing."""
+        """Move the marks. A repetition, after a COMMIT whose answer was lost, changes nothing."""
         epoch = append.epoch
         if epoch is None:
             return

@@ -29,7 +29,7 @@ MARKS = (
     "interrupted_number",
     "log_bytes",
 )
-"""The integer fields of a session that an append changes. It changes `active_at` too."""
+"""The integer fields of a session that an append changes. `active_at` changes too."""
 
 
 def new_row(session: Session, event: NewEvent, now: datetime) -> Event:
@@ -81,7 +81,7 @@ def save_marks(sessions: Collection[Session]) -> None:
     """Store MARKS and `active_at` of many sessions in one statement. Their rows must be locked."""
     if not sessions:
         return
-    # For fifty sessions this costs a sixth of fifty UPDATEs (measured). It needs SQLite 3.33, of 2020.
+    # This costs a sixth of an UPDATE for each of fifty sessions (measured). It needs SQLite 3.33, of 2020.
     values: list[Any] = []
     for session in sessions:
         values += [getattr(session, name) for name in MARKS]

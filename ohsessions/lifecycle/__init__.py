@@ -1,6 +1,6 @@
 """The life of a session. Each function is one transaction, called in a thread (see ohsessions.database).
 
-Only `Locked.move` changes a state. It also stores the reason, the epoch and a row of Transition. An awake
+Only `Locked.move` changes a state, and stores the reason, the epoch and a row of Transition. An awake
 session without connections has a `passivate_at`, unless CLOSE_DELAY is None. Each change of the owner raises
 the epoch, so that writes of the former owner are refused: claim, release, close, fail and takeover raise it.
 """

@@ -36,7 +36,7 @@ class Socket:
     """The fields of a connection's row that describe its socket, and the user of the socket.
 
     `user` is Django's, or an AnonymousUser. `login` identifies the user's login; it is checked again if it
-    `is_doubted`. `browser` distinguishes anonymous users. It stays the same after a lost connection.
+    `is_doubted`. `browser` distinguishes anonymous users, and stays the same after a lost connection.
     """
 
     sid: str
@@ -311,7 +311,7 @@ def detach(sid: str, reason: str, *, leave: bool = False, sent_number: int | Non
 
 
 def _end_row_of_who_left(sid: str, reason: str) -> None:
-    """End the row of a connection that left its session. It concerns no session, so nothing is locked."""
+    """End the row of a connection that left its session. No session is concerned, so none is locked."""
     rows = Connection.objects.filter(sid=sid, session=None, ended_at=None)
     rows.update(ended_at=database_now(), end_reason=reason[:100])
 

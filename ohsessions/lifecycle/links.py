@@ -31,7 +31,7 @@ def live_links(session_id: UUID) -> LinkQuerySet:
 
 @transaction.atomic
 def share(grant: Grant, role: Role, user: Any, *, label: str = "", seconds: float | None = None) -> Link:
-    """Make a link to a session. It ends after `seconds` (TOKEN_MAX_AGE at most), and no later than the grant.
+    """Make a link that ends after `seconds` (TOKEN_MAX_AGE at most), and no later than the grant.
 
     Raises WireError 429 `quota` if there are MOST_LINKS already, or 401 `invalid_token` if the grant was
     revoked meanwhile.

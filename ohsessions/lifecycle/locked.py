@@ -1,7 +1,7 @@
 """A session whose row is locked, and the one function that changes its state.
 
-A life-cycle transaction first locks the row in a statement of its own. It reads or writes connections in
-later statements. So two last disconnects at once cannot both count the other's connection. Several sessions
+A life-cycle transaction first locks the row in a statement of its own. Only later statements read or
+write connections. So two last disconnects at once cannot both count the other's connection. Several sessions
 are locked in order of id.
 """
 
@@ -67,7 +67,7 @@ class Locked:
         self.former: UUID | None = None
 
     def move(self, target: State, reason: str, by: str) -> None:
-        """Change the state, store a Transition; no other code changes a state. Raises IllegalTransition."""
+        """Change the state and store a Transition. No other code does so. Raises IllegalTransition."""
         session = self.session
         origin = session.state
         session.state = states.move(origin or None, target)
@@ -136,8 +136,9 @@ class Locked:
         """Set or clear `passivate_at`, depending on the number of connections.
 
         Keep an existing due time, so that repeated takeovers and crashes cannot postpone passivation. Reduce
-        it if it is further away than CLOSE_DELAY: then the clock was set back. If an operator or the quota
-        wants the session to sleep (`forced_by`), keep it until the session has slept, even if clients attach.
+        a due time further away than CLOSE_DELAY: then the clock was set back. If an operator or the quota
+        wants the session to sleep (`forced_by`), keep the due time until the session has slept, even if
+        clients attach.
         """
         session = self.session
         if session.state not in states.AWAKE:

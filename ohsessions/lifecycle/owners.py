@@ -139,7 +139,7 @@ def _as_claimed(session: Session) -> Claimed:
 
 @transaction.atomic
 def run(session_id: UUID, epoch: int) -> Change:
-    """Move a session to `running`: its runtime is ready. Repeating it changes nothing. Raises StaleEpoch."""
+    """Move a session to `running`: its runtime is ready. A repetition changes nothing. Raises StaleEpoch."""
     locked = lock_owned(session_id, epoch)
     if locked.session.state == State.RUNNING:
         return locked.change()

@@ -28,7 +28,7 @@ def hand_over(
     """Take a session from a worker that is gone, or does not serve it. Return None if the session is not that
     worker's, or no longer has this `epoch`.
 
-    A worker that `died` may have died of this session. If it did, that counts as a crash: a session that
+    A worker that `died` may have died of this session. Such a death counts as a crash: a session that
     kills its workers fails, and does not stop the others again and again. A session of a dead worker that
     nobody wants is not started only to sleep: it is passivated, with its last checkpoint.
     """
@@ -115,8 +115,8 @@ def strays(limit: int = 200) -> list[UUID]:
 def _undue(now: datetime) -> SessionQuerySet:
     """Return awake sessions whose due time is missing or too late.
 
-    It is missing, with nobody attached, if CLOSE_DELAY was None when the last connection left. It is later
-    than any delay allows if the clock was set back.
+    The due time is missing, with nobody attached, if CLOSE_DELAY was None when the last connection left. The
+    due time is later than any delay allows if the clock was set back.
     """
     slack = timedelta(seconds=policy.CLOCK_SLACK)
     undue = ~Q(forced_by="") & Q(passivate_at__gt=now + slack)
@@ -131,8 +131,8 @@ def _undue(now: datetime) -> SessionQuerySet:
 def settle(session_id: UUID, by: str) -> Change | None:
     """Correct a session that no process looks after; return None if there was nothing to do.
 
-    Wake it if it is wanted, passivate it without a start if it is not, and end its connections whose token
-    was revoked.
+    Wake a wanted session, passivate an unwanted one without a start, and end connections whose token was
+    revoked.
     """
     locked = try_lock(session_id)
     if locked is None:
