@@ -1,1 +1,1 @@
-"""Owning sessions: hosting their runtimes, putting them to sleep, taking over."""
+"""The worker: owns sessions, hosts their runtimes, puts them to sleep, and takes sessions over."""

@@ -1,7 +1,7 @@
-"""What a session's runtime is given to do: actions from the log one at a time, in order, interrupts at once.
+"""The actions that a session's runtime gets: one at a time, in the order of the log; interrupts at once.
 
-The marks of what was begun, handled and delivered are stored with it, so that the next owner knows. How an
-activation begins and ends, and what becomes of it when the runtime breaks, is none of its business.
+The marks of actions that were begun, handled or delivered are stored with the session, so that the next owner
+knows them. How an activation begins and ends, or crashes, is not this module's business.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ohsessions.worker.renewal import Renewal
 
 
 class Actions:
-    """Those of one activation. `check_lease` raises StaleEpoch if nothing may be begun any more."""
+    """The actions of one activation. `check_lease` raises StaleEpoch if no action may be begun any more."""
 
     def __init__(
         self,
@@ -52,25 +52,25 @@ class Actions:
         self._over = False
 
     def wake(self) -> None:
-        """There may be new ones in the log."""
+        """Make read() look for new actions in the log."""
         self._work.set()
 
     def notice(self, last_number: int) -> None:
-        """The log's last one has this number; looks, if it has not read so far."""
+        """Make read() look into the log if it has not read up to `last_number`, the log's last action."""
         if last_number > self._read_number:
             self._work.set()
 
     async def rest(self) -> None:
-        """Begins none any more, and waits for the end of the one under way."""
+        """Begin no further action, and wait for the end of the action under way."""
         self._may_begin.clear()
         await self._idle.wait()
 
     def end(self) -> None:
-        """Begins none any more, also if a handler that is cancelled ends as if it had not been."""
+        """Begin no further action, even if a cancelled handler returns as if it had not been cancelled."""
         self._over = True
 
     async def read(self, runtime: Runtime, context: HostContext) -> None:
-        """Brings actions from the log into the queue, and interrupts to the runtime, as they come."""
+        """Put actions from the log into the queue, and deliver interrupts to the runtime, as they come."""
         self._work.set()
         while True:
             await self._work.wait()
@@ -89,9 +89,9 @@ class Actions:
         try:
             action = await self._load(runtime, context, number)
         except Exception:
-            self.interrupting = number  # what cannot be read is not tried again
+            self.interrupting = number  # an interrupt that cannot be read is not tried again
             raise
-        # Not before: were the action under way to break while it is read, it would never be delivered.
+        # Set after the read: else a crash of the action under way would mark the interrupt as delivered.
         self.interrupting = number
         await guarded(runtime.interrupt(action))
         context.reveal(number)
@@ -99,7 +99,7 @@ class Actions:
         self.interrupting = None
 
     async def handle(self, runtime: Runtime, context: HostContext) -> None:
-        """Has the runtime handle what is in the queue, as it comes."""
+        """Pass the actions in the queue to the runtime, as they come."""
         while not self._over:
             await self._queued.wait()
             while self._queue and not self._over:
@@ -126,7 +126,7 @@ class Actions:
         self.current = context.cause = None
 
     async def _load(self, runtime: Runtime, context: HostContext, number: int) -> Action:
-        """Return an action, once the secrets that it may have in it are known."""
+        """Return an action, once the activation knows the secrets that the action may contain."""
         read = self._services.read_patiently
         action, secrets_version = await read(journal.read_action, self._claimed.session_id, number)
         await self._renewal.renew(runtime, context, secrets_version)
@@ -134,7 +134,7 @@ class Actions:
         return action
 
     def _was_cut_off(self, runtime: Runtime, number: int) -> bool:
-        """Whether an earlier activation began this action, and it must not be begun again."""
+        """Return True if an earlier activation began this action and it must not be begun again."""
         if number != self._claimed.started_number:
             return False
         return not runtime.retries_interrupted or self._claimed.attempts >= 2

@@ -1,4 +1,4 @@
-"""What a hosted runtime is given: RuntimeContext over the outbox of its activation."""
+"""The context of a hosted runtime: RuntimeContext over the outbox of its activation."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ohsessions.worker.outbox import Outbox
 from ohsessions.worker.processes import ProcessSupervisor
 
 ABOVE = 64 * 1024
-"""Bytes that an event may have beyond two of the largest actions: an echo tells an action's content twice.
-Larger ones do not pass through the server (see the command `serve`)."""
+"""Bytes that an event may have beyond two of the largest actions: an echo has an action's content twice.
+Larger events do not pass through the server (see the command `serve`)."""
 
 
 class HostContext:
@@ -36,7 +36,7 @@ class HostContext:
         outbox: Outbox,
         confirmed_at: float,
     ) -> None:
-        """`confirmed_at`: when the last confirmed renewal of the worker's lease was sent."""
+        """`confirmed_at`: the time at which the last confirmed renewal of the worker's lease was sent."""
         self.session_id = claimed.session_id
         self.settings: Mapping[str, JSON] = claimed.settings
         self._secrets = dict(known.values)
@@ -76,7 +76,7 @@ class HostContext:
         await self._services.wakeups.notice(self.session_id, clean)
 
     def _cleaned(self, value: dict[str, JSON]) -> dict[str, JSON]:
-        """Without secrets. Raises InvalidEvent for what has no end."""
+        """Return the value without secrets. Raise InvalidEvent if it nests too deeply or contains itself."""
         clean = value
         try:
             for redactor in self._redactors():
@@ -90,12 +90,12 @@ class HostContext:
         self._outbox.checkpoint = (snapshot,)
 
     async def store(self, snapshot: JSON) -> snapshots.Snapshot:
-        """Makes a snapshot ready for the row. Raises InvalidEvent if it is not JSON."""
+        """Prepare a snapshot for the session's row. Raise InvalidEvent if it is not JSON."""
         _check_snapshot(snapshot)
         return await snapshots.astore(self.session_id, snapshot)
 
     async def load(self, snapshot: snapshots.Snapshot) -> JSON:
-        """The value of the snapshot to start from. Raises RuntimeFailure if it is lost."""
+        """Return the value of a snapshot. Raise RuntimeFailure (`snapshot_lost`) if it cannot be read."""
         try:
             return await snapshots.aload(snapshot)
         except WireError as error:
@@ -116,7 +116,7 @@ class HostContext:
         return await self.processes.spawn(argv, env=env, cwd=cwd, scratch=scratch)
 
     def redact(self, text: str) -> str:
-        """Cuts the session's secrets out of a text."""
+        """Return a text without the session's secrets."""
         for redactor in self._redactors():
             text = redactor.redact(text)
         return text
@@ -125,7 +125,7 @@ class HostContext:
         return [self._redactor, *self._hidden.values()]
 
     def renew(self, known: vault.Known) -> set[str]:
-        """Take over newer secrets; return the names of those that changed. The old ones are still cut out."""
+        """Take over newer secrets; return the names of the changed ones. Old values are still cut out."""
         changed = {name for name, value in known.values.items() if self._secrets.get(name) != value}
         self._redactor.add(known.texts)
         self._secrets.update(known.values)
@@ -138,11 +138,11 @@ class HostContext:
             self._hidden[action.id] = Redactor(cut_out(texts_in(action.args)))
 
     def reveal(self, number: int) -> None:
-        """The action with this number has been handled."""
+        """Stop cutting out the arguments of the action with this number: it has been handled."""
         self._hidden.pop(number, None)
 
     async def tell(self, reason: str, message: str, cause: int | None) -> None:
-        """Stores an error of ours in the session's log, for its users."""
+        """Store an error event in the session's log, for its users."""
         body = wire.event_body(
             observation="error",
             content=message,
@@ -162,7 +162,7 @@ def _check_size(text: str) -> None:
 
 def _check_snapshot(snapshot: JSON) -> None:
     try:
-        wire.encode(snapshot)  # first: it notices what contains itself
+        wire.encode(snapshot)  # first: it refuses a value that contains itself
         wire.check_json(snapshot)
     except (TypeError, ValueError, RecursionError, WireError) as error:
         raise InvalidEvent(f"The snapshot cannot be stored as JSON: {error}.") from error

@@ -1,4 +1,4 @@
-"""Calling a site's code, which may do anything: exit the process, swallow cancellations, never return."""
+"""Calls of a site's code, which may do anything: exit the process, swallow cancellations, never return."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 CANCEL_PATIENCE = 2.0
-"""Seconds for a cancelled task to end; then it is left to itself."""
+"""Seconds that a cancelled task has to end; after that it is left to itself."""
 
 
 async def guarded(work: Awaitable[T]) -> T:
-    """Awaits a call of the runtime. What it raises fails its session, and neither process nor host."""
+    """Await a call of the runtime.
+
+    Raise RuntimeFailure if the call exits the process or is cancelled from within: then only its session
+    fails.
+    """
     try:
         return await work
     except SystemExit as error:
@@ -30,7 +34,7 @@ async def guarded(work: Awaitable[T]) -> T:
 
 
 async def within(seconds: float, what: str, work: Coroutine[Any, Any, T]) -> T:
-    """Awaits a call of the runtime under a time limit. Raises TimeoutError with words for people."""
+    """Await a call of the runtime with a time limit. Raise TimeoutError with a message for people."""
     task = asyncio.create_task(guarded(work), name=what)
     try:
         done, _ = await asyncio.wait([task], timeout=seconds)
@@ -44,7 +48,7 @@ async def within(seconds: float, what: str, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def to_the_end(work: Coroutine[Any, Any, None], what: str) -> None:
-    """Awaits what must not be left half done. Who cancels it meanwhile, however often, waits until it is."""
+    """Run `work` to its end even if the caller is cancelled; then re-raise the cancellation."""
     task = asyncio.create_task(work, name=what)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -58,7 +62,7 @@ async def to_the_end(work: Coroutine[Any, Any, None], what: str) -> None:
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancels tasks and waits for their end, but not for ever. What they raise is of no interest any more."""
+    """Cancel tasks and wait up to CANCEL_PATIENCE for their end. Ignore their errors."""
     tasks = set(tasks)
     for task in tasks:
         task.cancel()

@@ -1,8 +1,8 @@
 """One activation of one session: its runtime, from the claim to the release.
 
-A host is one task. It starts the runtime, has it given what there is to do (see actions), and ends in one of
-four ways: passivated (asked for by the worker's sweep), crashed, closed by somebody else, or lost (another
-owner, or no lease). Whatever the way, the runtime is closed and its processes killed.
+A host is one task. It starts the runtime, passes actions to it (see actions), and ends in one of four ways:
+passivated (the worker asked for it), crashed, closed by somebody else, or lost (another owner, or no lease).
+In each case the runtime is closed and its processes are killed.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from ohsessions.worker.renewal import Renewal
 logger = logging.getLogger(__name__)
 
 BUSY_PAUSE = 0.1
-"""Seconds between two looks at a busy runtime that is to be drained."""
+"""Seconds between two looks at a busy runtime during a drain."""
 CLOSE_TIMEOUT = 5.0
-"""Seconds a runtime gets to close before its processes are killed anyway."""
+"""Seconds that a runtime has to close before its processes are killed anyway."""
 _unlocking = Threads("ohsessions-unlocking")
 
 
 class SessionHost:
-    """Hosts the runtime of one claimed session. `run` it as a task; it ends by itself."""
+    """The host of one claimed session's runtime. `run` it as a task; it ends by itself."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class SessionHost:
         confirmed_at: float,
         on_ready: Callable[[SessionHost], None] = lambda host: None,
     ) -> None:
-        """`confirmed_at`: see Membership. `on_ready` is called when, and if, its runtime is ready."""
+        """`confirmed_at`: see Membership. `on_ready` is called once the runtime is ready, if it ever is."""
         self.session_id = claimed.session_id
         self._on_ready = on_ready
         self._services = services
@@ -64,7 +64,7 @@ class SessionHost:
         self._actions = Actions(services, claimed, self._outbox, self._renewal, self._check_lease)
         self._passivating = asyncio.Event()
         self._passivation: Change
-        """Of its claim."""
+        """The change of the passivation's claim."""
         self._claiming_passivation = asyncio.Lock()
         self._writing: asyncio.Task[None]
         self.ready = False
@@ -78,36 +78,36 @@ class SessionHost:
         try:
             return self._runtime is not None and bool(self._runtime.busy)
         except Exception as error:
-            # It must not keep the worker from looking after other sessions.
+            # The error must not keep the worker from looking after other sessions.
             text = self._describe(error)
             logger.warning("Session %s: busy: %s", self.session_id, text, extra={"verb": "busy_failed"})
             return False
 
     @property
     def is_passivating(self) -> bool:
-        """Whether its epoch is changing, or has changed for the last time."""
+        """True if the epoch is changing, or has changed for the last time."""
         return self._claiming_passivation.locked() or self._passivating.is_set()
 
     def wake(self) -> None:
-        """There may be new actions in the log."""
+        """Look for new actions in the log."""
         self._actions.wake()
 
     def notice(self, last_number: int) -> None:
-        """The log's last action has this number; wakes the host if it has not read so far."""
+        """Wake the host if it has not read up to `last_number`, the log's last action."""
         self._actions.notice(last_number)
 
     def notice_secrets(self, version: int) -> None:
-        """The session's secrets have this version."""
+        """Read the session's secrets again if the host does not know this version yet."""
         self._renewal.notice(version)
 
     def feed(self, confirmed_at: float) -> None:
-        """The worker's lease was renewed, by what was sent at this monotonic time."""
+        """Feed the watchdogs: the worker's lease was renewed by a request sent at this monotonic time."""
         self._confirmed_at = confirmed_at
         if self._context is not None:
             self._context.processes.feed(confirmed_at)
 
     async def run(self) -> None:
-        """The whole activation."""
+        """Run the whole activation."""
         self._writing = asyncio.create_task(self._outbox.run(), name=f"session {self.session_id} outbox")
         try:
             await self._start()
@@ -116,12 +116,12 @@ class SessionHost:
         except (StaleEpoch, asyncio.CancelledError):
             raise
         except NotFed as error:
-            # It is the worker's lease that has run out, and no fault of the runtime.
+            # The worker's lease has run out. The runtime is not at fault.
             raise StaleEpoch from error
         except Exception as error:
             await self._crash(error)
         finally:
-            # Reconciliation cancels again and again what does not end.
+            # Reconciliation cancels this task again in each round until it ends.
             await to_the_end(self._finish(), f"the end of session {self.session_id}")
 
     async def _finish(self) -> None:
@@ -157,7 +157,7 @@ class SessionHost:
     # Serving
 
     async def _serve(self) -> None:
-        """Works until passivation is asked for. Raises what the runtime raised, or StaleEpoch."""
+        """Work until passivation is asked for. Raise the runtime's error, or StaleEpoch."""
         assert self._runtime is not None
         assert self._context is not None
         jobs = {
@@ -174,8 +174,8 @@ class SessionHost:
             for task in done:
                 task.result()
         except asyncio.CancelledError:
-            # Its lease may be over. The last words of an answer are stored with the mark of their action, or
-            # by nobody: the next owner goes by the mark.
+            # The lease may be over. The last events of an answer must be stored together with the mark of
+            # their action, or not at all: the next owner relies on the mark.
             self._outbox.end()
             raise
         finally:
@@ -186,9 +186,9 @@ class SessionHost:
         await self._passivating.wait()
 
     def _check_lease(self) -> None:
-        """A process that stood still begins nothing when it goes on: somebody else may own the session.
+        """Raise StaleEpoch if the worker's lease may be over.
 
-        Raises StaleEpoch.
+        A process that stood still must begin nothing when it goes on: another worker may own the session.
         """
         if time.monotonic() >= self._confirmed_at + HOLD * conf.LEASE_TTL:
             raise StaleEpoch
@@ -196,9 +196,9 @@ class SessionHost:
     # Ending
 
     async def try_passivate(self, reason: str = "") -> bool:
-        """Claims the passivation of this session if it is due, or for `reason`; then `run` does it.
+        """Claim the passivation of this session if it is due, or for `reason`; `run` then passivates it.
 
-        Says whether it is being passivated, now or already. Raises StaleEpoch.
+        Return True if the session is being passivated, by this call or an earlier one. Raise StaleEpoch.
         """
         if not self.ready:
             return False
@@ -219,7 +219,10 @@ class SessionHost:
         return True
 
     async def _claim_passivation(self, reason: str) -> Change | None:
-        """Once more if the answer was lost: the claim may have been committed, and says so then."""
+        """Claim the passivation; repeat this once if the answer was lost.
+
+        A claim that was committed returns its change again.
+        """
         claim = lifecycle.claim_passivation
         try:
             return await self._services.change(
@@ -231,12 +234,13 @@ class SessionHost:
             )
 
     async def drain(self, reason: str, limit: float) -> bool:
-        """Begins no further action, waits up to `limit` seconds for the one under way, and then claims the
-        passivation, unless that has been done. False: it does not come to that, and the activation must be
-        cut off. Raises StaleEpoch.
+        """Begin no further action, wait up to `limit` seconds for the current one, and claim the passivation.
+
+        Return True if the session is being passivated, whichever call claimed that. Return False if the
+        activation must be cut off. Raise StaleEpoch.
         """
         resting = asyncio.create_task(self._rest(), name=f"session {self.session_id} rests")
-        # Who is passivated meanwhile comes to rest no more.
+        # A session that is passivated meanwhile never comes to rest.
         passivating = asyncio.create_task(self._passivating.wait(), name="its passivation")
         try:
             done, _ = await asyncio.wait(
@@ -248,7 +252,7 @@ class SessionHost:
 
     async def _rest(self) -> None:
         await self._actions.rest()
-        while self.busy:  # noqa: ASYNC110 - a runtime says no more than that it is
+        while self.busy:  # noqa: ASYNC110 - a runtime has no event for it
             await asyncio.sleep(BUSY_PAUSE)
 
     async def _passivate(self) -> None:
@@ -263,10 +267,10 @@ class SessionHost:
             fault = Fault("its state was not saved", f"{self._describe(error)}; its last checkpoint counts")
             problem = fault.reason
             logger.warning("Session %s: %s", self.session_id, problem, extra={"verb": "passivate_failed"})
-        # Its processes are gone before anybody can start it elsewhere.
+        # The processes must be gone before another worker can start the session.
         await self._close()
         await self._outbox.flush()
-        # Given up is what was pending then: what came since is handled by the next activation.
+        # Give up the actions that were pending at the claim. The next activation handles later ones.
         give_up = self._passivation.head if self._passivation.gives_up else -1
         change = await self._services.change_patiently(
             lifecycle.release, self.session_id, self.epoch, snapshot, problem, give_up=give_up
@@ -279,8 +283,10 @@ class SessionHost:
         return await context.store(await runtime.passivate())
 
     async def _end_cut_off_action(self) -> None:
-        """An operator's passivation, or the end of MAX_BUSY, may come in the middle of an action: its sender
-        is told."""
+        """Store an error event for an action that the passivation cuts off, and mark the action as handled.
+
+        A passivation comes in the middle of an action if an operator asks for it, or when MAX_BUSY is over.
+        """
         assert self._context is not None
         number = self._actions.current
         if number is not None:
@@ -308,7 +314,10 @@ class SessionHost:
             await self._services.wakeups.error(self.session_id, wire.error_event(failed))
 
     async def _tell_of_crash(self, fault: Fault) -> None:
-        """The action or interrupt under way is not tried again: it may be what breaks the runtime."""
+        """Store an error event about the crash, and mark the action or interrupt under way as done.
+
+        It is not tried again: it may be what breaks the runtime.
+        """
         if self._context is None or not self.ready:
             return
         try:
@@ -317,7 +326,7 @@ class SessionHost:
             await self._context.tell("crashed", f"Sorry, {fault.public}.", cause)
             await self._outbox.flush(handled=current, interrupted=interrupting)
         except WireError as error:
-            # What broke may be the writing itself; the crash is stored all the same.
+            # The write itself may be what broke. The crash is stored all the same.
             logger.warning("Session %s: not told: %s", self.session_id, error, extra={"verb": "not_told"})
 
     async def _close(self) -> None:
@@ -335,6 +344,6 @@ class SessionHost:
         return self._context.redact(text) if self._context is not None else text
 
     def _describe(self, error: BaseException) -> str:
-        """One line about an error, for operators: no traceback, no secret."""
+        """Return one line about an error, for operators, without traceback and secrets."""
         name, text = type(error).__name__, self._redacted(str(error)).partition("\n")[0]
         return (f"{name}: {text}" if text else name)[:200]

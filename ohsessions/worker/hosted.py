@@ -1,4 +1,4 @@
-"""The sessions that a worker hosts, each with the task of its activation; and how many more it may start."""
+"""The sessions that a worker hosts, each with the task of its activation, and the room for further ones."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ohsessions.worker.host import SessionHost
 logger = logging.getLogger(__name__)
 
 STARTS_AT_ONCE = 16
-"""So many runtimes may be starting at a time: if all that a dead worker leaves were started at once, nothing
-of it would be ready in time."""
+"""The most runtimes that may be starting at a time. If all sessions of a dead worker were started at once,
+none of them would be ready in time."""
 SLOW_START = 5.0
-"""Seconds after which a start does not count among these: one that hangs holds up no other for long."""
+"""Seconds after which a start no longer counts for STARTS_AT_ONCE: one that hangs must not hold others up."""
 
 
 class Hosted:
-    """Registers each host from its claim to its end, and forgets it then."""
+    """A registry of hosts, each from its claim to its end."""
 
     def __init__(self, services: Services, on_change: Callable[[], None]) -> None:
-        """`on_change` is called when one is ready or has ended: there may be room for the next."""
+        """`on_change` is called when a host is ready or has ended: there may be room for another one."""
         self._services = services
         self._on_change = on_change
         self._hosts: dict[UUID, tuple[SessionHost, asyncio.Task[None]]] = {}
@@ -47,12 +47,12 @@ class Hosted:
         return found and found[0]
 
     def task(self, host: SessionHost) -> asyncio.Task[None] | None:
-        """The task of a host that is still registered."""
+        """Return the task of a host that is still registered, else None."""
         found = self._hosts.get(host.session_id)
         return found[1] if found is not None and found[0] is host else None
 
     def room(self) -> int:
-        """How many more may be claimed now: MAX_RUNNING_PER_WORKER, and STARTS_AT_ONCE of them starting."""
+        """Return how many more sessions may be claimed now, by MAX_RUNNING_PER_WORKER and STARTS_AT_ONCE."""
         late = time.monotonic() - SLOW_START
         self._starting = {host: began for host, began in self._starting.items() if began > late}
         room = STARTS_AT_ONCE - len(self._starting)
@@ -61,7 +61,7 @@ class Hosted:
         return max(0, room)
 
     def add(self, claimed: Claimed, confirmed_at: float) -> None:
-        """Begins an activation. `confirmed_at`: see Membership."""
+        """Begin an activation. `confirmed_at`: see Membership."""
         host = SessionHost(self._services, claimed, confirmed_at, on_ready=self._ready)
         task = asyncio.create_task(host.run(), name=f"session {claimed.session_id}")
         self._hosts[claimed.session_id] = (host, task)
@@ -82,7 +82,7 @@ class Hosted:
         self._on_change()
 
     async def cut_off(self) -> None:
-        """Ends them all, at once: others may own their sessions from now on."""
+        """Cancel all hosts and wait for their end: other workers may own their sessions from now on."""
         tasks = [task for _, task in self._hosts.values()]
         for task in tasks:
             task.cancel()

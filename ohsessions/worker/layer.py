@@ -1,6 +1,6 @@
-"""The Channels worker: hears over the channel layer which sessions want attention.
+"""The Channels worker: receives wake-ups for sessions over the channel layer.
 
-Channels' own listens on its channels and hands each message to a consumer. What is added: it outlives a
+Channels' own worker listens on its channels and passes each message to a consumer. This one also survives a
 layer that fails (the database is the truth, wake-ups come late), and its consumer needs no layer channel.
 """
 
@@ -23,7 +23,7 @@ RETRY_PAUSE = 1.0
 
 
 class WakeupConsumer(AsyncConsumer):  # type: ignore[misc]
-    """Turns the messages of ohsessions.wakeups into calls. Nothing here awaits or raises."""
+    """Turns the messages of ohsessions.wakeups into calls. `dispatch` neither waits nor raises."""
 
     def __init__(self, wanted: Callable[[UUID], None], work: Callable[[UUID, int, int], None]) -> None:
         self._wanted = wanted
@@ -41,18 +41,18 @@ class WakeupConsumer(AsyncConsumer):  # type: ignore[misc]
             elif message["type"] == "session.work":
                 self._work(session_id, message["epoch"], message.get("secrets_version", 0))
         except Exception:
-            # Anybody may send to a channel, anything. Whoever raises here listens no more.
+            # Any message may come over a channel. An exception here would end the listening.
             logger.warning("A message of the layer that is none of ours: %s", message.get("type"))
 
 
 class LayerWorker(Worker):  # type: ignore[misc]
-    """A Channels worker whose listeners go on when the layer fails, and end with `handle`."""
+    """A Channels worker whose listeners continue when the layer fails, and end with `handle`."""
 
     def __init__(self, application: Any, channels: Iterable[str], layer: Any) -> None:
         super().__init__(application, channels, Hearing(layer))
 
     async def handle(self) -> None:
-        """Listens on all its channels. Cancelled it leaves nothing behind, where Channels' own listens on."""
+        """Listen on all channels. When cancelled, end all listeners, which Channels' own worker does not."""
         tasks = [
             asyncio.create_task(self.listener(channel), name=f"worker listens to {channel}")
             for channel in self.channels
@@ -78,8 +78,12 @@ class LayerWorker(Worker):  # type: ignore[misc]
                 await asyncio.sleep(RETRY_PAUSE)
 
     async def _unsubscribe(self, channel: str) -> None:
-        """The pub/sub layer (channels_redis 4.3) takes a channel for subscribed though that failed, and would
-        be deaf on it for ever. A receive that is cancelled has it forget the channel."""
+        """Make the layer forget a channel.
+
+        The pub/sub layer (channels_redis 4.3) regards a channel as subscribed even if the subscription
+        failed, and would never receive from it. A receive that is cancelled makes the layer forget the
+        channel.
+        """
         try:
             async with asyncio.timeout(0):
                 await self.channel_layer.receive(channel)

@@ -1,8 +1,8 @@
-"""Programs whose watchdog was killed: found by a mark that they cannot take off, and killed.
+"""Programs whose watchdog was killed: found by a mark that they cannot remove, and killed.
 
-A watchdog lives in reach of an unsandboxed program of the same user. Should one kill it, the kernel ends the
-program itself, but not what the program had started. All of that carries a limit which has no effect on Linux
-(RLIMIT_LOCKS, since 2.4) and which only root could raise again; and none of it is below a watchdog any more.
+An unsandboxed program of the same user can kill its watchdog. The kernel then ends the program itself, but
+not the processes that the program had started. All of these carry a limit (RLIMIT_LOCKS) that has no effect
+on Linux since 2.4 and that only root could raise again. None of these is below a watchdog any more.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from ohsessions.core import watchdog
 
 SECONDS = 10.0
-"""How long they are hunted: they may multiply, but are stopped before the first is killed."""
+"""Seconds that the search may last. Orphans may multiply, but are stopped before the first is killed."""
 
 
 def kill_orphans() -> int:
-    """Kill all programs without a watchdog, whoever started them; return how many. Blocks."""
+    """Kill all programs without a watchdog, of any worker; return how many. Blocks."""
     if is_marked(os.getpid()):
-        return 0  # we run below a watchdog ourselves, as all that we see may do
+        return 0  # this process is below a watchdog itself, and so may be all that it sees
     killed: set[int] = set()
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
@@ -38,7 +38,7 @@ def kill_orphans() -> int:
 
 
 def orphans() -> Iterator[int]:
-    """Yield the marked processes that live, and of which no process above is a watchdog."""
+    """Yield the marked processes that are alive and below no watchdog."""
     marked = {int(name) for name in os.listdir("/proc") if name.isdigit() and is_marked(int(name))}
     for pid in marked:
         above: int | None = pid
@@ -64,7 +64,7 @@ def is_watchdog(pid: int) -> bool:
 
 
 def lives(pid: int) -> bool:
-    """Whether a process is there, and is no zombie."""
+    """Return True if a process exists and is no zombie."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")

@@ -1,8 +1,8 @@
-"""What a runtime has emitted and is not stored yet.
+"""The events that a runtime has emitted and that are not stored yet.
 
-One write of a session is under way at a time, and takes everything that has gathered since the last; so a
-session's events keep their order, nothing overtakes a write that failed, and a runtime that emits faster than
-the database stores is made to wait (`put`), with a bounded amount of memory.
+A session has one write under way at a time. Each write takes all events that have gathered since the last
+one. So a session's events keep their order, and nothing overtakes a write that failed. A runtime that emits
+faster than the database stores has to wait (`put`), so memory is bounded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_EVENTS = 1000
 MAX_CHARACTERS = 4 * 1024 * 1024
 BATCH_CHARACTERS = 256 * 1024
 RETRY_PAUSE = 0.25
-"""Seconds between two tries while the database is away; the lease ends the trying."""
+"""Seconds between two tries while the database is away; the end of the lease ends the tries."""
 
 
 class Outbox:
@@ -44,17 +44,17 @@ class Outbox:
         self._writing = asyncio.Lock()
         self._failure: Exception | None = None
         self.checkpoint: tuple[JSON] | None = None
-        """Stored with the next write; while an action is handled, with the write that ends it."""
+        """The checkpoint for the next write or, while an action is handled, for the write that ends it."""
         self.in_action = False
         self._ending = False
-        """Whether the end of an action waits for its turn, or has it."""
+        """True while flush(handled=…) waits for its turn, or has it."""
 
     async def put(self, source: str, kind: str, body: str) -> None:
-        """Takes an event. Raises what ended the stream, if it has ended (StaleEpoch, …)."""
+        """Add an event, or wait for room. Raise the error that ended the stream, if any (StaleEpoch, …)."""
         await self._roomy.wait()
         if self._failure is not None:
             raise self._failure
-        # Unique over all activations and, since numbers are counted on, over a change of the epoch too.
+        # Unique over all activations. The numbers continue when the epoch changes.
         self._sequence += 1
         key = f"{self.epoch}.{self._sequence}"
         self._events.append(NewEvent(source, kind, body, write_key=key))
@@ -64,17 +64,17 @@ class Outbox:
         self._gathered.set()
 
     async def run(self) -> None:
-        """Writes what gathers, for as long as the activation lasts. Raises what ended the stream."""
+        """Write events as they gather, while the activation lasts. Raise the error that ended the stream."""
         while True:
             await self._gathered.wait()
-            # A handler that returns right after its last event has that stored with the action's end.
+            # If the handler returns right after its last event, the event is stored with the action's end.
             await asyncio.sleep(0)
             await self.flush()
 
     async def flush(
         self, *, started: int | None = None, handled: int | None = None, interrupted: int | None = None
     ) -> None:
-        """Writes everything there is, with these marks in the transaction of the last part."""
+        """Write all events that have gathered, with these marks in the transaction of the last part."""
         if handled is None:
             while not await self._try_flush(started, None, interrupted):  # noqa: ASYNC110
                 await asyncio.sleep(0)
@@ -86,8 +86,11 @@ class Outbox:
             self._ending = False
 
     async def _try_flush(self, started: int | None, handled: int | None, interrupted: int | None) -> bool:
-        """False: the end of an action waits, and goes first: the last words of an answer are stored with its
-        mark, or the next owner would call interrupted what has been answered."""
+        """Write all events and marks; return False if flush(handled=…) is waiting, which must go first.
+
+        So an answer's last events and its handled mark are in one transaction. Otherwise the next owner would
+        report an answered action as interrupted.
+        """
         async with self._writing:
             checkpoint = await self._store_checkpoint(handled)
             while True:
@@ -106,7 +109,11 @@ class Outbox:
                 return True
 
     async def _store_checkpoint(self, handled: int | None) -> Snapshot | None:
-        """In a thread, as large ones take time; before events are taken, which must not get lost here."""
+        """Store the checkpoint if it is due, and return its snapshot.
+
+        A large checkpoint takes time, so a thread stores it. This is done before events are taken, as an
+        error here must not lose them.
+        """
         checkpoint = self.checkpoint
         if checkpoint is None or (self.in_action and handled is None):
             return None
@@ -114,14 +121,14 @@ class Outbox:
         try:
             stored = await within(conf.PASSIVATE_TIMEOUT, "storing its checkpoint", storing)
         except Exception:
-            # It is given up, and the one before counts: else the crash that this is could not be stored.
+            # Give this checkpoint up; the one before counts. Else the crash could not be stored either.
             self._forget(checkpoint)
             raise
         self._forget(checkpoint)
         return stored
 
     def _forget(self, checkpoint: tuple[JSON]) -> None:
-        """Unless there is a newer one."""
+        """Drop the checkpoint unless there is a newer one."""
         if self.checkpoint is checkpoint:
             self.checkpoint = None
 
@@ -147,7 +154,7 @@ class Outbox:
             try:
                 await self._services.append(append)
             except Unavailable:
-                # The write keys make it safe to repeat a write that may have been done.
+                # The write keys make it safe to repeat a write that may have been committed.
                 await asyncio.sleep(RETRY_PAUSE)
             except Exception as error:
                 self._fail(error)
@@ -156,7 +163,7 @@ class Outbox:
                 return
 
     def end(self) -> None:
-        """The activation is over: whoever emits from now on is told so."""
+        """End the stream, as the activation is over: `put` raises an error from now on."""
         self._fail(self._failure or StaleEpoch("The activation of this runtime is over."))
 
     def _fail(self, error: Exception) -> None:
@@ -165,6 +172,6 @@ class Outbox:
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
-        """Nothing is written inside; for changing the epoch without refusing our own writes."""
+        """Hold all writes inside the block, so that a change of the epoch does not refuse our own writes."""
         async with self._writing:
             yield

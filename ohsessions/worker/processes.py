@@ -1,8 +1,8 @@
-"""The worker's side of the watchdogs: starts programs, feeds their watchdogs, kills.
+"""The worker's side of the watchdogs: starts programs, feeds their watchdogs, and kills programs.
 
-All through pipes, a socket and a pidfd that the event loop watches, and none of asyncio's child watchers:
-those need the main thread or a thread per child, and Twisted has its own opinion on SIGCHLD (daphne). What a
-program may do, and for whom it works, is none of its business. See ohsessions.core.watchdog.
+All of this uses pipes, a socket and a pidfd that the event loop watches, and none of asyncio's child
+watchers. Those need the main thread or a thread per child, and Twisted (daphne) handles SIGCHLD in its own
+way. This module does not know what a program may do, or for whom it works. See ohsessions.core.watchdog.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from ohsessions.worker.orphans import kill_orphans
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 20.0
-"""How long a watchdog may take to start its program: it needs 15 ms, on a machine that swaps far more."""
+"""Seconds that a watchdog may take to start its program: it needs 15 ms, or far more on a swapping
+machine."""
 KILL_SECONDS = 10.0
-"""How long a watchdog may take to kill all; only a process stuck in the kernel needs any time."""
+"""Seconds that a watchdog may take to kill all processes; only one stuck in the kernel needs any time."""
 STREAM_LIMIT = 64 * 1024
 """Bytes of output in memory before the program has to wait; asyncio keeps twice as much, and a chunk."""
 
 
 class _PipeProtocol(asyncio.StreamReaderProtocol):
-    """A StreamReaderProtocol that says when its pipe is closed."""
+    """A StreamReaderProtocol whose event `closed` is set when its pipe is closed."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         super().__init__(reader)
@@ -47,7 +48,7 @@ class _PipeProtocol(asyncio.StreamReaderProtocol):
 
 
 class WatchedProcess:
-    """A SupervisedProcess (ohsessions.core.runtime). Made by ProcessSupervisor.spawn()."""
+    """A SupervisedProcess (ohsessions.core.runtime), made by ProcessSupervisor.spawn()."""
 
     pid = 0
 
@@ -68,7 +69,8 @@ class WatchedProcess:
         self._pidfd = pidfd
         self._received = b""
         self._ordered = False
-        """Whether the watchdog has its order: nothing else may come before that, or in the middle of it."""
+        """True once the watchdog has its order. Nothing may be sent before the order or in the middle of
+        it."""
         self._started: asyncio.Future[int] = self._loop.create_future()
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._gone = asyncio.Event()
@@ -78,7 +80,7 @@ class WatchedProcess:
         self._loop.add_reader(self._pidfd, self._reap)
 
     async def open(self, order: bytes) -> None:
-        """Connects the pipes, gives the order and waits until the program is started."""
+        """Connect the pipes, send the order and wait until the program is started."""
         stdin, stdout = self._files
         self.stdout = asyncio.StreamReader(limit=STREAM_LIMIT)
         protocol = _PipeProtocol(self.stdout)
@@ -94,12 +96,15 @@ class WatchedProcess:
                 await self._loop.sock_sendall(self._control, order)
                 self._ordered = True
             except OSError:
-                pass  # it is dead, which `_started` will say
+                pass  # the watchdog is dead: `_started` gets the error
             self.pid = await asyncio.shield(self._started)
 
     def feed(self, deadline: float) -> None:
-        """Lets it live until `deadline` (monotonic seconds). Never blocks: what does not fit is not sent, nor
-        is what comes before its order, which has a deadline of its own."""
+        """Let the program live until `deadline` (monotonic seconds). Never blocks.
+
+        A feed that does not fit into the socket is not sent. Neither is a feed before the order, which has a
+        deadline of its own.
+        """
         if self._ordered:
             self._send(b"feed %r\n" % deadline)
 
@@ -130,18 +135,18 @@ class WatchedProcess:
             await self._gone.wait()
         for transport, protocol in self._pipes:
             if isinstance(transport, asyncio.WriteTransport) and not transport.is_closing():
-                transport.abort()  # close() would first wait until what is buffered were read
+                transport.abort()  # close() would first wait until the buffered data is read
             transport.close()
             await protocol.closed.wait()
         for file in self._files:
-            file.close()  # should it have been killed before they were connected
+            file.close()  # in case the pipes were not connected yet
         self._forget(self)
 
     def _send(self, line: bytes) -> None:
         try:
             self._control.send(line)
         except OSError:
-            pass  # full: it is stopped and needs no feed; broken or closed: it is dead
+            pass  # full: the watchdog is stopped and needs no feed; broken or closed: it is dead
 
     def _listen(self) -> None:
         try:
@@ -160,12 +165,12 @@ class WatchedProcess:
                 self._started.set_result(int(value))
             elif word == b"failed":
                 self._started.set_exception(OSError(int(value), os.strerror(int(value))))
-                self._started.exception()  # looked at, should nobody wait for it any more
+                self._started.exception()  # retrieves the error, in case nobody waits for it any more
             elif word == b"ended" and not self._ended.done():
                 self._ended.set_result(int(value))
 
     def _reap(self) -> None:
-        """The watchdog has ended: nothing below it is alive, unless it was killed itself."""
+        """Clean up after the watchdog has ended. Nothing below it is alive, unless it was killed itself."""
         self._listen()
         self._loop.remove_reader(self._pidfd)
         self._loop.remove_reader(self._control)
@@ -198,8 +203,8 @@ class WatchedProcess:
 class ProcessSupervisor:
     """The programs of one activation of a session: started, fed and killed together.
 
-    A feed lasts `lease_seconds`; making the supervisor gives the first one (see feed()). Programs that have
-    ended stay on its list, with their open pipes, until they are killed as well: that frees all.
+    A feed lasts `lease_seconds`; the constructor does the first feed (see feed()). Programs that have ended
+    stay on the list, with their open pipes, until they are killed as well: that frees everything.
     """
 
     def __init__(self, lease_seconds: float, confirmed_at: float | None = None) -> None:
@@ -209,9 +214,10 @@ class ProcessSupervisor:
         self.feed(confirmed_at)
 
     def feed(self, confirmed_at: float | None = None) -> None:
-        """Lets all programs live for `lease_seconds` from when the renewal that is confirmed was sent.
+        """Let all programs live for `lease_seconds` after the confirmed renewal was sent.
 
-        `confirmed_at` is that moment on the monotonic clock, by default now. Costs one small send each.
+        `confirmed_at` is that moment on the monotonic clock, by default now. Costs one small send per
+        program.
         """
         now = time.monotonic() if confirmed_at is None else confirmed_at
         self._deadline = max(self._deadline, now + self.lease_seconds)
@@ -226,7 +232,7 @@ class ProcessSupervisor:
         cwd: Path | None = None,
         scratch: Path | None = None,
     ) -> WatchedProcess:
-        """See RuntimeContext.spawn(). Raises RuntimeFailure (`cannot_spawn`), NotFed."""
+        """See RuntimeContext.spawn(). Raise RuntimeFailure (`cannot_spawn`), NotFed."""
         if time.monotonic() >= self._deadline:
             raise NotFed(f"{argv[0]} was not started: the worker's lease has run out.")
         order = watchdog.encode_order(
@@ -237,12 +243,12 @@ class ProcessSupervisor:
             process = start_watchdog(self._processes.discard)
             self._processes.add(process)
             await process.open(order)
-            process.feed(self._deadline)  # may have changed while it started
+            process.feed(self._deadline)  # the deadline may have changed while it started
             return process
         except (OSError, TimeoutError) as error:
             late = time.monotonic() >= self._deadline
             await self._discard(process)
-            if late:  # its watchdog found itself unfed when it began
+            if late:  # the watchdog's deadline was over when it began
                 raise NotFed(f"{argv[0]} was not started in time: the worker's lease has run out.") from error
             raise RuntimeFailure("cannot_spawn", f"{argv[0]} could not be started: {error}.") from error
         except BaseException:
@@ -250,7 +256,7 @@ class ProcessSupervisor:
             raise
 
     async def kill_all(self) -> None:
-        """Kills all of them, with everything they started, and waits until they are gone."""
+        """Kill all programs, with everything they started, and wait until they are gone."""
         await asyncio.gather(*(process.kill() for process in list(self._processes)))
 
     async def _discard(self, process: WatchedProcess | None) -> None:
@@ -259,11 +265,11 @@ class ProcessSupervisor:
 
 
 def start_watchdog(forget: Callable[[WatchedProcess], None]) -> WatchedProcess:
-    """Gives the process to be. Blocks for the time of a vfork and exec, 1 to 2 ms.
+    """Start a watchdog and return the process that it will keep. Blocks for a vfork and exec, 1 to 2 ms.
 
-    Raises OSError, and leaves nothing open then: where descriptors are short, any of these may fail.
+    Raise OSError and leave nothing open: where descriptors are short, any of these calls may fail.
     """
-    # Python may be built against libraries that only this variable finds; nothing else of ours is needed.
+    # Python may need this variable to find its libraries. No other variable of ours is needed.
     env = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     with ExitStack() as given, ExitStack() as kept:
         ours, theirs = socket.socketpair()
@@ -286,7 +292,7 @@ def start_watchdog(forget: Callable[[WatchedProcess], None]) -> WatchedProcess:
             start_new_session=True,
         )
         kept.callback(guard.wait)
-        kept.callback(guard.kill)  # it has no order yet, so nothing is below it
+        kept.callback(guard.kill)  # the watchdog has no order yet, so nothing is below it
         pidfd = os.pidfd_open(guard.pid)
         kept.pop_all()
     return WatchedProcess(guard, pidfd, ours, writing, reading, forget)

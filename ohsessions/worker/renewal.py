@@ -1,7 +1,7 @@
 """The secrets of one activation, kept up to date: INITs may bring newer ones while it runs.
 
-Hints and reconciliation tell which version there is. An action says so too, so none is handled that may have
-a secret in it which the activation does not know.
+Wake-ups and reconciliation bring the newest version's number. Reading an action returns that number too, so
+no action is handled that may contain a secret unknown to the activation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ohsessions.worker.guard import guarded
 
 
 class Renewal:
-    """Reads a session's secrets again when there are newer ones, and tells its runtime."""
+    """Reads a session's secrets again when there are newer ones, and notifies its runtime."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -25,22 +25,22 @@ class Renewal:
         self._reading = asyncio.Lock()
 
     def notice(self, version: int) -> None:
-        """The session's secrets have this version."""
+        """Note that the session's secrets have this version, so that run() reads newer ones."""
         if version > self._noticed:
             self._noticed = version
             self._news.set()
 
     async def run(self, runtime: Runtime, context: HostContext) -> None:
-        """Renew whenever newer ones are noticed, for as long as the activation lasts."""
+        """Renew the secrets whenever newer ones are noticed, for as long as the activation lasts."""
         while True:
             await self._news.wait()
             self._news.clear()
             await self.renew(runtime, context, self._noticed)
 
     async def renew(self, runtime: Runtime, context: HostContext, version: int) -> None:
-        """Return once the activation knows the secrets of this version, or newer ones, and its runtime too.
+        """Wait until the activation and its runtime know the secrets of this version, or newer ones.
 
-        Raises what the runtime does, which is a crash.
+        Raise the runtime's error, which is a crash.
         """
         async with self._reading:
             if version <= context.secrets_version:

@@ -1,4 +1,4 @@
-"""What workers do beside: delete what the settings let go, and files that belong to nothing."""
+"""The side jobs of workers: delete rows past their retention, and files that belong to nothing."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ logger = logging.getLogger(__name__)
 SWEEP_EVERY = 3600.0
 PRUNE_EVERY = 60.0
 SLICE = 5.0
-"""Seconds that a kind of rows gets at a time; what is left of it comes next time."""
+"""Seconds that each kind of rows gets at a time; the rest of it is left for the next time."""
 PAUSE = 0.01
-"""Seconds between two steps: whoever waits for the database comes first."""
+"""Seconds between two steps, so that others who wait for the database come first."""
 
 
 class Tidying:
-    """That of one worker."""
+    """The tidying of one worker."""
 
     def __init__(self, services: Services, own_id: Callable[[], UUID]) -> None:
         self._services = services
@@ -33,15 +33,15 @@ class Tidying:
         self._swept_logs: float | None = None
 
     async def sweep(self) -> None:
-        """Deletes workspaces of sessions that are no more, and snapshot files that no row names.
+        """Delete workspaces of sessions that no longer exist, and snapshot files that no row names.
 
-        Each worker does: it may be the only one on its host.
+        Each worker sweeps: it may be the only one on its host.
         """
         await workspaces.asweep(self._services.database)
         await snapshots.asweep(self._services.database)
 
     async def prune(self) -> None:
-        """Deletes what is old, if this is the worker that does so for all; a slice of each kind."""
+        """Delete old rows, if this is the worker that prunes for all. Each kind of rows gets one slice."""
         if not await self._services.database.read(pruning.is_first_worker, self._own_id()):
             return
         for kind in pruning.PASSES:
@@ -62,7 +62,7 @@ class Tidying:
     def _begin(self, kind: type[Pass]) -> Pass:
         if kind is not pruning.LargeLogs:
             return kind()
-        # Logs grow while their sessions are awake. Those of the others would be a query over the whole table.
+        # Logs grow while their sessions are awake. A query for all logs reads the whole table, so it is rare.
         now = time.monotonic()
         all_due = self._swept_logs is None or now - self._swept_logs >= SWEEP_EVERY
         self._swept_logs = now if all_due else self._swept_logs
@@ -72,7 +72,7 @@ class Tidying:
         end, before = time.monotonic() + SLICE, one.found
         more = True
         while more and time.monotonic() < end:
-            # None: somebody has locked its row, and it has gone on to the next.
+            # None: the row was locked, and the pass has gone on to the next one.
             more = await self._services.try_change(one.step) is not False
             await asyncio.sleep(PAUSE)
         if more:

@@ -1,8 +1,8 @@
-"""A worker: owns sessions, hosts them, and looks after those that nobody owns.
+"""A worker: owns sessions, hosts them, and looks after sessions without an owner.
 
-It looks again and again: at what waits for a worker, at what of its own is due for passivation, and at what
-its rows say (reconciliation). Wake-ups only make it look sooner. Everything it decides about a session is
-decided by the transaction in lifecycle, so any number of workers may try the same.
+At intervals it looks for sessions that wait for a worker, for its own sessions that are due for passivation,
+and at its rows (reconciliation). Wake-ups only make it look sooner. A transaction in lifecycle makes each
+decision about a session, so any number of workers may try the same.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from ohsessions.worker.tidying import Tidying
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 0.5
-"""Seconds between two looks at what is due or wanted, when nothing wakes the worker before."""
+"""Seconds between two looks for due or waiting sessions, if no wake-up comes before."""
 RECONCILE_EVERY = 1.0
-"""Seconds between two comparisons of what the rows say with what is hosted."""
+"""Seconds between two comparisons of the rows with the hosted sessions."""
 CLAIMS_AT_ONCE = 8
 PATIENCE, MOST_PATIENCE = 0.05, 0.5
-"""Seconds a worker waits before a claim, per session that it has more than the least loaded one; at most."""
+"""Seconds that a worker waits before a claim: per session above the least loaded worker's, and at most."""
 GRACE = 5.0
-"""Seconds beyond PASSIVATE_TIMEOUT that a host gets at a stop for storing what it has."""
+"""Seconds beyond PASSIVATE_TIMEOUT that a host has at a stop to store its state."""
 
 
 def stop_limit() -> float:
-    """Seconds that an orderly stop may take: for the action under way, for saving, and for storing."""
+    """Return the seconds that an orderly stop may take: for the current action, saving and storing."""
     return 2 * conf.PASSIVATE_TIMEOUT + 2 * GRACE
 
 
 class SessionWorker:
-    """One worker process. `start` it in the event loop; `stop` hands everything back.
+    """One worker process. Call `start` in the event loop; `stop` hands all sessions back.
 
     `on_drain` is called when an operator wants this process to end.
     """
@@ -71,7 +71,7 @@ class SessionWorker:
         self._stopping = False
         self._on_drain = on_drain
 
-    # What its membership asks
+    # Methods that its membership calls
 
     def load(self) -> int:
         return len(self._hosted)
@@ -86,8 +86,8 @@ class SessionWorker:
     # Running
 
     async def start(self) -> None:
-        """Registers, and begins to work."""
-        # Of a worker and its watchdogs that were killed together.
+        """Register this worker and start its tasks."""
+        # There are orphans if a worker and its watchdogs were killed together.
         await asyncio.to_thread(kill_orphans)
         await self._membership.join()
         self._spawn(self._membership.keep(), "lease")
@@ -108,13 +108,13 @@ class SessionWorker:
 
     @staticmethod
     async def _repeat(job: Callable[[], Awaitable[None]], every: float, sooner: asyncio.Event) -> None:
-        """Does a job for ever, every so many seconds and when it is told `sooner`."""
+        """Run a job for ever, every `every` seconds and when `sooner` is set."""
         while True:
             sooner.clear()
             try:
                 await job()
             except (Unavailable, ProcessGone):
-                await asyncio.sleep(every)  # until it can, or is registered anew
+                await asyncio.sleep(every)  # until the database is back, or this worker is registered anew
             except Exception:
                 logger.exception("A look failed; the next one goes on", extra={"verb": "look_failed"})
                 await asyncio.sleep(every)
@@ -123,7 +123,7 @@ class SessionWorker:
                     await sooner.wait()
 
     async def _listen_for_ever(self) -> None:
-        """Listens under the id of the present membership, which may change."""
+        """Listen under the id of the present membership, which may change."""
         while True:
             process_id = self._membership.process_id
             channels = [WORK_CHANNEL, worker_channel(process_id)]
@@ -151,9 +151,9 @@ class SessionWorker:
     # Claiming
 
     async def _claim_wanted(self) -> None:
-        """Claims some of what waits for a worker, as far as there is room for starts.
+        """Claim some of the sessions that wait for a worker, as far as there is room for starts.
 
-        Nothing while its lease is over: what it claimed then would only be given back.
+        Claim nothing while the lease is over: those sessions would only be given back.
         """
         room = min(self._hosted.room(), CLAIMS_AT_ONCE)
         process_id = self._membership.process_id
@@ -170,7 +170,7 @@ class SessionWorker:
             self._something_wanted.set()
 
     def _patience(self, lightest: int | None) -> float:
-        """Seconds to leave a session to a worker that has less to do: so work spreads by load."""
+        """Return the seconds to leave a session to less loaded workers, so that work spreads by load."""
         if lightest is None:
             return 0.0
         return min(MOST_PATIENCE, PATIENCE * max(0, self.load() - lightest))
@@ -184,7 +184,7 @@ class SessionWorker:
                 return
             won = await self._services.try_change(lifecycle.claim, session_id, process_id, load)
             if won is None or not self._membership.holds(process_id):
-                # The answer may come when the lease is over, and others may own the session by then.
+                # The answer may come after the end of the lease. Others may own the session by then.
                 return
             claimed, change = won
             self._hosted.add(claimed, self._membership.confirmed_at)
@@ -195,7 +195,7 @@ class SessionWorker:
     # Passivating
 
     async def _passivate_due(self) -> None:
-        """Tries each on its own: it may wait for its session's row, and others fall due meanwhile."""
+        """Try each due session in a task of its own: it may wait for its row while others fall due."""
         if self._stopping:
             return
         due = await self._services.database.read(lifecycle.due, self._membership.process_id)
@@ -206,7 +206,7 @@ class SessionWorker:
 
     async def _try_passivate(self, host: SessionHost) -> None:
         try:
-            # What could not be done is done at a later look, if it is due then.
+            # A later look tries again, if the session is due then.
             with contextlib.suppress(StaleEpoch, Unavailable):
                 if host.ready:
                     await host.try_passivate()
@@ -216,7 +216,7 @@ class SessionWorker:
             self._trying_to_passivate.discard(host)
 
     async def _end_start(self, host: SessionHost) -> None:
-        """An operator wants a session to sleep that is only being started: its runtime is closed first."""
+        """Passivate a session that only starts, if an operator asked for it; close its runtime first."""
         task = self._hosted.task(host)
         if task is None or not await self._services.database.read(
             lifecycle.is_unwanted_start, host.session_id, host.epoch
@@ -230,7 +230,7 @@ class SessionWorker:
     # Reconciling
 
     async def _reconcile(self) -> None:
-        """Compares both ways what rows say and what is hosted; puts right what nobody owns."""
+        """Compare rows and hosted sessions in both directions, and settle sessions without an owner."""
         if not switches.is_on("reconcile"):
             return
         before = {host: host.epoch for host in self._hosted if not host.is_passivating}
@@ -259,14 +259,16 @@ class SessionWorker:
     # Stopping
 
     def _asked_to_drain(self) -> None:
-        """An operator wants this process to end."""
+        """Take no new sessions and call `on_drain`, as an operator wants this process to end."""
         if not self._stopping:
             self._stopping = True
             self._on_drain()
 
     async def stop(self, reason: str) -> None:
-        """Drains: takes nothing new, lets what is under way come to an end for a while, and gives everything
-        back: sessions that are wanted to other workers, the rest to sleep."""
+        """Drain: take no new sessions, wait a while for actions under way, and give all sessions back.
+
+        Sessions that are wanted go to other workers; the rest are put to sleep.
+        """
         self._stopping = True
         process_id = self._membership.process_id
         with contextlib.suppress(Unavailable):
@@ -275,8 +277,8 @@ class SessionWorker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._hosted.cut_off()  # what was being claimed when the drain began
-        # A database that hangs must not keep it from ending: the others notice, LEASE_TTL later.
+        await self._hosted.cut_off()  # sessions whose claim was under way when the drain began
+        # A database that hangs must not block the end. Other processes notice LEASE_TTL later.
         with contextlib.suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(GRACE):
                 for session_id in await self._services.database.read(lifecycle.owned_by, process_id):
