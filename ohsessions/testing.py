@@ -18,11 +18,11 @@ Event = dict[str, Any]
 
 
 class RecordingContext:
-    """A RuntimeContext that keeps what the runtime emits in lists, and starts real processes.
+    """A RuntimeContext that records everything the runtime emits, and starts real processes.
 
-    `events` are as on the wire but for their timestamps, with the ids that the session's log would give
-    them; the actions of `act` are among them. `notices` are those of `notify`, `snapshot` is the last
-    checkpoint. Leaving the context kills every process that was started through it.
+    `events` are as on the wire, without timestamps. Their ids count from 0, as in a session's log. They
+    include the actions of `act`. `notices` are those of `notify`, `snapshot` is the last checkpoint. Leaving
+    the context kills every process that was started through it.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class RecordingContext:
         await self.supervisor.kill_all()
 
     async def act(self, runtime: Runtime, type: str, /, *, hidden: bool = False, **args: JSON) -> Action:
-        """Has the runtime handle an action, as the worker would; returns when it is handled."""
+        """Have the runtime handle an action, as the worker would; return the action once it is handled."""
         action = await self.store_action(type, args, hidden=hidden)
         self._handled = action.id
         try:
@@ -66,16 +66,16 @@ class RecordingContext:
         return action
 
     async def interrupt(self, runtime: Runtime, agent_state: str) -> None:
-        """Gives the runtime a `change_agent_state`."""
+        """Send the runtime a `change_agent_state`."""
         await runtime.interrupt(await self.store_action("change_agent_state", {"agent_state": agent_state}))
 
     async def change_secrets(self, runtime: Runtime, **secrets: str) -> None:
-        """Has a later INIT bring secrets, and the runtime hear of them."""
+        """Change secrets as a later INIT would, and notify the runtime."""
         self._secrets.update(secrets)
         await runtime.secrets_changed(set(secrets))
 
     async def store_action(self, type: str, args: Mapping[str, JSON], *, hidden: bool = False) -> Action:
-        """Appends an action of the user, for tests that call the runtime themselves."""
+        """Append an action of the user and return it, for tests that call the runtime themselves."""
         shown = {"hidden": True} if hidden else dict(args)
         number = await self._append({"source": "user", "message": "", "action": type, "args": shown})
         return Action(id=number, type=type, args=dict(args), hidden=hidden)
@@ -133,13 +133,16 @@ class RecordingContext:
         return await self.supervisor.spawn(argv, env=env, cwd=cwd, scratch=scratch)
 
     async def wait_for_event(self, wanted: Callable[[Event], bool], timeout: float = 10) -> Event:
-        """The first event for which `wanted` is true, past or to come. Raises TimeoutError, in seconds."""
+        """Return the first event, past or to come, for which `wanted` is true.
+
+        Raise TimeoutError after `timeout` seconds.
+        """
         async with asyncio.timeout(timeout), self._news:
             await self._news.wait_for(lambda: any(map(wanted, self.events)))
         return next(filter(wanted, self.events))
 
     def observations(self, kind: str, cause: int | None = None) -> list[Event]:
-        """The observations of one kind so far, those that answer the action `cause` if that is given."""
+        """Return the observations of one kind so far; with `cause`, only those that answer that action."""
         return [
             event
             for event in self.events

@@ -1,4 +1,4 @@
-"""The smallest runtime: says back what it was told. To try a site with, and to start one's own from."""
+"""The smallest runtime: repeats each action. Use it to try a site, or as a start for your own runtime."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from ohsessions.core.runtime import Action, Runtime
 
 
 class EchoRuntime(Runtime):
-    """Answers each action with one observation `echo`. It has no state, so it can be retried freely."""
+    """A runtime that answers each action with one observation `echo`. It has no state, so retries are
+    safe."""
 
     retries_interrupted = True
 

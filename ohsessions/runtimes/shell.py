@@ -1,22 +1,23 @@
 """A real bash for each session, in the session's own workspace.
 
-It runs in a sandbox of bubblewrap where that works, see ohsessions.runtimes.shell_sandbox. Else it is a shell
-on this host with the rights of the worker: give it to people who may have that. What the wire carries is in
-the protocol, "The runtimes that ship"; beyond that:
+It runs in a bubblewrap sandbox where that works, see ohsessions.runtimes.shell_sandbox. Otherwise it is a
+shell on this host with the rights of the worker: offer it only to people who may have those rights. The
+protocol describes the wire ("The runtimes that ship"). Beyond that:
 
-- `exit`, `exec`, a failure under `set -e` and whatever else ends bash ends the command with that exit code. A
-  new bash goes on from the state before the command (directory, variables, functions, …), and a note in the
-  output says so. So it is with a bash that can no longer be used (`set -r`, `ulimit -n 3`): the new one goes
-  on from what it could still tell. Background jobs die with their bash.
+- `exit`, `exec`, a failure under `set -e` and everything else that ends bash ends the command with that exit
+  code. A new bash continues from the state before the command (directory, variables, functions, …), and a
+  note in the output reports it. A bash that can no longer be used (`set -r`, `ulimit -n 3`) is replaced too:
+  the new one continues from the state that the old one could still report. Background jobs die with their
+  bash.
 - Each command starts with the output of the session and an empty input, whatever `exec` made of them before.
-- Of a hidden command only the exit code is told: what it prints, and what bash says about it, is left out.
-- What background jobs print while no command runs begins the output of the next command, the newest 32 KiB
-  of it. They keep no session awake: passivation kills them.
-- `stopped` sends SIGINT to what the command has started, after 2 s SIGKILL, and 1 s later bash is killed. The
-  exit code is 130 in any case. Jobs from before the command are left alone. `paused` and `running` stop the
-  command and let it go on.
-- A new bash gets the state of the old one as ohsessions.runtimes.shell_state says. A workspace on a disk
-  that all workers share is needed to wake up on another host.
+- A hidden command emits only its exit code. Its output, and bash's messages about it, are left out.
+- The output of background jobs while no command runs begins the output of the next command, limited to the
+  newest 32 KiB. Such jobs keep no session awake: passivation kills them.
+- `stopped` sends SIGINT to the processes that the command has started. It sends SIGKILL 2 s later, and kills
+  bash 1 s after that. The exit code is 130 in any case. Jobs from before the command are left alone. `paused`
+  and `running` stop the command and continue it.
+- A new bash gets the state of the old one, see ohsessions.runtimes.shell_state. To wake up on another host, a
+  session needs a workspace on a disk that all workers share.
 
 OPTIONS: see ohsessions.runtimes.shell_options.
 """
@@ -41,9 +42,9 @@ from ohsessions.runtimes.shell_sandbox import is_sandboxed, why_no_sandbox
 from ohsessions.runtimes.shell_state import ShellState
 
 SHOWN_COMMAND = 8 * 1024
-"""Characters of a command that are repeated with each part of its output; the action has all of it."""
+"""Characters of a command that are repeated with each part of its output; the action has them all."""
 INTERRUPTED = 130
-"""128 + SIGINT, as shells say it."""
+"""128 + SIGINT, as shells report it."""
 HELP = (
     "I am a shell. I understand `run` with a `command`, which bash executes, and `change_agent_state` with "
     "`stopped`, `paused` or `running`, which interrupts the running command, holds it, or lets it go on."
@@ -60,7 +61,7 @@ class ShellRuntime(Runtime):
         self._output = OutputBuffer(self._options.output_limit, self._redactor)
         self._bash: Bash | None = None
         self._bash_writes = True
-        """Whether bash was started while there was room in the workspace."""
+        """True if there was room in the workspace when bash was started."""
         self._state = ShellState()
         self._note = ""
         self._at_line_start = True
@@ -69,7 +70,7 @@ class ShellRuntime(Runtime):
         self._stopping: asyncio.Task[None] | None = None
         self._guard = Guard(self._options, context.workspace, lambda: self._bash, self._end_command)
         self._cut: tuple[int, str] | None = None
-        """The exit code and the reason of a command that a limit has ended."""
+        """The exit code and the reason, if a limit has ended the command."""
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> Iterator[str]:
@@ -86,7 +87,7 @@ class ShellRuntime(Runtime):
 
     @classmethod
     def what_isolates(cls, options: Mapping[str, Any]) -> str:
-        """Return half a sentence on what keeps these shells from the host, for whoever starts a server."""
+        """Return half a sentence on what keeps these shells from the host, for people who start a server."""
         if is_sandboxed(options):
             return "in a sandbox (bubblewrap)"
         why = "the sandbox has the host's network" if options.get("network") else "`sandbox` is `none`"
@@ -162,7 +163,7 @@ class ShellRuntime(Runtime):
             await self.context.set_agent_state("running")
             extras = {"command": "" if action.hidden else _shown(command), "exit_code": -1}
             bash = await self._execute(action, command, extras)
-            rest = self._output.end()  # a new bash starts with an empty one
+            rest = self._output.end()  # taken now: the start of a new bash clears the buffer
             exit_code = await self._finish(bash)
             extras["exit_code"] = exit_code
             if self._cut is not None:
@@ -174,7 +175,7 @@ class ShellRuntime(Runtime):
         await self.context.set_agent_state("awaiting_user_input")
 
     async def _execute(self, action: Action, command: str, extras: dict[str, JSON]) -> Bash:
-        """Has a bash run the command, and another one if the first was dead before it took the command."""
+        """Have a bash run the command; use another bash if the first was dead before it took the command."""
         for _ in range(2):
             bash = await self._living_bash()
             note = self._with_note("") + self._output.begin()
@@ -192,7 +193,7 @@ class ShellRuntime(Runtime):
         return bash
 
     async def _emit_parts(self, action: Action, bash: Bash, extras: dict[str, JSON]) -> None:
-        """Emits what the command prints while it runs, and all full parts of it."""
+        """Emit the output of the command while it runs, and then all full parts that are left."""
         while not bash.ended:
             await self._output.wait_until(lambda: bash.ended or len(self._output) > 0)
             try:
@@ -215,7 +216,7 @@ class ShellRuntime(Runtime):
         self._at_line_start = text.endswith("\n") if text else self._at_line_start
         code = extras["exit_code"]
         if action.hidden:
-            # bash repeats commands in what it says of them, and they print what they were given.
+            # bash repeats commands in its messages, and commands print their arguments.
             if code == -1:
                 return
             text = ""
@@ -225,13 +226,13 @@ class ShellRuntime(Runtime):
         )
 
     def _with_note(self, text: str) -> str:
-        """The text and, on lines of their own, the notes that have gathered."""
+        """Return the text and, on lines of their own, the notes that have gathered."""
         note, self._note = self._note, ""
         at_line_start = text.endswith("\n") if text else self._at_line_start
         return text + ("" if at_line_start or not note else "\n") + note
 
     async def _finish(self, bash: Bash) -> int:
-        """After the end of a command: keeps the state, replaces a bash that ended; gives the exit code."""
+        """Keep the state after a command, replace a bash that ended, and return the exit code."""
         if self._stopping is not None:
             await self._stopping
             self._stopping = None
@@ -262,7 +263,7 @@ class ShellRuntime(Runtime):
         return status
 
     async def _end_command(self, status: int, why: str) -> None:
-        """See Guard. What uses too much dies with its bash: it may multiply faster than one can count."""
+        """See Guard. A shell that uses too much dies with its bash: it may multiply faster than we count."""
         bash = self._bash
         if bash is None:
             return
@@ -293,7 +294,7 @@ class ShellRuntime(Runtime):
         return self._bash
 
     async def _open_bash(self) -> Bash:
-        """Starts a bash in the state that is kept or, should it not live with that, in a new one."""
+        """Start a bash in the kept state or, if bash does not survive that, in a new state."""
         try:
             return await self._try_to_open_bash()
         except RuntimeFailure as failure:
@@ -319,7 +320,7 @@ class ShellRuntime(Runtime):
 
 
 def _text(path: str) -> str:
-    """A path as text: bytes that are not UTF-8 are replaced."""
+    """Return a path as text; bytes that are not UTF-8 are replaced."""
     return path.encode(errors="surrogateescape").decode(errors="replace")
 
 

@@ -1,16 +1,16 @@
-"""One bash process: started, given commands, interrupted, told from outside when a command has ended.
+"""One bash process: it is started, given commands and interrupted, and it reports the end of a command.
 
-It is an interactive bash without a terminal. Interactive, because then an error (an unset variable under
-`set -u`) or an interrupt ends the command and not the shell. Each command is given to `eval`, so unbalanced
-quotes end with it; a second line reports. The `eval` stands in a file that is sourced, where bash does not
-count as interactive: else it would complain in the output that it has no terminal whenever a program dies of
-a signal.
+It is an interactive bash without a terminal. In an interactive bash, an error (such as an unset variable
+under `set -u`) or an interrupt ends the command and not the shell. Each command is passed to `eval`, so
+unbalanced quotes end with the command; a second line reports. The `eval` is in a file that bash sources,
+where bash does not count as interactive. Otherwise bash would complain in the output about the missing
+terminal whenever a program dies of a signal.
 
-The commands get an empty input and both streams merged in the FIFO of ohsessions.runtimes.shell_exchange.
-Bash itself has other streams, so that nothing it runs between two commands (prompts, traps) reads our lines
-or prints into the output: its standard output carries our frames, its standard error goes nowhere, and its
-input is /dev/null but for the moment when it waits for the next command. A bash that can no longer do its
-part therefore ends at once, with or without a last report; it never hangs.
+The commands get an empty input, and both output streams are merged in the FIFO of
+ohsessions.runtimes.shell_exchange. Bash itself has other streams, so that code which it runs between two
+commands (prompts, traps) neither reads our lines nor prints into the output. Its standard output carries our
+frames, its standard error goes nowhere, and its input is /dev/null except while it waits for the next
+command. So a bash that can no longer do its part ends at once, with or without a last report; it never hangs.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from ohsessions.runtimes.shell_output import OutputBuffer
 from ohsessions.runtimes.shell_state import Report, ShellState, parse_traps
 
 START_SECONDS = 20.0
-"""How long a bash may take to be ready, or to begin a command: 5 ms, and what a large state needs."""
+"""Seconds that bash may take to be ready, or to begin a command: 5 ms, and the time for a large state."""
 INTERRUPT_SECONDS = 2.0
-"""How long a command may take to end after SIGINT (PROTOCOL.md leaves it open; a terminal user waits so)."""
+"""Seconds for a command to end after SIGINT. docs/protocol.md sets none; a terminal user waits as long."""
 BREAK_SECONDS = 1.0
-"""How long its processes are then killed before bash itself is."""
+"""Seconds after those during which the command's processes are killed; then bash itself is killed."""
 ROUND_SECONDS = 0.05
-"""How often it is looked whether bash, between two programs, has overheard the interrupt."""
+"""Seconds between two looks whether bash, between two programs, has missed the interrupt."""
 
 LAST_OUTPUT_SECONDS = 5.0
-"""How long the end of the output may take after that of bash: its watchdog kills all who could print."""
+"""Seconds to wait for the output after the end of bash: its watchdog kills all that could print."""
 
 
 class Bash:
-    """A bash below its watchdog. `output` gets all that it and its commands print."""
+    """A bash below its watchdog. `output` gets everything that bash and its commands print."""
 
     def __init__(self, output: OutputBuffer, exchange: Exchange) -> None:
-        """`exchange` is closed with it."""
+        """`exchange` is closed with this bash."""
         self.output = output
         self.exit_code: int | None = None
         self.report: Report | None = None
         self.first_report = Report(0, 0)
         self.has_begun = False
-        """Whether it has read the command that was begun last; else nothing of that was run."""
+        """True if bash has read the last command; otherwise no part of that command was run."""
         self._waits_after = 0
         self._number = 0
         self._before: frozenset[int] = frozenset()
@@ -67,9 +67,9 @@ class Bash:
     async def open(
         self, context: RuntimeContext, argv: Sequence[str], env: Mapping[str, str], depth: int
     ) -> None:
-        """Starts it in the workspace. Raises RuntimeFailure; `close` must be called all the same.
+        """Start bash in the workspace. Raise RuntimeFailure; `close` must be called even then.
 
-        `argv` ends with the path of bash, and bash is the child of the child … of the program, `depth` times.
+        `argv` ends with the path of bash. Bash is `depth` generations of children below the started program.
         """
         flags = ["--norc", "--noprofile", "--noediting", "-i"]
         output = await self._open_stream("output")
@@ -97,7 +97,7 @@ class Bash:
         return stream
 
     async def restore(self, state: ShellState, cwd: str) -> Report:
-        """Brings a new bash to a state, in the directory `cwd`. Raises RuntimeFailure if it breaks bash."""
+        """Bring a new bash into a state, in the directory `cwd`. Raise RuntimeFailure if that breaks bash."""
         return await self._ready([f"cd -- {shlex.quote(cwd)}", *state.scripts()])
 
     async def _ready(self, scripts: list[str]) -> Report:
@@ -115,7 +115,7 @@ class Bash:
         return self.report
 
     async def _first_words(self) -> str:
-        """What a sandbox or bash said before it had other streams: why it could not start."""
+        """Return the output from before bash had other streams: why a sandbox or bash could not start."""
         if self._process is None:
             return ""
         try:
@@ -127,16 +127,16 @@ class Bash:
 
     @property
     def waits(self) -> bool:
-        """Whether it has ended what was begun last, and can go on."""
+        """True if bash has ended the last command or set-up, and can take another command."""
         return self._waits_after == self._number and self.exit_code is None
 
     @property
     def ended(self) -> bool:
-        """Whether what was begun last has ended, or bash itself."""
+        """True if the last command or set-up has ended, or bash itself."""
         return self.exit_code is not None or self._waits_after == self._number
 
     def begin(self, command: str, state: ShellState) -> None:
-        """Starts a command; it finds the exit codes of `state`, and its traps and prompts."""
+        """Start a command with the exit codes, the traps and the prompts of `state`."""
         self._number += 1
         self.report = None
         self.has_begun = False
@@ -145,9 +145,9 @@ class Bash:
         self._exchange.run(self._number, command, state.before_command(), statuses)
 
     async def wait_for_begin(self) -> None:
-        """Waits until the command has begun, or bash has ended; kills a bash that does not read its lines.
+        """Wait until the command has begun, or bash has ended; kill a bash that does not read its lines.
 
-        Only a trap that runs while bash waits could have read them in its place.
+        Only a trap that runs while bash waits could have read the lines in place of bash.
         """
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -156,13 +156,13 @@ class Bash:
             await self.kill()
 
     async def kill(self) -> None:
-        """Kills it with all it started."""
+        """Kill bash with everything it started."""
         if self._process is not None:
             await self._process.kill()
             await self.output.wait_until(lambda: self.exit_code is not None)
 
     def pause(self) -> None:
-        """Stops everything that the command runs, and bash."""
+        """Stop all processes of the command, and bash."""
         self._paused = True
         self._signal([self.pid, *self._foreground()], signal.SIGSTOP)
 
@@ -172,7 +172,7 @@ class Bash:
             self._signal([*self._foreground(), self.pid], signal.SIGCONT)
 
     async def stop(self) -> None:
-        """Ends the running command: SIGINT as from a terminal, then SIGKILL, then bash itself is killed."""
+        """End the running command: send SIGINT as a terminal does, then SIGKILL, then kill bash itself."""
         self.resume()
         interrupted: set[int] = set()
         for round_number in range(int((INTERRUPT_SECONDS + BREAK_SECONDS) / ROUND_SECONDS)):
@@ -185,18 +185,18 @@ class Bash:
             await self._process.kill()
 
     def _interrupt(self, interrupted: set[int]) -> None:
-        """SIGINT to bash and to what the command has started, but to no program twice.
+        """Send SIGINT to bash and to the processes of the command, but to no program twice.
 
-        A second one would break off what a program does to end in order. Bash, however, takes an interrupt
-        for the program's business if that happens to end by itself just then: it goes on, to be seen by a
-        new child or none, and is interrupted again.
+        A second SIGINT would break off a program that is ending in order. Bash may take an interrupt for a
+        program's business, if that program ends by itself at the same moment. Bash then goes on, has a new
+        child or none, and is interrupted again.
         """
         running = set(children(self.pid)) - self._before if self.pid else set()
         if running and running <= interrupted:
             return
-        self._signal([self.pid], signal.SIGSTOP)  # so that it starts nothing while we look
+        self._signal([self.pid], signal.SIGSTOP)  # so that bash starts nothing during the look
         foreground = self._foreground()
-        # Bash first: it must know of the interrupt when it sees its child die of it, else it goes on.
+        # Bash first: it goes on if its child dies of the interrupt before bash knows of the interrupt.
         self._signal([self.pid, *(pid for pid in foreground if pid not in interrupted)], signal.SIGINT)
         self._signal([self.pid], signal.SIGCONT)
         interrupted.update(foreground)
@@ -210,7 +210,7 @@ class Bash:
         return self.ended
 
     async def wait_for_last_output(self) -> None:
-        """All that was printed before the end of the command, or of bash, is in `output` then."""
+        """Wait until `output` has everything that was printed before the end of the command, or of bash."""
         if self.exit_code is None:
             await self.output.settle()
         elif self._tasks:
@@ -219,7 +219,7 @@ class Bash:
             self.output.add(self._frames.take_rest())
 
     async def close(self) -> None:
-        """Kills it with all it started. Whatever happened before, nothing of it is left."""
+        """Kill bash with everything it started, and free all files, whatever happened before."""
         try:
             if self._process is not None:
                 await self._process.kill()
@@ -230,16 +230,16 @@ class Bash:
             self._tasks = []
             for transport in self._transports:
                 transport.close()
-            await asyncio.sleep(0)  # they close their files in the next turn of the loop
+            await asyncio.sleep(0)  # the transports close their files in the next turn of the loop
             self._exchange.close()
 
     @property
     def pid(self) -> int:
-        """Of bash itself, on this host; 0 once it has ended."""
+        """The pid of bash itself, on this host; 0 once bash has ended."""
         return self._pid if self.exit_code is None else 0
 
     def _foreground(self) -> list[int]:
-        """What the command has started: below bash, but not below what was there before it."""
+        """Return the processes of the command: all below bash, except those below an older process."""
         return list(descendants(self.pid, self._before)) if self.pid else []
 
     def _signal(self, pids: Iterable[int], number: int) -> None:

@@ -1,11 +1,11 @@
-"""The files in which a runtime and its bash meet: commands go in, their output comes out.
+"""The files between a runtime and its bash: commands go in, their output comes out.
 
-They lie in a directory of their own that one bash has for its life: three FIFOs and the files that bash is
-told to source. Commands stand in a file, since a bash needs 10 s to parse a quoted word of 3 MB and 20 ms to
-read it. Bash opens each anew when it needs it, so no command inherits an open file but its three streams.
+Each bash has a directory of its own for its life, with three FIFOs and the files that bash is told to source.
+Commands are in a file, since bash needs 10 s to parse a quoted word of 3 MB and 20 ms to read it. Bash opens
+each file anew when it needs the file, so a command inherits no open file except its three streams.
 
-The directory goes with its bash. Should this process be killed, the watchdog removes it (see `scratch` of
-ProcessSupervisor.spawn()).
+The directory is deleted with its bash. If this process is killed, the watchdog deletes the directory (see
+`scratch` of ProcessSupervisor.spawn()).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from pathlib import Path
 from ohsessions.runtimes.shell_state import FRAME, FRAME_END, REPORT_SCRIPT
 
 REPORT_LIMIT = 1024 * 1024
-"""Bytes of a report beyond which only its head is read, and the state not kept: a new bash would need
-seconds to take it in."""
+"""Bytes of a report. Only the head of a longer report is read, and its state is not kept: a new bash would
+need seconds to read it."""
 HEAD_BYTES = 16 * 1024
-"""Enough for the number, exit code and directory (PATH_MAX is 4,096)."""
+"""Enough for the number, the exit code and the directory (PATH_MAX is 4,096)."""
 STREAM_LIMIT = 64 * 1024
 """Bytes of output in memory before the commands have to wait; asyncio keeps twice as much, and a chunk."""
 READ_AT_ONCE = 1024
-"""Bytes that bash reads at most into a buffer of its own (seen with strace, bash 5.2)."""
+"""The most bytes that bash reads into a buffer of its own (seen with strace, bash 5.2)."""
 ENDINGS = 3
-"""How often the line that ends a command is written: an interrupt that comes late costs one of them, or the
-report that it makes. The last one ends the command without a report if it must."""
+"""The number of times that a command's last line is written. A late interrupt costs one of these lines, or
+its report. The last of them ends the command, if necessary without a report."""
 
 _SETUP = rf"""
 PROMPT_COMMAND=() PS0= PS1= PS2=
@@ -55,15 +55,16 @@ readonly __ohsessions_wait='[[ ! $__ohsessions_again || ${{__ohsessions_done-}} 
 \builtin printf "\0ohsessions\0waits\0%s\0.\0" "$__ohsessions_number"'
 exec >>WHERE/reports 2>/dev/null
 """
-"""The last part is for `eval`: in a function, or a file, bash neither tells nor forgets a DEBUG trap."""
+"""`__ohsessions_wait` is for `eval`: in a function or a file, bash neither reports nor forgets a DEBUG
+trap."""
 
 
 _TELL_STATUSES = '\n{ __ohsessions_statuses=($? "${PIPESTATUS[@]}"); } 2>/dev/null\n'
-"""`eval` leaves only its own exit code in PIPESTATUS, so this must stand inside of it."""
+"""A line inside the `eval`: after it, PIPESTATUS has only the exit code of the `eval` itself."""
 
 
 def _may_tell_statuses(command: str, prologue: str) -> bool:
-    """Whether a command may have a pipeline, and what is appended to it can be no part of it.
+    """Return True if a command may have a pipeline, and text that is appended to it stays separate.
 
     An unfinished here-document, pipeline or function would swallow the text, and a DEBUG trap would see it.
     """
@@ -72,8 +73,7 @@ def _may_tell_statuses(command: str, prologue: str) -> bool:
 
 
 class Exchange:
-    """The directory, until `close`. `seen_at` is where bash finds it, if not at the same path; `limits` is
-    what it reads first of all."""
+    """The directory of a bash, until `close`. Bash finds it at `seen_at`; `limits` ends the set-up script."""
 
     def __init__(self, seen_at: Path | None = None, limits: str = "") -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="ohsessions-"))
@@ -83,7 +83,7 @@ class Exchange:
             for name in ("input", "output", "reports"):
                 os.mkfifo(self.directory / name, 0o600)
             self._write_file("setup", _SETUP.replace("WHERE", self._seen_at) + limits)
-            # Open for both, so that there is neither a wait for the other side nor an end of file.
+            # Both ends are open, so there is neither a wait for the other side nor an end of file.
             self._open("input", "input", os.O_RDWR)
             for name in ("output", "reports"):
                 self._open(name, name, os.O_RDONLY)
@@ -102,7 +102,7 @@ class Exchange:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     async def open_stream(self, name: str) -> tuple[asyncio.StreamReader, asyncio.BaseTransport]:
-        """`output` or `reports`, as a stream; the transport is the caller's to close."""
+        """Open `output` or `reports` as a stream. The caller must close the transport."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=STREAM_LIMIT)
         file = os.fdopen(self._descriptors.pop(name), "rb", 0)
@@ -110,17 +110,17 @@ class Exchange:
         return reader, transport
 
     def expect_end(self) -> None:
-        """From now on the streams end when all are dead that could write to them."""
+        """Let the streams end when all processes are dead that could write to them."""
         for name in ("output kept", "reports kept"):
             if (descriptor := self._descriptors.pop(name, None)) is not None:
                 os.close(descriptor)
 
     def first_line(self) -> bytes:
-        """What bash has to read from its first input, a pipe, to go on with our lines."""
+        """Return the line that bash has to read from its first input, a pipe, to continue with our lines."""
         return f"exec <{self._seen_at}/input\n".encode()
 
     def set_up(self, number: int, scripts: Sequence[str] = ()) -> None:
-        """Has bash define what the other lines use, read the scripts, and end as if that were a command."""
+        """Have bash define the functions of the other lines, read the scripts, and end as after a command."""
         lines = [f"\\builtin . {self._seen_at}/setup\n"]
         for index, script in enumerate(scripts):
             self._write_file(f"script{index}", script)
@@ -128,7 +128,7 @@ class Exchange:
         self._write("".join(lines), number)
 
     def run(self, number: int, command: str, prologue: str, statuses: Sequence[int]) -> None:
-        """Has bash run a command. `statuses` are those it finds in PIPESTATUS; `$?` is the last one."""
+        """Have bash run a command, with `statuses` in PIPESTATUS and the last of them in `$?`."""
         where = self._seen_at
         text = command.replace("\0", "")
         if _may_tell_statuses(text, prologue):
@@ -147,11 +147,11 @@ class Exchange:
         self._write(f"\\builtin . {where}/command\n", number)
 
     def _write(self, lines: str, number: int) -> None:
-        """Writes all lines that a command needs at once, so that bash has read them all before it begins.
+        """Write all lines of a command at once, so that bash has read them all before the command begins.
 
-        Meanwhile its input is empty: whatever the user has bash do between our lines (prompts, traps) cannot
-        read them, and a bash that cannot be told to go back to our FIFO finds the end of its input and ends,
-        which is noticed, in place of hanging.
+        During the command bash's input is empty. So the user's code between our lines (prompts, traps) cannot
+        read them. A bash that cannot go back to our FIFO finds the end of its input: it ends, which is
+        noticed, and does not hang.
         """
         ends = "".join(
             f'\\__ohsessions_end {number} "$?" {again};\\builtin eval "$__ohsessions_wait"\n'
@@ -170,10 +170,10 @@ class Exchange:
 
 
 class Frames:
-    """Finds our frames in what bash's own output has; all else is passed over."""
+    """Finds our frames in bash's own output, and skips everything else."""
 
     def __init__(self, handle: Callable[[bytes, bool], None]) -> None:
-        """`handle` gets the content of each frame, and whether it is whole."""
+        """`handle` gets the content of each frame, and True if the frame is complete."""
         self._handle = handle
         self._data = bytearray()
         self._overflown = False
@@ -184,7 +184,7 @@ class Frames:
             body, end, rest = self._data.partition(FRAME_END)
             if not end:
                 break
-            # The last one: what somebody else printed may stand before it.
+            # Take the last start: other output may stand before it.
             _, start, content = body.rpartition(FRAME)
             if start:
                 self._handle(bytes(content), not self._overflown)
@@ -196,7 +196,7 @@ class Frames:
             del self._data[HEAD_BYTES : -len(FRAME_END)]
 
     def take_rest(self) -> bytes:
-        """What came after the last frame: the output of an EXIT trap, once bash has ended."""
+        """Return the output after the last frame: that of an EXIT trap, once bash has ended."""
         rest, _, _ = self._data.partition(FRAME)
         self._data.clear()
         return bytes(rest)

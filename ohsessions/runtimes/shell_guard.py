@@ -1,8 +1,8 @@
-"""Looks at what a shell uses while something runs in it, and says when that is too much.
+"""Watches what a shell uses while something runs in it, and ends what uses too much.
 
-The kernel limits each program (ohsessions.runtimes.shell_sandbox); this is for what the programs of a shell
-use together, for the time of a command, and for the disk. All of it is looked up now and then, so a shell can
-pass a limit for as long as that takes.
+The kernel limits each program (ohsessions.runtimes.shell_sandbox). The guard limits the programs of a shell
+together, the time of a command, and the disk. It looks at intervals, so a shell can exceed a limit between
+two looks.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from ohsessions.runtimes.shell_options import ShellOptions
 from ohsessions.runtimes.shell_usage import disk_excess, usage_below
 
 TIMED_OUT = 124
-"""As timeout(1) says it."""
+"""The exit code that timeout(1) uses."""
 KILLED = 137
 """128 + SIGKILL."""
 WATCH_SECONDS = 1.0
-"""How often it looks at processes and memory while a command or a job runs."""
+"""Seconds between two looks at processes and memory while a command or a job runs."""
 DISK_SECONDS = 5.0
-"""How often it looks at the disk, which takes 0.3 s for 100,000 files."""
+"""Seconds between two looks at the disk; a look takes 0.3 s for 100,000 files."""
 
 
 class Guard:
-    """One for each shell. `full` says how the workspace passes its limits, and is empty if it does not."""
+    """The guard of one shell. `full` is the limit that the workspace exceeds, in words, or empty."""
 
     def __init__(
         self,
@@ -36,8 +36,8 @@ class Guard:
         bash: Callable[[], Bash | None],
         end: Callable[[int, str], Awaitable[None]],
     ) -> None:
-        """`bash` gives the present one. `end` is called with the exit code and the reason when a command, or
-        a job if there is no command, has to end."""
+        """`bash` returns the present bash. `end` is called with the exit code and the reason when a command
+        has to end, or the background jobs if there is no command."""
         self.full = ""
         self._options = options
         self._workspace = workspace
@@ -49,7 +49,7 @@ class Guard:
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """A command begins."""
+        """Start the time limit of a command, and the watch over the shell."""
         seconds = self._options.command_seconds
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._command_runs = True
@@ -57,13 +57,13 @@ class Guard:
             self._task = asyncio.create_task(self._watch(), name="shell guard")
 
     async def ends(self) -> bool:
-        """The command has ended. Return whether `full` has changed since the last time it was looked up."""
+        """End the time limit of the command. Return True if the disk became full, or has room again."""
         self._command_runs = False
         self._deadline = None
         return await self.look_at_disk()
 
     async def look_at_disk(self) -> bool:
-        """See ends(). Looks if it is time, or if the disk was full: somebody waits to see that it is not."""
+        """See ends(). Looks when it is time, or at once if the disk was full: the user may have made room."""
         before = self.full
         if self.full or time.monotonic() >= self._disk_due:
             self.full = await asyncio.to_thread(disk_excess, self._workspace, self._options)

@@ -1,4 +1,4 @@
-"""How the bash of a session is started: its workspace, its environment, its limits, its sandbox."""
+"""The start of a session's bash: its workspace, its environment, its limits, its sandbox."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ async def open_bash(
     *,
     writes: bool = True,
 ) -> tuple[Bash, str]:
-    """Start a bash in a state; return it with the directory it is in. Without `writes` it cannot write files.
+    """Start a bash in a state; return it and its directory. Without `writes` it cannot write files.
 
-    Raises RuntimeFailure: `no_bash`, `no_sandbox`, `cannot_spawn`, and `shell_broken` if it ends at once,
-    which may be the state's fault.
+    Raise RuntimeFailure: `no_bash`, `no_sandbox`, `cannot_spawn`, or `shell_broken` if bash ends at once or
+    is not ready in time. The state may be the cause of the last one.
     """
     workspace = context.workspace.absolute()
     workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ async def open_bash(
 
 
 def environment(options: ShellOptions, workspace: Path) -> dict[str, str]:
-    """All that a shell gets; it is built from nothing, since the server's has the site's secrets."""
+    """Return the whole environment of a shell. The server's is not used, since it has the site's secrets."""
     try:
         user = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -83,7 +83,7 @@ def environment(options: ShellOptions, workspace: Path) -> dict[str, str]:
 
 
 def hidden_paths() -> Iterator[Path]:
-    """Yield the directories of the site that a sandbox must not show, should they lie below what it shows."""
+    """Yield the directories of the site that a sandbox must hide, if they are below a path that it shows."""
     yield Path(conf.WORKSPACE_ROOT).absolute()
     yield Path(settings.MEDIA_ROOT or os.devnull).absolute()
     yield Path(getattr(settings, "BASE_DIR", os.devnull)).absolute()

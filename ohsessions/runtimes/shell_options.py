@@ -1,4 +1,4 @@
-"""The OPTIONS of the shell: what a shell may use, and how it is shut in."""
+"""The OPTIONS of the shell: its limits and its sandbox."""
 
 from __future__ import annotations
 
@@ -12,57 +12,57 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ShellOptions:
-    """Sizes are in bytes, times in seconds; None is no limit. docs/runtimes.md says what each is worth."""
+    """Options, with sizes in bytes and times in seconds; None is no limit. See docs/runtimes.md for each."""
 
     bash: str = "bash"
     """Path or name of the program."""
     path: str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     """The PATH of the shells."""
     env: Mapping[str, str] = field(default_factory=dict)
-    """Further variables."""
+    """Further environment variables."""
 
     sandbox: Literal["auto", "bwrap", "none"] = "auto"
-    """`auto`: bubblewrap if it works here. `bwrap`: or no shell starts. `none`: the rights of the worker."""
+    """`auto`: bubblewrap if it works here. `bwrap`: else no shell starts. `none`: the worker's rights."""
     network: bool = False
-    """Whether a sandbox shares the host's network: its databases on localhost, too."""
+    """True if a sandbox shares the host's network, including its databases on localhost."""
     readable: list[str] = field(default_factory=list)
     """Further paths of the host that a sandbox can read."""
     tmp_bytes: int = 256 * MIB
     """The size of a sandbox's /tmp, and of its /dev/shm. Both are in memory, and empty after each start."""
 
     output_limit: int = 1 * MIB
-    """What is kept of a command's output: an agent reads a hundredth of it."""
+    """The part of a command's output that is kept: an agent reads a hundredth of it."""
     command_seconds: float | None = 3600
-    """How long a command may run. It is then stopped; its exit code is 124."""
+    """The time that a command may run. It is then stopped; its exit code is 124."""
     cpu_seconds: int | None = 3600
     """The CPU time of one program."""
     memory_bytes: int | None = 2048 * MIB
     """The memory of one program (RLIMIT_DATA), and of all programs of a shell together (looked up)."""
     processes: int | None = 256
-    """Processes and threads of a shell."""
+    """The processes and threads of a shell."""
     file_bytes: int | None = 1024 * MIB
     """The size of one file."""
     open_files: int | None = 1024
-    """Open files of one program."""
+    """The open files of one program."""
     disk_bytes: int | None = 2048 * MIB
-    """What the workspace may hold (looked up)."""
+    """The size of the workspace's content (looked up)."""
     disk_files: int | None = 100_000
-    """How many files and directories that may be."""
+    """The number of files and directories in the workspace."""
 
     @classmethod
     def read(cls, options: Mapping[str, Any]) -> Self:
-        """Raises ValueError with the first mistake."""
+        """Return the options. Raise ValueError with the first mistake."""
         for mistake in mistakes(options):
             raise ValueError(mistake)
         return cls(**options)
 
 
 LEAST = {"open_files": 16, "output_limit": 0, "tmp_bytes": MIB}
-"""The smallest value of a number, if that is not 1. Bash itself needs 12 open files."""
+"""The smallest values of options for which it is not 1. Bash itself needs 12 open files."""
 
 
 def mistakes(options: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with the OPTIONS of a shell, each as a sentence that names the option."""
+    """Yield the mistakes in the OPTIONS of a shell, each as a sentence that names the option."""
     kinds = typing.get_type_hints(ShellOptions)
     known = {option.name for option in fields(ShellOptions)}
     for name, value in options.items():

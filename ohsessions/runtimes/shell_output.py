@@ -1,6 +1,6 @@
-"""What the commands of a shell print: gathered, bounded, and made text in parts.
+"""The output of a shell's commands: gathered, bounded, and turned into text in parts.
 
-Bytes go in as they come, at any time; text comes out for the command that runs. It knows no process.
+Bytes go in as they come, at any time; text comes out for the command that runs. This module knows no process.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ from ohsessions.core.redaction import Redactor
 
 PART_BYTES = 8 * 1024
 GATHER_SECONDS = 0.1
-"""Both from PROTOCOL.md, "The runtimes that ship": one event per 8 KiB or 100 ms."""
+"""Both from docs/protocol.md, "The runtimes that ship": one event per 8 KiB or 100 ms."""
 ROOM_BYTES = 128 * 1024
-"""What may wait here while events are being stored; then the command has to wait."""
+"""Bytes that may wait here while events are being stored; beyond that the command has to wait."""
 HELD_BYTES = 32 * 1024
 """The newest bytes of background jobs that are kept between two commands."""
 SETTLE_TURNS = 4
-"""Turns of the event loop without a byte after which a pipe counts as read empty: each turn polls it, one
-more is needed to wake its reader."""
+"""Turns of the event loop without a byte after which a pipe counts as empty: each turn polls it, one more is
+needed to wake its reader."""
 SETTLE_BYTES = 1024 * 1024
-"""Where settling gives up, since a background job prints without end: above pipe (64 KiB) and buffers."""
+"""Bytes after which settling stops, if a background job prints without end: more than the pipe (64 KiB) and
+the buffers hold."""
 
 
 class OutputBuffer:
-    """Between the pipe and the events.
+    """The buffer between the pipe and the events.
 
-    While no command runs, what background jobs print is held, and begins the output of the next command.
-    Of each command `cap_bytes` are kept, the rest is counted and dropped; a note says so. Secrets are cut out
-    here, since the parts may split one, which nobody could find in the events any more.
+    While no command runs, the output of background jobs is held; it begins the output of the next command.
+    The buffer keeps `cap_bytes` of each command. It counts and drops the rest, and a note reports that.
+    Secrets are cut out here: two parts may split a secret, which nobody could find in the events any more.
     """
 
     def __init__(self, cap_bytes: int, redactor: Redactor) -> None:
@@ -50,7 +51,7 @@ class OutputBuffer:
         return len(self._pending)
 
     def begin(self) -> str:
-        """A command starts; gives a note on what was lost before, or nothing."""
+        """Start a command; return a note if earlier output was lost, else an empty string."""
         self._holding = False
         self._unbounded = False
         self._left = self.cap_bytes
@@ -73,14 +74,17 @@ class OutputBuffer:
         self.notify()
 
     def take_part(self) -> str:
-        """Up to 8 KiB as text; a character that is not whole yet waits for the rest of it."""
+        """Return up to 8 KiB as text; an incomplete character waits for the rest of it."""
         part = bytes(self._pending[:PART_BYTES])
         del self._pending[:PART_BYTES]
         self.notify()
         return self._text(part)
 
     def end(self) -> str:
-        """What remains (the caller took the full parts), with a note if there was too much. Holds again."""
+        """Return the rest of the text, with a note if output was dropped; hold further output again.
+
+        The caller must have taken the full parts before.
+        """
         text = self._text(bytes(self._pending), final=True)
         self._pending.clear()
         self._holding = True
@@ -89,7 +93,7 @@ class OutputBuffer:
         return text
 
     def clear(self) -> None:
-        """Forgets what came so far."""
+        """Drop the output so far."""
         self._pending.clear()
         self._lost_held_bytes = False
 
@@ -98,28 +102,28 @@ class OutputBuffer:
         return self._clean.feed(text) + (self._clean.flush() if final else "")
 
     def notify(self) -> None:
-        """Has those who wait look again."""
+        """Have waiting tasks check their conditions again."""
         self._changed.set()
 
     async def wait_until(self, predicate: Callable[[], bool]) -> None:
-        """Waits; `predicate` is asked again whenever something changed here, and after notify()."""
+        """Wait until `predicate` is true. It is called again after each change here, and after notify()."""
         while not predicate():
             self._changed.clear()
             await self._changed.wait()
 
     async def wait_for_room(self) -> None:
-        """Keeps the reader of the pipe back while too much is waiting."""
+        """Keep the reader of the pipe back while too much is waiting."""
         while len(self._pending) >= ROOM_BYTES and not self._unbounded:
             self._changed.clear()
             await self._changed.wait()
 
     def lift_bound(self) -> None:
-        """Until the next begin() the reader is not kept back: little can come after the end of a command."""
+        """Let the reader read on until the next begin(): little can come after the end of a command."""
         self._unbounded = True
         self.notify()
 
     async def settle(self) -> None:
-        """Waits until what was in the pipe when this was called is here."""
+        """Wait until everything is here that was in the pipe at the time of the call."""
         start = seen = self.total_bytes
         quiet = 0
         self.lift_bound()

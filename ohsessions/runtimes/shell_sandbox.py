@@ -1,11 +1,11 @@
-"""The sandbox of a shell: bubblewrap (bwrap), told what the shell can see.
+"""The sandbox of a shell: bubblewrap (bwrap), and what the shell can see in it.
 
-A shell in it has namespaces of its own for mounts, processes, users, IPC, host name and, unless told
-otherwise, network. It can write to its workspace and to a /tmp in memory, and read the system's programs and
-the few files of /etc that these need. The rest of the host is not there: not the site, its database, files
-and environment, other workspaces and processes, nor sockets below /run. It holds no capability.
+A shell in the sandbox has its own namespaces for mounts, processes, users, IPC, host name and, unless the
+options say otherwise, network. It can write to its workspace and to a /tmp in memory, and read the system's
+programs and the few files of /etc that these need. The rest of the host is absent: the site, its database,
+files and environment, other workspaces and processes, and sockets below /run. The shell holds no capability.
 
-It keeps what is outside from what is inside, as far as the kernel does: a fault of the kernel opens it.
+The sandbox is as strong as the kernel: a fault of the kernel opens it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ohsessions.runtimes.shell_options import ShellOptions, mistakes
 logger = logging.getLogger(__name__)
 
 EXCHANGE = Path("/run/ohsessions")
-"""Where a shell in the sandbox finds the files of its exchange."""
+"""The path at which a shell in the sandbox finds the files of its exchange."""
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 ETC = re.findall(
@@ -44,7 +44,7 @@ def find_bwrap() -> str | None:
 
 @functools.cache
 def why_no_sandbox() -> str:
-    """Return why bubblewrap does not work here; nothing if it does. Tries it, once, which takes 20 ms."""
+    """Return why bubblewrap does not work here, or an empty string. The first call takes 20 ms to try it."""
     program = find_bwrap()
     if program is None:
         return "there is no bwrap: install bubblewrap"
@@ -69,18 +69,18 @@ def why_no_sandbox() -> str:
 
 
 _newer: dict[str, bool] = {}
-"""Whether a bwrap knows the options that came with version 0.8."""
+"""True for a bwrap that knows the options of version 0.8."""
 
 
 def is_sandboxed(options: Mapping[str, Any]) -> bool:
-    """Whether shells with these OPTIONS run in a sandbox on this host, with a network of their own."""
+    """Return True if shells with these OPTIONS run in a sandbox on this host, with a network of their own."""
     if any(mistakes(options)) or options.get("network"):
         return False
     return options.get("sandbox", "auto") != "none" and not why_no_sandbox()
 
 
 def wanted_sandbox(options: ShellOptions) -> bool:
-    """Whether to use the sandbox. Blocks at the first call. Raises RuntimeFailure (`no_sandbox`)."""
+    """Return True to use the sandbox. Blocks at the first call. Raise RuntimeFailure (`no_sandbox`)."""
     if options.sandbox == "none":
         return False
     why = why_no_sandbox()
@@ -100,7 +100,7 @@ def _warn(why: str) -> None:
 def sandboxed(
     argv: Sequence[str], options: ShellOptions, workspace: Path, exchange: Path, hidden: Iterable[Path]
 ) -> list[str]:
-    """The command that runs `argv` in the sandbox. `hidden` are paths that must not be seen."""
+    """Return the command that runs `argv` in the sandbox. The paths in `hidden` must not be seen there."""
     program = find_bwrap() or "bwrap"
     newer = _newer.get(program, True)
     return [
@@ -119,7 +119,7 @@ def _namespaces(*, network: bool, newer: bool) -> list[str]:
     return [
         *["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"],
         *([] if network else ["--unshare-net"]),
-        # Without it, a program inside could make itself root of a namespace, and reach more of the kernel.
+        # Otherwise a program inside could become root of a namespace, and reach more of the kernel.
         *(["--disable-userns"] if newer else []),
         *["--hostname", "sandbox", "--die-with-parent", "--cap-drop", "ALL"],
     ]
@@ -136,7 +136,7 @@ def _mounts(options: ShellOptions, hidden: Iterable[Path], *, newer: bool) -> li
         argv += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     size = ["--size", str(options.tmp_bytes)] if newer else []
     argv += ["--proc", "/proc"]
-    # Where the worker is root, these would be writable without any capability.
+    # If the worker is root, these would be writable even without a capability.
     for place in ("/proc/sys", "/proc/sysrq-trigger"):
         argv += ["--ro-bind-try", place, place]
     argv += ["--dev", "/dev", *size, "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
@@ -145,20 +145,20 @@ def _mounts(options: ShellOptions, hidden: Iterable[Path], *, newer: bool) -> li
         argv += ["--ro-bind", place, place]
     shown = [Path(place) for place in (*SYSTEM, *options.readable)]
     for path in hidden:
-        # What lies above a shown place cannot be hidden without it.
+        # A path above a shown place cannot be hidden without hiding that place too.
         if any(path.is_relative_to(place) and path != place for place in shown) and path.is_dir():
             argv += ["--tmpfs", str(path), "--remount-ro", str(path)]
     return argv
 
 
 def limits_script(options: ShellOptions, *, sandbox: bool) -> str:
-    """What bash has to read to limit itself, and all it starts, for good."""
+    """Return the script with which bash limits itself, and all processes that it starts, for good."""
     kib = 1024
     limits = {
         "c": 0,
         "t": options.cpu_seconds,
         "d": options.memory_bytes and max(1, options.memory_bytes // kib),
-        # Outside of a sandbox the kernel counts all processes of the worker's user, and for root none.
+        # Outside a sandbox the kernel counts all processes of the worker's user, and none for root.
         "u": options.processes if sandbox else None,
         "f": options.file_bytes and max(1, options.file_bytes // kib),
         "n": options.open_files,

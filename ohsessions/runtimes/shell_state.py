@@ -1,11 +1,11 @@
-"""What of a bash outlives it: how it is reported, kept as JSON, and told to a new bash.
+"""The state of a bash that outlives it: how it is reported, kept as JSON, and restored in a new bash.
 
-A report is what the script below prints after each command, in a fork of bash: fields that end in NUL, since
-bash has no NUL in any value. What a bash that was just started has anyway (its first report) is left out of a
-state, so states are small, and HOME and the like are those of the host where the session wakes up.
+A report is the output of the script below, which runs after each command in a fork of bash. Its fields end in
+NUL, since no value in bash contains NUL. A state leaves out what a newly started bash has anyway (its first
+report). So states are small, and HOME and the like are those of the host where the session wakes up.
 
 Kept are the directory, the exit codes, variables (readonly ones, too), functions, aliases, traps, umask and
-the options of `set` and `shopt`. Not kept: variables that bash sets itself, positional parameters, limits,
+the options of `set` and `shopt`. Not kept are variables that bash sets itself, positional parameters, limits,
 open files, and `$_`.
 """
 
@@ -19,7 +19,7 @@ from ohsessions.core.runtime import JSON
 
 FRAME = b"\0ohsessions\0"
 FRAME_END = b"\0.\0"
-"""No section and no record is a lone dot."""
+"""No section and no record consists of a single dot."""
 
 REPORT_SCRIPT = r"""
     __ohsessions_options=$BASHOPTS:$SHELLOPTS
@@ -49,9 +49,9 @@ REPORT_SCRIPT = r"""
     done
     builtin printf '.\0'
 """
-"""$1 is the number of the report, $2 the exit code of the command. It uses what nobody can
-redefine, and nothing that a limit on open files could keep from working. Functions named like the two
-builtins that bash itself must find do not outlive their command."""
+"""$1 is the number of the report, $2 the exit code of the command. The script uses only commands that nobody
+can redefine and that work under any limit on open files. Functions with the names of the two builtins that
+bash itself must find (`builtin`, `exec`) do not outlive their command."""
 
 _RECORD = re.compile(r"declare (?P<flags>-\S+) (?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<value>=.*)?\n", re.DOTALL)
 
@@ -60,21 +60,21 @@ _BASHS_OWN = re.compile(
     r"|GROUPS|HISTCMD|HISTFILE|LINENO|LINES|OPTERR|OPTIND|PIPESTATUS|PPID|PWD|RANDOM"
     r"|SECONDS|SHELLOPTS|SHLVL|SRANDOM|TMOUT"
 )
-"""TMOUT would end a bash that waits for its next command."""
+"""TMOUT is among them, as it would end a bash that waits for its next command."""
 
 _PROMPTS = re.compile(r"PROMPT_COMMAND|PS[0-2]")
-"""Bash evaluates these by itself, so they are set for the time of a command only."""
+"""Bash evaluates these by itself, so they are set only during a command."""
 
 _NOT_KEPT_OPTIONS = frozenset(
     re.findall(r"\w+", "emacs histexpand history monitor noexec restricted vi login_shell restricted_shell")
 )
 _COMMAND_TRAP = re.compile(r"(DEBUG|ERR|RETURN)$")
-"""Traps that bash would run for lines of ours, too."""
+"""Traps that bash would also run for our own lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One report of a bash. `complete` is false for one too long to be read, which has no state."""
+    """One report of a bash. `complete` is False if it was too long to be read; then it has no state."""
 
     number: int
     status: int
@@ -83,7 +83,7 @@ class Report:
     options: frozenset[str] = frozenset()
     pipe_status: tuple[int, ...] = ()
     traps: tuple[str, ...] = ()
-    """But for those that are set during commands only, which come apart."""
+    """Without those that are set during commands only, which are reported separately (`command_traps`)."""
     command_traps: tuple[str, ...] = ()
     aliases: str = ""
     function_flags: tuple[str, ...] = ()
@@ -93,7 +93,7 @@ class Report:
 
     @classmethod
     def parse(cls, data: bytes, *, complete: bool = True) -> Self:
-        """Reads what stands between FRAME and FRAME_END. Raises ValueError if somebody else wrote it."""
+        """Parse the bytes between FRAME and FRAME_END. Raise ValueError if this is no report of ours."""
         kind, *fields = [field.decode(errors="surrogateescape") for field in data.split(b"\0")]
         if kind != "report":
             raise ValueError(f"{kind!r} is no report.")
@@ -102,7 +102,7 @@ class Report:
             return cls(int(number), int(status), cwd, complete=False)
         traps, statuses, options, umask, aliases, flags, functions, *records = fields[3:]
         matches = filter(None, map(_RECORD.fullmatch, records))
-        # The exit code of the command, then those of its last pipeline, which a single program is as well.
+        # The exit code of the command, then those of its last pipeline. A single program is a pipeline too.
         pipe_status = tuple(map(int, statuses.split()))[1:]
         return cls(
             number=int(number),
@@ -124,21 +124,21 @@ class Report:
 def _record(match: re.Match[str]) -> str:
     text = match[0].rstrip("\n")
     if _PROMPTS.fullmatch(match["name"]) and "r" in match["flags"]:
-        # Bash could not be kept from evaluating it between two commands.
+        # If it stayed readonly, bash would evaluate it between two commands too.
         flags = match["flags"].replace("r", "")
         text = f"declare {flags if flags != '-' else '--'} {match['name']}{match['value'] or ''}".rstrip("\n")
     return text
 
 
 def parse_traps(text: str) -> list[str]:
-    """The lines of `trap -p`, each a whole command. A DEBUG trap may have printed something before them."""
+    """Return the lines of `trap -p`, each a whole command. Skip the output of a DEBUG trap before them."""
     start = text.find("trap -- '")
     return re.findall(r"trap -- '(?:[^']|'\\'')*' \S+\n", text[start:]) if start >= 0 else []
 
 
 @dataclass(frozen=True, slots=True)
 class ShellState:
-    """A bash as it can be told to another one: its report without what every new bash has."""
+    """The state to restore in a new bash: a report without everything that each new bash has."""
 
     cwd: str | None = None
     status: int = 0
@@ -156,7 +156,7 @@ class ShellState:
 
     @classmethod
     def between(cls, first: Report, now: Report) -> Self:
-        """What has changed since the first report of a bash."""
+        """Return what has changed since the first report of a bash."""
         fresh = set(first.variables.values())
         new = {name: record for name, record in now.variables.items() if record not in fresh}
         return cls(
@@ -180,7 +180,7 @@ class ShellState:
 
     @classmethod
     def from_json(cls, snapshot: JSON) -> Self:
-        """Raises TypeError or ValueError if this is no snapshot of ours."""
+        """Return the state. Raise TypeError, ValueError or KeyError if `snapshot` is not one of ours."""
         if snapshot is None:
             return cls()
         version, *_ = snapshot["version"], dict(snapshot)
@@ -192,11 +192,11 @@ class ShellState:
         return {"version": 1, **{name: _to_json(value) for name, value in asdict(self).items()}}
 
     def scripts(self) -> list[str]:
-        """What a new bash has to read, one after the other, at its top level.
+        """Return the scripts that a new bash has to read, one after the other, at its top level.
 
-        Apart, so that what one host lacks spoils no more than its own script; in an order in which options
-        come before the functions that need them to be parsed, aliases after what they must not change, and
-        `set -e` last. The directory is not among them: it may be gone.
+        They are separate, so that something which a host lacks spoils only its own script. Options come
+        before the functions that need them to be parsed, aliases after everything that they must not change,
+        and `set -e` last. The directory is not among them: it may be gone.
         """
         scripts = [
             self.umask or "",
@@ -212,7 +212,7 @@ class ShellState:
         return [script for script in scripts if script]
 
     def before_command(self) -> str:
-        """What bash has to read right before each command, since it has none of it between commands."""
+        """Return the script to read right before each command: bash has none of this between commands."""
         return "".join([*(f"{line}\n" for line in self.prompts), *self.command_traps])
 
 
@@ -229,7 +229,7 @@ _SET_OPTION = re.compile(
 
 
 def _to_json(value: Any) -> JSON:
-    """Strings that are not UTF-8, which JSON cannot have, become {"latin-1": the same bytes}."""
+    """Return a value as JSON. Strings that are not UTF-8 become {"latin-1": the same bytes}."""
     if isinstance(value, list):
         return [_to_json(item) for item in value]
     if isinstance(value, str) and not value.isascii():

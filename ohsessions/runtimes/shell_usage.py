@@ -1,4 +1,4 @@
-"""What a shell uses of its host, looked up: the kernel limits programs one by one, and no directory."""
+"""Looks at what a shell uses of its host: the kernel limits only single programs, and no directory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ohsessions.runtimes.shell_options import MIB, ShellOptions
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 BLOCK_BYTES = 512
-"""Of st_blocks, whatever the file system's own are (stat(2))."""
+"""The unit of st_blocks, whatever the blocks of the file system are (stat(2))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Usage:
     memory_bytes: int = 0
 
     def excess(self, options: ShellOptions) -> str:
-        """Return which limit is passed, in words; nothing if none is."""
+        """Return in words which limit is exceeded, or an empty string."""
         if options.processes is not None and self.processes > options.processes:
             return f"its {self.processes} processes are more than {options.processes}"
         if options.memory_bytes is not None and self.memory_bytes > options.memory_bytes:
@@ -30,7 +30,7 @@ class Usage:
 
 
 def usage_below(pid: int) -> Usage:
-    """Return what all processes below `pid` use: threads, and memory that they do not share with files."""
+    """Return the usage of all processes below `pid`: threads, and memory that is not shared with files."""
     processes = memory = 0
     for process in descendants(pid):
         try:
@@ -45,9 +45,9 @@ def usage_below(pid: int) -> Usage:
 
 
 def disk_excess(directory: Path, options: ShellOptions) -> str:
-    """Return in words how a directory passes its limits; nothing if it does not. Blocks: call it in a thread.
+    """Return in words how a directory exceeds its limits, or an empty string. Blocks: call it in a thread.
 
-    Looks at no more files than there may be, and follows no links.
+    Stops at the first limit that is exceeded, and follows no links.
     """
     total = 0
     for count, size in enumerate(_sizes(directory), start=1):
@@ -71,7 +71,7 @@ def _sizes(directory: Path) -> Iterator[int]:
                             places.append(entry.path)
                     except OSError:
                         continue
-                    # A file with several names counts once for each of them: that errs on the safe side.
+                    # A file with several names counts once for each name, which errs on the safe side.
                     yield status.st_blocks * BLOCK_BYTES
         except OSError:
             continue

@@ -19,8 +19,8 @@ CANCEL_PATIENCE = 2.0
 async def guarded(work: Awaitable[T]) -> T:
     """Await a call of the runtime.
 
-    Raise RuntimeFailure if the call exits the process or is cancelled from within: then only its session
-    fails.
+    Raise RuntimeFailure if the call exits the process or is cancelled from within: only its session fails
+    then.
     """
     try:
         return await work

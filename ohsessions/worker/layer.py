@@ -81,8 +81,7 @@ class LayerWorker(Worker):  # type: ignore[misc]
         """Make the layer forget a channel.
 
         The pub/sub layer (channels_redis 4.3) regards a channel as subscribed even if the subscription
-        failed, and would never receive from it. A receive that is cancelled makes the layer forget the
-        channel.
+        failed, and would never receive from it. If a receive is cancelled, the layer forgets its channel.
         """
         try:
             async with asyncio.timeout(0):

@@ -27,8 +27,7 @@ from ohsessions.worker.orphans import kill_orphans
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 20.0
-"""Seconds that a watchdog may take to start its program: it needs 15 ms, or far more on a swapping
-machine."""
+"""Seconds for a watchdog to start its program: it needs 15 ms, and far more on a machine that swaps."""
 KILL_SECONDS = 10.0
 """Seconds that a watchdog may take to kill all processes; only one stuck in the kernel needs any time."""
 STREAM_LIMIT = 64 * 1024
@@ -69,8 +68,7 @@ class WatchedProcess:
         self._pidfd = pidfd
         self._received = b""
         self._ordered = False
-        """True once the watchdog has its order. Nothing may be sent before the order or in the middle of
-        it."""
+        """True once the watchdog has its order. Nothing may be sent before the order or within it."""
         self._started: asyncio.Future[int] = self._loop.create_future()
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._gone = asyncio.Event()
@@ -216,8 +214,7 @@ class ProcessSupervisor:
     def feed(self, confirmed_at: float | None = None) -> None:
         """Let all programs live for `lease_seconds` after the confirmed renewal was sent.
 
-        `confirmed_at` is that moment on the monotonic clock, by default now. Costs one small send per
-        program.
+        `confirmed_at` is that moment on the monotonic clock, by default now. Costs one small send each.
         """
         now = time.monotonic() if confirmed_at is None else confirmed_at
         self._deadline = max(self._deadline, now + self.lease_seconds)
