@@ -1,1 +1,1 @@
-"""The rules of ohsessions, free of Django and of I/O: what may happen, when, and how it reads on the wire."""
+"""The rules of ohsessions, free of Django: which changes are allowed, when, and how they read on the wire."""

@@ -1,7 +1,7 @@
-"""Where a client is: its address, behind proxies that are trusted to say so, and what counts as one address.
+"""The address of a client behind trusted proxies, and the key under which limits count it.
 
-A forwarded header is a list that each proxy extends at its right end, and whose left end anybody may have
-written. So it is read from the right: each entry is believed only if a trusted proxy wrote it.
+A forwarded header is a list. Each proxy adds an entry at its right end, and anybody may have written the left
+end. So the list is read from the right, and an entry is believed only if a trusted proxy wrote it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ Network = IPv4Network | IPv6Network
 X_FORWARDED_FOR = "x-forwarded-for"
 FORWARDED = "forwarded"
 HEADERS = (X_FORWARDED_FOR, FORWARDED)
-"""Headers that can be read. The second one is that of RFC 7239."""
+"""The headers that can be read. RFC 7239 defines the second one."""
 UNIX_SOCKET = "unix"
-"""Stands in TRUSTED_PROXIES for a peer without an address."""
+"""The name in TRUSTED_PROXIES of a peer without an address."""
 IPV6_CLIENT = 64
-"""The bits of an IPv6 address that tell clients apart: each is given a network of this size."""
+"""The bits of an IPv6 address that identify a client: each client is given a network of this size."""
 
 
 @lru_cache(maxsize=16)
@@ -32,8 +32,9 @@ def parse_networks(networks: tuple[str, ...]) -> tuple[Network, ...]:
 def client_address(peer: str, forwarded: Iterable[str], header: str, trusted: Sequence[str]) -> str:
     """Return the address of a client whose connection comes from `peer`.
 
-    `forwarded` are the values of `header`, one of HEADERS, in their order. As long as an address is that of a
-    trusted proxy the entry which it wrote is believed; the first one that is not trusted is the client's.
+    `forwarded` are the values of `header`, one of HEADERS, in their order. While an address is that of a
+    trusted proxy, the entry that this proxy wrote is believed. The first address that is not trusted is the
+    client's.
     """
     if not trusted:
         return _normal(peer)
@@ -43,14 +44,14 @@ def client_address(peer: str, forwarded: Iterable[str], header: str, trusted: Se
         if not is_trusted:
             break
         address = _parse(entry)
-        if address is None:  # "unknown", or what nobody should write: its proxy is as far as we can see
+        if address is None:  # "unknown", or no address at all: its proxy is the last address that is known
             break
         here, is_trusted = str(address), _is_in(address, networks)
     return here
 
 
 def limit_key(address: str) -> str:
-    """Return what counts as one client for limits: an IPv4 address, or the /64 of an IPv6 address."""
+    """Return the key under which limits count a client: an IPv4 address, or the /64 of an IPv6 address."""
     parsed = _parse(address)
     if isinstance(parsed, IPv6Address):
         return str(ip_network((int(parsed) >> 64 << 64, IPV6_CLIENT)))
@@ -72,7 +73,7 @@ def _normal(text: str) -> str:
 
 
 def _parse(text: str) -> Address | None:
-    """Read an address, perhaps with a port, in brackets or with a zone; None if it is none."""
+    """Return the address in `text`, or None. It may have a port, brackets or a zone."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -94,7 +95,7 @@ def _entries(values: Iterable[str], header: str) -> Iterable[str]:
 
 
 def _forwarded_for(element: str) -> str:
-    """The node of one element of `Forwarded`; empty if it names none."""
+    """Return the node that one element of `Forwarded` names; empty if it names none."""
     for pair in element.split(";"):
         name, _, value = pair.partition("=")
         if name.strip().lower() == "for":

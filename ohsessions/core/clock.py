@@ -1,4 +1,4 @@
-"""Time as a value that is passed in, with a public fake."""
+"""Time as an object that is passed in, with a public fake."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 
 class Clock:
-    """The time of this host. `monotonic` is for measuring, `now` for telling people."""
+    """The time of this host: `monotonic` for measuring, `now` for people to read."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -17,7 +17,7 @@ class Clock:
 
 
 class FakeClock(Clock):
-    """A clock that stands still until it is told to advance; for tests."""
+    """A clock for tests. It stands still until advance() is called."""
 
     def __init__(self, start: datetime | None = None) -> None:
         self._now = start or datetime(2026, 1, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""How often each limit refused somebody: one integer per limit, for the log now and for /metrics later."""
+"""The number of refusals by each limit: one integer per limit, for the log now and for /metrics later."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ohsessions.core.errors import WireError
 logger = logging.getLogger(__name__)
 
 LOG_EVERY = 60.0
-"""Seconds between two log lines about the same limit, however often it refuses."""
+"""Seconds between two log lines about one limit, however often it refuses."""
 
 
 class Refusals:
-    """Counts what limits refuse in this process. Any thread may count."""
+    """The refusals by limits in this process. Any thread may count."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or Clock()
@@ -25,9 +25,9 @@ class Refusals:
         self._logged: dict[str, tuple[float, int]] = {}
 
     def count(self, limit: str) -> None:
-        """Count one refusal by `limit`: the name of a setting, of which there are few.
+        """Count one refusal by `limit`, the name of a setting. There are few of them.
 
-        Logs it, unless a line about this limit is younger than LOG_EVERY.
+        Log it, unless a line about this limit is younger than LOG_EVERY.
         """
         now = self._clock.monotonic()
         with self._lock:
@@ -37,7 +37,7 @@ class Refusals:
             if now - at < LOG_EVERY:
                 return
             self._logged[limit] = (now, count)
-        # Neither address nor user: the rows of connections have them.
+        # The line has neither address nor user: the rows of connections have them.
         logger.warning(
             "%s refused %d (%d since this process began)",
             limit,
@@ -53,7 +53,7 @@ class Refusals:
 
 
 refusals = Refusals()
-"""Those of this process."""
+"""The refusals of this process."""
 
 
 def too_fast(limit: str, message: str, wait: float) -> WireError:

@@ -1,18 +1,18 @@
 """Every error that ohsessions raises on purpose.
 
     OhSessionsError
-    ├── WireError               answered to the client that caused it, with the protocol's code and reason
-    │   └── Unavailable         the database is away; trying again later may help
-    │       └── RowLocked       it is not, but somebody else has locked the row for too long
+    ├── WireError               sent to the client that caused it, with the protocol's code and reason
+    │   └── Unavailable         the database cannot be reached; the client may try again later
+    │       └── RowLocked       another transaction has locked the row for too long
     ├── IllegalTransition       a move that the table of states does not have; nothing was changed
     ├── StaleEpoch              the writer no longer owns the session; nothing was written
     ├── StaleSecrets            a gateway does not know all secrets of a session; nothing was written
-    ├── InvalidEvent            a runtime emitted what the wire cannot carry; nothing was written
+    ├── InvalidEvent            a runtime emitted an event that the wire cannot carry; nothing was written
     ├── RuntimeFailure          a runtime could not be started, or broke
-    │   └── NotFed              its worker's lease has run out, which is no fault of the runtime
-    └── ProcessGone             this process was declared gone by another one
+    │   └── NotFed              its worker's lease has run out; the runtime is not at fault
+    └── ProcessGone             another process declared this one gone
 
-The docstring of each is its default message.
+The default message of an error is the first line of its docstring, if its class makes no message itself.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Unavailable(WireError):
 
 
 class RowLocked(Unavailable):
-    """Somebody else has locked a row and does not let go of it; nothing was written."""
+    """Another transaction has locked a row for too long; nothing was written."""
 
 
 class IllegalTransition(OhSessionsError):
@@ -71,7 +71,7 @@ class StaleSecrets(OhSessionsError):
     """The session has other secrets than its gateway knows; nothing was written."""
 
     def __init__(self, version: int) -> None:
-        """`version` is that of the secrets it has."""
+        """`version`: the version of the secrets that the session has."""
         super().__init__()
         self.version = version
 

@@ -1,7 +1,7 @@
-"""What broke in a runtime, as it is told: to a session's users a reference, to operators the text.
+"""A fault in a runtime, in two forms: a reference for the session's users, the text for operators.
 
-The text of an exception may have addresses, paths or other people's data in it. It stands in the log and in
-the admin only, under the reference, which users can pass on.
+The text of an exception may contain addresses, paths or other people's data. Only the log and the admin show
+it. They show the reference, too, which users can pass on.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import secrets
 from dataclasses import dataclass, field
 
 _MARK = ": "
-"""What follows it in a reason is for operators."""
+"""The text after this mark in a reason is for operators."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault, in words: `what` broke, which users are told, and the `text` for operators."""
+    """A fault, in words: `what` broke is for users, the `text` for operators."""
 
     what: str
     text: str
@@ -32,5 +32,5 @@ class Fault:
 
 
 def public_reason(reason: str) -> str:
-    """Return what a session's users may read of the reason of its state."""
+    """Return the part of a state's reason that the session's users may read."""
     return reason.partition(_MARK)[0]

@@ -1,4 +1,4 @@
-"""What is away fails again and again. The log tells once that it began, and once that it is over."""
+"""Log the start and the end of an outage once each, however often the failing call is retried."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import threading
 
 
 class Outage:
-    """Whether one thing is away, as those know who use it. They may be in any thread.
+    """The outages of one thing. Any thread may report its failures and successes.
 
-    `verb` stands in the log lines' `extra` as `<verb>_lost` and `<verb>_back`.
+    `verb` appears in the log lines' `extra` as `<verb>_lost` and `<verb>_back`.
     """
 
     def __init__(self, logger: logging.Logger, what: str, verb: str) -> None:
@@ -20,14 +20,14 @@ class Outage:
         self.lasts = False
 
     def failed(self, problem: object) -> None:
-        """It failed, for the first time or again."""
+        """Note a failure. Log it if it begins an outage."""
         with self._lock:
             begins, self.lasts = not self.lasts, True
         if begins:
             self._logger.warning("%s fails: %s", self._what, problem, extra={"verb": f"{self._verb}_lost"})
 
     def worked(self) -> None:
-        """It worked, again or as always."""
+        """Note a success. Log it if it ends an outage."""
         if not self.lasts:
             return
         with self._lock:

@@ -1,6 +1,6 @@
-"""Cutting secrets out of text: whole, inside JSON, and in streams whose parts may split a secret anywhere.
+"""Redaction of secrets in texts, in JSON, and in streams whose parts may split a secret anywhere.
 
-It knows only the secrets it is given, and only as they are: no encoded or reworded form of them.
+It knows only the secrets that it is given. It finds them verbatim, not encoded or reworded.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from ohsessions.core.runtime import JSON
 
 PLACEHOLDER = "<secret>"
 MIN_LENGTH = 4
-"""Shorter secrets are left alone: cut out, they would tear holes into every text and tell by the holes what
-they are."""
+"""Shorter secrets are left alone. Their redaction would tear holes in every text, and the holes would reveal
+the secrets."""
 
 Span = tuple[int, int]
 
 
 class Redactor:
-    """Puts `<secret>` in place of secrets; those that overlap or adjoin give one `<secret>`.
+    """Replaces secrets with `<secret>`. Secrets that overlap or adjoin become one `<secret>`.
 
     Secrets shorter than MIN_LENGTH characters are ignored. Every character that belongs to an occurrence of
-    a secret goes, so the result depends neither on the order of the secrets nor on the parts of a stream.
-    Time is linear in the text, once for each secret.
+    a secret is removed, so the result depends neither on the order of the secrets nor on the parts of a
+    stream. For each secret, the time is linear in the text.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
@@ -30,7 +30,7 @@ class Redactor:
         self.add(secrets)
 
     def add(self, secrets: Iterable[str]) -> None:
-        """Redact these from now on too, also in streams that have begun."""
+        """Redact these secrets, too, from now on, also in streams that have begun."""
         more = {secret for secret in secrets if len(secret) >= MIN_LENGTH}
         self._secrets = sorted(more.union(self._secrets))
         # The smallest shift by which each secret can overlap itself.
@@ -41,7 +41,7 @@ class Redactor:
         return stream.feed(text) + stream.flush()
 
     def redact_json(self, value: JSON) -> JSON:
-        """The same value with all strings in it redacted, the keys of objects too. Numbers stay."""
+        """Return the same value with all its strings redacted, also the keys of objects. Numbers stay."""
         if isinstance(value, str):
             return self.redact(value)
         if isinstance(value, dict):
@@ -51,11 +51,11 @@ class Redactor:
         return value
 
     def stream(self) -> SecretStream:
-        """For one text that comes in parts."""
+        """Return a stream for one text that comes in parts."""
         return SecretStream(self)
 
     def spans(self, text: str) -> list[Span]:
-        """Where secrets are, as (start, end), in order; none overlap or adjoin."""
+        """Return the (start, end) of each secret in the text, in order. No two overlap or adjoin."""
         merged: list[Span] = []
         for start, end in sorted(self._occurrences(text)):
             if merged and start <= merged[-1][1]:
@@ -69,14 +69,14 @@ class Redactor:
             start = text.find(secret)
             while start >= 0:
                 end = start + len(secret)
-                # Followed without a search, so that "aaaa" in many a's takes linear time.
+                # No search here, so that "aaaa" in many a's takes linear time.
                 while text.startswith(secret[-period:], end):
                     end += period
                 yield start, end
                 start = text.find(secret, end - len(secret) + 1)
 
     def undecided(self, text: str) -> int:
-        """Where the earliest secret begins that `text` may end in the middle of; its length if none does."""
+        """Return where the earliest secret begins that `text` may cut off at its end; its length if none."""
         return min((self._undecided(text, secret) for secret in self._secrets), default=len(text))
 
     @staticmethod
@@ -88,31 +88,31 @@ class Redactor:
 
 
 class SecretStream:
-    """Redacts a text that comes in parts. What it gives, put together, is what redact() gives for the whole.
+    """Redacts a text that comes in parts. The results, put together, are what redact() returns for the whole.
 
-    It holds back the end of what came while that may be the beginning of a secret: never more than the
-    longest secret has characters.
+    It holds back the end of the text while that may be the beginning of a secret: never more characters than
+    the longest secret has.
     """
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
         self._held = ""
         self._covered = 0  # characters of `_held` that belong to a secret which began before
-        self._after_secret = False  # the last thing given was a placeholder
+        self._after_secret = False  # the last text returned was a placeholder
 
     def feed(self, text: str) -> str:
-        """Takes the next part; gives what is certain by now."""
+        """Add the next part, and return the text that is certain by now."""
         text = self._held + text
         return self._give(text, self._redactor.undecided(text))
 
     def flush(self) -> str:
-        """The text has ended: gives the rest. The stream can be used for another text then."""
+        """End the text, and return the rest. The stream can then be used for another text."""
         rest = self._give(self._held, len(self._held))
         self._after_secret = False
         return rest
 
     def _give(self, text: str, until: int) -> str:
-        """Gives `text` up to `until`, and holds the rest. No secret that begins before is cut off there."""
+        """Return `text` up to `until`, and hold the rest. No secret that begins before is cut there."""
         given: list[str] = []
         done = self._covered
         for start, end in self._redactor.spans(text):

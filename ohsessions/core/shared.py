@@ -1,4 +1,4 @@
-"""One answer for everybody who asks at about the same time, in whatever thread."""
+"""One result for all callers that ask at about the same time, in any thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """Call `find` once for all callers of `get`, and keep its result for `seconds` after it was found."""
+    """Calls `find` once for all callers of `get`, and keeps its result for `seconds` after it was found."""
 
     def __init__(self, find: Callable[[], T], seconds: float, clock: Clock | None = None) -> None:
         self._find = find
@@ -24,8 +24,8 @@ class Shared(Generic[T]):
         self._found: tuple[T, float] | None = None
 
     def get(self) -> T:
-        """Return the result that is kept, or wait for the next one. Raises what `find` raises, and keeps none
-        then."""
+        """Return the result that is kept, or wait for the next one. Raises what `find` raises; an error is
+        not kept."""
         with self._lock:
             if self._found is not None and self._clock.monotonic() - self._found[1] < self._seconds:
                 return self._found[0]
@@ -39,7 +39,7 @@ class Shared(Generic[T]):
     def _fill(self, future: Future[T]) -> None:
         try:
             found = self._find()
-        except BaseException as error:  # handed to all who wait
+        except BaseException as error:  # raised in all callers that wait
             self._end(None)
             future.set_exception(error)
         else:
@@ -51,6 +51,6 @@ class Shared(Generic[T]):
             self._found, self._under_way = found, None
 
     def forget(self) -> None:
-        """Keep nothing, so that the next caller gets a new result; for tests."""
+        """Delete the result, so that the next caller gets a new one; for tests."""
         with self._lock:
             self._found = None

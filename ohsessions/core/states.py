@@ -1,7 +1,7 @@
-"""The states of a session, and which may follow which.
+"""The states of a session, and the moves between them.
 
-A session is always in exactly one state. `closed` is final. What is not in TRANSITIONS cannot happen: `move`
-raises and changes nothing. Whoever stores a state stores the reason and a raised epoch with it.
+A session is always in exactly one state. `closed` is final. A move that is not in TRANSITIONS is not allowed:
+`move` raises an error and changes nothing. With each state, its reason and a raised epoch are stored.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from ohsessions.core.errors import IllegalTransition
 
 class State(StrEnum):
     STARTING = "starting"
-    """Wanted: a worker is to start its runtime, or is starting it."""
+    """A worker is to start its runtime, or is starting it."""
     RUNNING = "running"
     """Its owner's runtime is ready."""
     PASSIVATING = "passivating"
     """Its owner is storing its snapshot."""
     PASSIVATED = "passivated"
-    """Asleep: a row, and its files."""
+    """Asleep: it has only a row and its files."""
     FAILED = "failed"
-    """It could not start, or crashed, beyond its budget."""
+    """It could not start, or crashed, more often than its budget allows."""
     CLOSED = "closed"
-    """Ended for good; its log can still be read."""
+    """Ended for good. Its log can still be read."""
 
 
 TRANSITIONS: dict[State | None, frozenset[State]] = {
@@ -38,13 +38,13 @@ TRANSITIONS: dict[State | None, frozenset[State]] = {
 }
 
 AWAKE = frozenset({State.STARTING, State.RUNNING, State.PASSIVATING})
-"""States in which a session is, or is to be, some worker's."""
+"""States in which a worker owns the session, or is to own it."""
 ASLEEP = frozenset({State.PASSIVATED, State.FAILED})
-"""States that an attach, or an operator, turns into `starting`."""
+"""States that an attach or an operator changes to `starting`."""
 
 
 def move(origin: str | None, target: State) -> State:
-    """Gives `target` if a session may go there from `origin` (None: it is being made).
+    """Return `target` if a session may go there from `origin` (None: the session is new).
 
     Raises IllegalTransition otherwise.
     """

@@ -1,4 +1,4 @@
-"""JSON as we take and write it: what every parser and database agrees upon, and no deeper than need be."""
+"""JSON as we accept and write it: only values that all parsers and databases accept, to a limited depth."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ _SCALARS = {str, int, float, bool, type(None)}
 
 
 def encode(value: JSON) -> str:
-    """The one way in which we write JSON: compact, not escaped to ASCII. Raises ValueError for NaN."""
+    """Return JSON as we always write it: compact, not escaped to ASCII. Raises ValueError for NaN."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def check_json(value: JSON, max_depth: int = MAX_DEPTH) -> str:
-    """Gives the encoded value. Raises WireError 400 for what JSON parsers and databases do not agree upon, or
-    what is too deep.
+    """Return the encoded value. Raises WireError 400 for a value that some parser or database refuses, or
+    that is too deep.
 
-    PostgreSQL refuses NUL and lone surrogates where SQLite takes them (measured), and NaN is no JSON.
+    PostgreSQL refuses NUL and lone surrogates, SQLite accepts them (measured). NaN is not JSON.
 
-    Level by level, each in a few loops that C runs: messages have megabytes, and the event loop waits.
+    The check goes level by level. Each level takes a few loops that run in C: messages have megabytes, and
+    the event loop waits.
     """
     level: list[Any] = [value]
     for _ in range(max_depth + 1):
@@ -38,7 +39,7 @@ def check_json(value: JSON, max_depth: int = MAX_DEPTH) -> str:
 
 
 def _check_level(values: list[Any]) -> list[Any]:
-    """Checks the numbers and keys of values that are nested equally deep; gives what is one level deeper."""
+    """Check the numbers and keys of the values of one level. Return the values of the next deeper level."""
     kinds = set(map(type, values))
     if float in kinds and not all(map(math.isfinite, (item for item in values if type(item) is float))):
         raise _not_json("Numbers must be finite.")
@@ -64,7 +65,7 @@ def _check_text(value: JSON) -> str:
         raise _not_json("Strings must not contain lone surrogates.") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise _not_json(f"This is not JSON (binary cannot be sent): {error}.") from None
-    # The encoding of NUL; unless it is that of a backslash, with five characters behind it.
+    # This text encodes NUL, or a backslash that is followed by the five characters u0000.
     if "\\u0000" in text and "\\u0000" in text.replace("\\\\", ""):
         raise _not_json("Strings must not contain \\u0000.")
     return text

@@ -1,7 +1,7 @@
-"""Protections that a test may switch off, to show that it would notice if they were missing.
+"""Protections that a test may switch off, to show that it detects their absence.
 
-`OHSESSIONS_TEST_SWITCH_OFF` names them, with commas. It counts only where DJANGO_DEBUG is on: no environment
-that a site is deployed with can take a protection away.
+`OHSESSIONS_TEST_SWITCH_OFF` lists their names, separated by commas. It has an effect only if DJANGO_DEBUG is
+on: the environment of a deployed site cannot remove a protection.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from functools import cache
 
 VARIABLE = "OHSESSIONS_TEST_SWITCH_OFF"
 NAMES = frozenset({"epoch", "reconcile", "marks"})
-"""`epoch`: stale owners' writes are refused. `reconcile`: what the layer lost is looked for in the database.
-`marks`: which actions were started and handled is stored."""
+"""`epoch`: writes of stale owners are refused. `reconcile`: messages that the layer lost are looked for in
+the database. `marks`: the started and handled actions are stored."""
 
 
 def is_on(name: str) -> bool:
-    """Whether a protection is on, as it is everywhere but in a test that asks otherwise.
+    """Return whether a protection is on. Only a test can switch it off.
 
     Raises KeyError for a name that is not in NAMES.
     """
@@ -27,7 +27,7 @@ def is_on(name: str) -> bool:
 
 @cache
 def _switched_off() -> frozenset[str]:
-    """Read once: it cannot change while a process lives."""
+    """Return the names that are off. They are read once, since they cannot change while a process lives."""
     if os.environ.get("DJANGO_DEBUG", "").strip().lower() not in ("1", "true", "yes", "on"):
         return frozenset()
     return frozenset(word.strip() for word in os.environ.get(VARIABLE, "").split(","))

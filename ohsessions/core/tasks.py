@@ -1,4 +1,4 @@
-"""Awaiting what may ignore that it is cancelled."""
+"""Awaiting work that may ignore its cancellation."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 CANCEL_AGAIN = 0.05
-"""Seconds after which work that was cancelled, and goes on, is cancelled again."""
+"""Seconds after which work that goes on after a cancellation is cancelled again."""
 
 
 async def cancellable(work: Coroutine[Any, Any, T]) -> T:
-    """Awaits it. Whoever is cancelled meanwhile is: once the work has ended, whatever it made of that.
+    """Await `work`. On cancellation, cancel it repeatedly until it ends, then raise CancelledError.
 
-    For calls of the channel layer: redis 8.1 sends by `asyncio.wait_for`, which on Python 3.11 swallows the
-    cancellation if its work is done by then (CPython issue 86296; measured: 13 of 15 amid busy sending, on
-    3.12 none). The call goes on then, past time limits and stops.
+    It is for calls of the channel layer: redis 8.1 sends with `asyncio.wait_for`, which on Python 3.11
+    swallows the cancellation if its work is done by then (CPython issue 86296; measured: 13 of 15 during busy
+    sending, none on 3.12). The call then goes on, past time limits and stops.
     """
     task = asyncio.create_task(work, name="call that may ignore a cancellation")
     try:
@@ -34,6 +34,6 @@ async def _end(task: asyncio.Task[Any]) -> None:
         try:
             await asyncio.wait([task], timeout=CANCEL_AGAIN)
         except asyncio.CancelledError:
-            pass  # who awaits this is ending already
+            pass  # the caller is ending already
     if not task.cancelled():
-        task.exception()  # of no interest any more
+        task.exception()  # retrieved, so that asyncio does not log it

@@ -1,8 +1,9 @@
 """Threads for calls that block, apart from asyncio's.
 
-Those (`asyncio.to_thread`, name look-ups) are few, shared by all in the process, and joined at its end: a
-call that never returns takes one from everybody, and keeps the process from ending. Threads here serve one
-purpose each and are daemons, so what hangs in one is the trouble of that purpose, and is left behind.
+asyncio's threads (`asyncio.to_thread`, name look-ups) are few, shared by the whole process, and joined at its
+end. A call that never returns takes one of them from everybody, and keeps the process from ending. Each group
+of threads here serves one purpose, and its threads are daemons. So a call that hangs affects only its own
+purpose, and the process can end.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 
 class Threads:
-    """A queue of calls, and the threads that make them in order: at most `most`, started as needed."""
+    """A queue of calls, and at most `most` threads that make them in order. They are started as needed."""
 
     def __init__(self, name: str, most: int = 1) -> None:
         self._name = name
@@ -36,22 +37,22 @@ class Threads:
 
     @property
     def waiting(self) -> int:
-        """How many calls are in line, and have not begun."""
+        """The number of calls in the queue that have not begun."""
         return len(self._calls)
 
     def put(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Puts a call in line. Raises OhSessionsError after the end."""
+        """Add a call to the queue. Raises OhSessionsError after the end."""
         return self._put(_Call(partial(copy_context().run, function, *args, **kwargs)))
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Makes a call in its turn; gives what it returns, or raises what it raises.
+        """Make a call in its turn. Return its result, or raise its error.
 
-        Whoever is cancelled while it waits in line takes it out; one that has begun goes on.
+        If the caller is cancelled, a call that has not begun is not made; a call that has begun goes on.
         """
         return await asyncio.wrap_future(self.put(function, *args, **kwargs))
 
     async def last_call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `call`; then the threads end. It is made whatever becomes of who waits for it, perhaps late."""
+        """Make a call, then end the threads. It is made even if the caller is cancelled, perhaps late."""
         call: _Call[T] = _Call(partial(copy_context().run, function, *args, **kwargs))
         call.future.set_running_or_notify_cancel()  # from now on it cannot be cancelled
         self._put(call)
@@ -59,7 +60,7 @@ class Threads:
         return await asyncio.wrap_future(call.future)
 
     def end(self) -> None:
-        """Takes no further calls; the threads end after those in line."""
+        """Refuse further calls. The threads end after the calls in the queue."""
         with self._ready:
             self._ending = True
             self._ready.notify_all()
@@ -78,7 +79,7 @@ class Threads:
     def _run(self) -> None:
         while (call := self._take()) is not None:
             call.make()
-            del call  # while it waits, a thread keeps nothing of the last call alive
+            del call  # a waiting thread keeps nothing of its last call alive
 
     def _take(self) -> _Call[Any] | None:
         with self._ready:
@@ -101,5 +102,5 @@ class _Call(Generic[T]):
             return
         try:
             self.future.set_result(self.function())
-        except BaseException as error:  # handed to who waits for it
+        except BaseException as error:  # raised in the caller
             self.future.set_exception(error)

@@ -1,4 +1,4 @@
-"""Titles of sessions: one line of text, which cannot change how what stands around it is read."""
+"""Titles of sessions: one line of text that cannot change how the text around it is displayed."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 import unicodedata
 
 MAX_TITLE = 200
-"""Characters of a title."""
+"""The largest number of characters in a title."""
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Marks, embeddings, overrides and isolates (UAX 9): they can show `gpj.exe` as `exe.jpg`."""
+"""Marks, embeddings, overrides and isolates (UAX 9). They can show `gpj.exe` as `exe.jpg`."""
 _BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
 _CONTROLS = frozenset({"Cc", "Cs"})
 
 
 def clean_title(text: str) -> str:
-    """Return the title without control characters: line breaks become one space, the others are left out.
+    """Return the title without control and bidirectional characters. Line breaks become one space.
 
-    Format characters that no reader is deceived by stay: emoji and Indic scripts are joined by some.
+    Format characters that deceive no reader stay: some of them join emoji and letters of Indic scripts.
     """
     if text.isprintable():
         return text
