@@ -1,4 +1,4 @@
-"""The tables. Rows are plain: what may be written, and when, is decided elsewhere.
+"""The tables. Rows have no rules: other modules decide which writes are allowed, and when.
 
 Times named `_at` are of the database's clock. Numbers count a session's events from 0; -1 means none yet.
 """
@@ -19,7 +19,7 @@ from ohsessions.core.titles import MAX_TITLE, clean_title
 
 
 class TitleField(models.CharField):  # type: ignore[type-arg]
-    """A title, cleaned when it is stored, and when it is read: older rows may hold what is now left out."""
+    """A title, cleaned when it is stored and when it is read: older rows may have characters now removed."""
 
     def from_db_value(self, value: str | None, *context: Any) -> str | None:
         return value if value is None else clean_title(value)
@@ -30,7 +30,7 @@ class TitleField(models.CharField):  # type: ignore[type-arg]
 
 class SessionQuerySet(models.QuerySet["Session"]):
     def unowned(self) -> SessionQuerySet:
-        """Awake, but no worker works for it."""
+        """Return the starting and passivating sessions that no worker owns."""
         return self.filter(state__in=[State.STARTING, State.PASSIVATING], worker=None)
 
     def with_pending_work(self) -> SessionQuerySet:
@@ -39,7 +39,7 @@ class SessionQuerySet(models.QuerySet["Session"]):
 
 
 class Session(models.Model):
-    """A conversation between people and a runtime, for as long as anybody wants it."""
+    """A lasting conversation between people and a runtime."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     owner = models.ForeignKey(
@@ -105,7 +105,7 @@ class Session(models.Model):
         ordering = ["-active_at"]
         permissions = [("revoke_links", "Can revoke the links to sessions")]
         indexes = [
-            # None on active_at: each append changes it, and would have to change the index too.
+            # No index has active_at: each append changes it, and would have to change the index too.
             models.Index(fields=["state", "worker", "state_at"], name="ohsessions_by_state_since"),
             models.Index(
                 fields=["state", "state_at"], name="ohsessions_ownerless", condition=Q(owner__isnull=True)
@@ -122,7 +122,7 @@ class Session(models.Model):
         ]
 
     def __str__(self) -> str:
-        # Not its title: Django prints this to people who may not see sessions (histories, related rows).
+        # No title: Django prints this to people without permission to see sessions (histories, related rows).
         return str(self.id)
 
     @property
@@ -137,12 +137,12 @@ class Session(models.Model):
 
 class LinkQuerySet(models.QuerySet["Link"]):
     def live(self, now: datetime) -> LinkQuerySet:
-        """Those that still let somebody in, as far as they themselves say."""
+        """Return the links that are neither revoked nor expired, by their own rows alone."""
         return self.filter(revoked_at=None, expires_at__gt=now)
 
 
 class Link(models.Model):
-    """A link that was given out: whoever has it may join its session in its role until it ends.
+    """A shared link: with it, anybody may join its session in its role until the link ends.
 
     The token in the link is not stored: it is signed, and names this row.
     """
@@ -177,7 +177,7 @@ class Link(models.Model):
 
 
 class Process(models.Model):
-    """A gateway or a worker, for as long as it lives. Its row is the lease of everything it holds."""
+    """A gateway or a worker, for as long as it lives. Its row is the lease of everything that it holds."""
 
     class Kind(models.TextChoices):
         GATEWAY = "gateway"
@@ -212,7 +212,7 @@ class Process(models.Model):
 
     @property
     def address(self) -> str:
-        """Where it runs. Containers may share host name and pid: it is not unique."""
+        """The host and the pid. Containers may share both, so this is not unique."""
         return f"{self.host}:{self.pid}"
 
 
@@ -261,7 +261,7 @@ class Connection(models.Model):
 
 
 class Event(models.Model):
-    """One entry of a session's log. `data` is its JSON as it goes over the wire, encoded once."""
+    """One entry of a session's log. `data` is its JSON as sent over the wire, encoded once."""
 
     id = models.BigAutoField(primary_key=True)
     session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="events", db_index=False)
@@ -280,7 +280,7 @@ class Event(models.Model):
             models.UniqueConstraint(fields=["session", "write_key"], name="ohsessions_event_write_key"),
         ]
         indexes = [
-            # Runtimes look for the next action behind any number of their own events.
+            # The next action for a runtime may be behind any number of the runtime's own events.
             models.Index(
                 fields=["session", "number"], name="ohsessions_event_action", condition=Q(source="user")
             ),
@@ -294,7 +294,7 @@ class Event(models.Model):
 
 
 class Transition(models.Model):
-    """Why a session came into a state: the answer to questions asked at three in the morning."""
+    """A session's change of state and its reason. Operators read it to explain an incident."""
 
     session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="transitions", db_index=False)
     origin = models.CharField(max_length=20, blank=True, db_column="from", verbose_name="from")

@@ -1,8 +1,8 @@
-"""What works behind a session: the base class a site subclasses, and what it is given to work with.
+"""The base class of runtimes, which a site subclasses, and the context that a runtime works with.
 
-A runtime owns its own memory, processes and files, and nothing of the session: it is told what to do
-(`handle`, `interrupt`), says what happens (`context.emit`), and gives its state as JSON when it has to make
-room (`passivate`). It never sees connections, tokens or the database.
+A runtime owns its memory, processes and files, and no part of the session. It receives actions (`handle`,
+`interrupt`), emits events (`context.emit`), and returns its state as JSON before it is closed (`passivate`).
+It never sees connections, tokens or the database.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ JSON = Any
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing a client asked for, as stored.
+    """An action of a client, as stored.
 
-    `id` is the number of its event on the wire; `type` the `action` of the payload; `args` its arguments,
-    the real ones when they are hidden from everybody else (`hidden`).
+    `id` is the number of its event on the wire, `type` the `action` of the payload. `args` are its arguments:
+    the real ones, even if they are hidden from everybody else (`hidden`).
     """
 
     id: int
@@ -35,7 +35,7 @@ class Action:
 
 
 class SupervisedProcess(Protocol):
-    """A child process below a watchdog, which kills it with all its descendants when the worker is gone."""
+    """A child process below a watchdog, which kills it with all its descendants if the worker is gone."""
 
     @property
     def pid(self) -> int:
@@ -49,30 +49,30 @@ class SupervisedProcess(Protocol):
         """Standard output and standard error, merged."""
 
     def signal_group(self, number: int) -> None:
-        """Sends a signal to the program's process group; does nothing if it has ended."""
+        """Send a signal to the program's process group. Do nothing if the program has ended."""
 
     async def wait(self) -> int:
-        """Waits until the program has ended; gives its exit code (negative: killed by that signal)."""
+        """Wait until the program has ended. Return its exit code (negative: killed by that signal)."""
 
     async def kill(self) -> None:
-        """Kills the program and everything it started, wherever that went, and waits until all are gone."""
+        """Kill the program and all its descendants, wherever they moved, and wait until all are gone."""
 
 
 class RuntimeContext(Protocol):
-    """What a runtime can do to its session. One per activation; useless once the activation is over."""
+    """A runtime's access to its session. Each activation has its own, which is useless afterwards."""
 
     session_id: UUID
     settings: Mapping[str, JSON]
     """The session's settings, keys in lower case."""
     secrets: Mapping[str, str]
     """The session's secrets by name (`llm_api_key`), deeper ones by path (`llm.api_key`). They are cut
-    out of everything emitted. Later INITs may add to it and change values: see Runtime.secrets_changed()."""
+    out of everything emitted. Later INITs may add to them and change them: see Runtime.secrets_changed()."""
     workspace: Path
-    """A directory for this session's files. It survives passivation; it is not made until asked for."""
+    """A directory for this session's files. It survives passivation. A runtime that needs it creates it."""
 
     @property
     def epoch(self) -> int:
-        """Rises with each change of hands: a fencing token for what the runtime writes elsewhere."""
+        """The session's epoch. It rises with each change of owner: a fencing token for writes elsewhere."""
 
     async def emit(
         self,
@@ -86,22 +86,22 @@ class RuntimeContext(Protocol):
         source: str = "agent",
         cause: int | None = None,
     ) -> None:
-        """Stores one event (either an `observation` or an `action`) and sends it to everyone attached.
+        """Store one event (either an `observation` or an `action`) and send it to all attached clients.
 
-        `cause` is the number of the action that it answers; without one, the action being handled. Returns
-        as soon as the event has its place in line; waits while too much is in line. Raises InvalidEvent if
-        it cannot be JSON, StaleEpoch if this activation is over.
+        `cause` is the number of the action that it answers; by default, the action being handled. Return as
+        soon as the event has its place in the queue; wait while the queue is full. Raises InvalidEvent if
+        the event is not valid or cannot be JSON, StaleEpoch if this activation is over.
         """
 
     async def set_agent_state(self, state: str) -> None:
-        """Emits `agent_state_changed`, unless that is the state already. States: see the protocol."""
+        """Emit `agent_state_changed`, unless that is the state already. States: see the protocol."""
 
     async def notify(self, notice: Mapping[str, JSON]) -> None:
-        """Sends a notice (`{"notice": "delta", …}`) to everyone attached now; it is not stored."""
+        """Send a notice (`{"notice": "delta", …}`) to all clients attached now. It is not stored."""
 
     def checkpoint(self, snapshot: JSON) -> None:
-        """Sets what `start` will be given if this worker dies. It is stored in the same transaction as the
-        end of the action being handled, or with the next event outside of one."""
+        """Set the snapshot that `start` receives if this worker dies. It is stored in the transaction that
+        ends the action being handled or, outside of an action, with the next event."""
 
     async def spawn(
         self,
@@ -111,25 +111,26 @@ class RuntimeContext(Protocol):
         cwd: Path | None = None,
         scratch: Path | None = None,
     ) -> SupervisedProcess:
-        """Starts a program below a watchdog. It gets exactly this environment, nothing of the server's.
+        """Start a program below a watchdog. Its environment is exactly `env`, with nothing of the server's.
 
-        `scratch` is a directory of plain files that the watchdog removes after the last of its processes.
+        `scratch` is a directory of plain files. The watchdog removes it after the last of its processes.
         """
 
 
 class Runtime:
-    """Base class of the runtimes a site writes. One instance serves one session, for one activation.
+    """Base class of the runtimes that a site writes. One instance serves one session, for one activation.
 
-    All methods run on the worker's event loop and must not block it; BlockingRuntime is for code that does.
-    An exception from any of them is a crash: the user is told, the runtime is closed, and started again from
-    its last checkpoint within a budget.
+    All methods run on the worker's event loop and must not block it; BlockingRuntime is for code that blocks.
+    An exception from `start`, `handle`, `interrupt` or `secrets_changed` is a crash: the user is notified and
+    the runtime is closed. It is started again from its last checkpoint, within a budget. Errors of the other
+    methods are logged; if `passivate` fails, the last checkpoint is kept.
     """
 
     retries_interrupted: bool = False
-    """Whether an action cut off by the death of its worker may be handled again from the start, once."""
+    """True if an action that the death of its worker cut off may be handled again from the start, once."""
 
     secret_settings: tuple[str, ...] = ()
-    """Settings that are secrets beside those that look like one: names, at any depth, or dotted paths."""
+    """Further secret settings, beside those that look like one: names, at any depth, or dotted paths."""
 
     def __init__(self, context: RuntimeContext, **options: Any) -> None:
         """`options` are the `OPTIONS` of this runtime's alias in the setting `RUNTIMES`."""
@@ -138,46 +139,46 @@ class Runtime:
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> Iterator[str]:
-        """Yield sentences on what is wrong with the OPTIONS of an entry of RUNTIMES, for the checks."""
+        """Yield sentences about mistakes in the OPTIONS of an entry of RUNTIMES, for the checks."""
         yield from ()
 
     @classmethod
     def is_isolated(cls, options: Mapping[str, Any]) -> bool:
-        """Return whether its users, with these OPTIONS, are kept from the host that it runs on."""
+        """Return whether these OPTIONS keep its users from the host on which it runs."""
         return True
 
     @property
     def busy(self) -> bool:
-        """Whether it works on its own account, so that passivation should wait (at most MAX_BUSY)."""
+        """True if it works on its own account, so that passivation should wait (at most MAX_BUSY)."""
         return False
 
     async def start(self, snapshot: JSON) -> None:
-        """Gets ready, from what `passivate` or the last checkpoint gave, or from nothing (None)."""
+        """Get ready, from the result of `passivate`, from the last checkpoint, or from nothing (None)."""
 
     async def handle(self, action: Action) -> None:
-        """Does what one action asks. Actions come one at a time, in order."""
+        """Do the work of one action. Actions come one at a time, in order."""
         raise NotImplementedError(f"{type(self).__name__}.handle() must be written.")
 
     async def interrupt(self, action: Action) -> None:
-        """Gets a `change_agent_state` at once, also while `handle` runs."""
+        """Handle a `change_agent_state` at once, also while `handle` runs."""
 
     async def secrets_changed(self, names: Collection[str]) -> None:
-        """Hears which of `context.secrets` are new, or have new values; also while `handle` runs."""
+        """Handle new names, or new values, in `context.secrets`; also while `handle` runs."""
 
     async def passivate(self) -> JSON:
-        """Gives the state to start from next time. `close` follows."""
+        """Return the state for the next `start`. `close` follows."""
         return None
 
     async def close(self) -> None:
-        """Frees everything. Called exactly once, after `start` was called, whatever happened since."""
+        """Free everything. It is called exactly once after a call of `start`, whatever happened since."""
 
 
 class BlockingRuntime(Runtime):
     """A runtime whose code blocks: write `do_start`, `do_handle`, `do_passivate` and `do_close`.
 
-    All run in one thread of this runtime's, one at a time: each waits for the end of the one before, also if
-    that was given up. From there `self.emit(...)` stores an event and returns when it has its place in line.
-    `interrupt` still runs on the event loop: set a flag there, which `do_handle` reads.
+    All run in one thread of this runtime, one at a time. Each waits for the end of the previous one, even if
+    that was given up. In the thread, `self.emit(...)` stores an event and returns when it has its place in
+    the queue. `interrupt` still runs on the event loop: set a flag there, which `do_handle` reads.
     """
 
     def __init__(self, context: RuntimeContext, **options: Any) -> None:
@@ -196,7 +197,7 @@ class BlockingRuntime(Runtime):
         return None
 
     def do_close(self) -> None:
-        """See Runtime.close(). Called when the thread is free, which may be late."""
+        """See Runtime.close(). It is called when the thread is free, which may be late."""
 
     def emit(self, **event: Any) -> None:
         """See RuntimeContext.emit(); for the thread of the `do_` methods."""

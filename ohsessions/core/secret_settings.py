@@ -1,8 +1,8 @@
-"""What among a session's settings is a secret: one definition, for keeping it apart and for masking it.
+"""The one definition of a secret among a session's settings, for storing it apart and for masking it.
 
-A setting is a secret by its name (`api_key`, `password`, …), because its runtime declares it, or by its value
-(a URL with a password in it, `Bearer …`, `password=…`, a private key). All three hold at any depth, in lists,
-and in strings that are JSON themselves.
+A setting is a secret by its name (`api_key`, `password`, …), by a declaration of its runtime, or by its value
+(a URL with a password in it, `Bearer …`, `password=…`, a private key). All three apply at any depth, in
+lists, and in strings that are JSON themselves.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ohsessions.core.runtime import JSON
 from ohsessions.core.strict_json import check_json, encode
 
 _HINT = re.compile(r"pass|pwd|secret|cred|auth|cookie|bearer|dsn|jwt|pat|pem|conn|key|token", re.IGNORECASE)
-"""A name without any of these is no secret's: spares most names the closer look."""
+"""Every name that is_secret_name() accepts contains one of these. Other names need no closer look."""
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _TELLING = re.compile(r"passw|passphrase|passcode|pwd|secret|credential|authorization|cookie|bearer")
 _TELLING_TOGETHER = re.compile(r"passphrase|(?:api|access|private)key|connection(?:string|uri)|connstr")
@@ -33,13 +33,13 @@ _NO_CREDENTIAL_KEYS = frozenset({
 "row", "column", "field", "translation", "message", "modifier", "press", "mon", "tur", "don", "hoc",
 "whis", "joc",
 })
-"""Words before `key` that make it no secret (`sort_key`), and what else ends in "key" (`monkey`)."""
+"""Words before `key` that make it no secret (`sort_key`), and beginnings of other words (`monkey`)."""
 _NO_CREDENTIAL_TOKENS = frozenset({
 "max", "min", "num", "n", "count", "total", "input", "output", "prompt", "completion", "used",
 "limit", "budget", "cached", "reasoning", "context", "remaining", "per", "avg", "eos", "bos", "pad",
 "unk", "mask", "stop", "special",
 })
-"""Words before `token` or `tokens` that make it a piece of text, or a number of these."""
+"""Words before `token` or `tokens` that make it a piece of text, or a number of such pieces."""
 # fmt: on
 
 _USERINFO = re.compile(r"://([^/?#\s]+)@")
@@ -47,21 +47,21 @@ _SCHEME = re.compile(r"\b(?:bearer|basic)\s+(?=[^\s\"']*[0-9=])([^\s\"',]{8,})",
 _AFTER_EQUALS, _AFTER_COLON = (re.compile(sign + r"\s?[\\\"']*([^\s\\\"',;&}]+)") for sign in "=:")
 _NAME_BEFORE = re.compile(r"[\w-]*$")
 LONGEST_NAME = 64
-"""Characters before `=` that are looked at for a secret's name."""
+"""The number of characters before `=` that are searched for a secret's name."""
 _PEM = "PRIVATE KEY-----"
 LONG_USER = 20
-"""A URL's user without a password is a token if it has so many characters: `https://ghp_…@github.com`."""
+"""A URL's user without a password is a token from this many characters on: `https://ghp_…@github.com`."""
 LONGEST_TEXT = 64 * 1024
-"""A longer text is no address or header, and it would take long to look through it."""
+"""Longer texts are not searched: they are no address or header, and the search would take long."""
 MOST_NESTED = 4
-"""JSON in a string in JSON in a string …: deeper than this it is not looked at as JSON."""
+"""JSON in a string in JSON in a string …: strings that are nested deeper are not read as JSON."""
 
 GONE: Any = object()
-"""What a replacement is where nothing is to stand in a secret's place."""
+"""A replacement that removes a secret and puts nothing in its place."""
 Spans = list[tuple[int, int, str]]
-"""Secrets within a text as (start, end, secret). The first two say what to mask: of a URL also the user."""
+"""Secrets in a text as (start, end, secret). The first two are the part to mask: in a URL also the user."""
 Replace = Callable[[str, JSON, Spans], JSON]
-"""Takes a secret's path and value, and where in a text it is; returns what is to stand in its place."""
+"""A function of a secret's path, its value, and its spans in a text. It returns the replacement."""
 
 
 def is_secret_name(name: str) -> bool:
@@ -71,7 +71,7 @@ def is_secret_name(name: str) -> bool:
 
 def _look_at(name: str) -> bool:
     words = [word.lower() for word in _WORD.findall(name)]
-    # In lower case too: passWord.
+    # Also in lower case, for passWord.
     if any(map(_TELLING.search, (*words, *_WORD.findall(name.lower())))) or "dsn" in words:
         return True
     if _TELLING_TOGETHER.search("".join(words)):
@@ -97,8 +97,8 @@ def take_secrets(
 ) -> tuple[dict[str, JSON], dict[str, str]]:
     """Return the settings without their secrets, and the secrets by dotted path (`llm.api_key`, `keys.0`).
 
-    Names at the top become lower case, as INIT says. `declared` are further names, or dotted paths, in lower
-    case. What a secret's name has below it is secret altogether. Empty secrets are left out of both.
+    Names at the top become lower case, as in INIT. `declared` are further names, or dotted paths, in lower
+    case. Everything below a secret's name is secret. Empty secrets are left out of both.
     """
     secrets: dict[str, str] = {}
     return _Walk(_Taker(secrets), declared, lower=True).object("", settings), secrets
@@ -107,25 +107,25 @@ def take_secrets(
 def take_declared(
     settings: Mapping[str, JSON], declared: Collection[str]
 ) -> tuple[dict[str, JSON], dict[str, str]]:
-    """See take_secrets(), for settings that have been through it: takes only what is declared."""
+    """See take_secrets(). Take only the declared secrets, from settings that take_secrets() has returned."""
     secrets: dict[str, str] = {}
     return _Walk(_Taker(secrets), declared, is_secret_name=lambda name: False).object("", settings), secrets
 
 
 def mask_secrets(value: JSON, mask: str, declared: Collection[str] = ()) -> JSON:
-    """Return a copy in which `mask` stands in place of every secret, or of that part of a text."""
+    """Return a copy in which `mask` replaces every secret; in a text, only the part that is secret."""
 
     def masked(path: str, value: JSON, spans: Spans) -> JSON:
         for start, end, _ in reversed(spans):
             value = value[:start] + mask + value[end:]
-        # That there is none is worth knowing, and tells nothing.
+        # An empty secret stays visible: that it is empty is worth knowing, and reveals nothing.
         return value if spans or value in (None, "") else mask
 
     return _Walk(masked, declared).value("", value)
 
 
 def cut_out(secrets: Iterable[str]) -> set[str]:
-    """Return all texts that tell one of these secrets: it as it is, escaped, and the secrets within it."""
+    """Return all texts that reveal one of these secrets: the secret, its escaped forms, and secrets in it."""
     texts: set[str] = set()
     for secret in secrets:
         inner = [found for _, _, found in embedded(secret)]
@@ -138,12 +138,12 @@ def cut_out(secrets: Iterable[str]) -> set[str]:
 
 
 def texts_in(value: JSON) -> Iterator[str]:
-    """Yield the strings that stand in a value."""
+    """Yield the texts in a value: strings as they are, other values as JSON. Empty ones are left out."""
     return (text for _, text in _leaves("", value))
 
 
 def embedded(text: str) -> Spans:
-    """Return the secrets inside a text that are told by what stands around them, in order."""
+    """Return the secrets in a text that are recognized by the text around them, in order."""
     found: Spans = []
     if len(text) > LONGEST_TEXT:
         return found
@@ -162,7 +162,7 @@ def embedded(text: str) -> Spans:
 
 
 def _pairs(text: str) -> Iterator[tuple[int, int, str]]:
-    """Yield the values of `name=value`, or in what resembles JSON `name: value`, whose name is a secret's."""
+    """Yield the secret values of `name=value`, and in a text like JSON of `name: value`, by their names."""
     signs = [_AFTER_EQUALS, _AFTER_COLON] if text.lstrip()[:1] in ("{", "[") else [_AFTER_EQUALS]
     for match in chain.from_iterable(sign.finditer(text) for sign in signs):
         before = text[max(0, match.start() - LONGEST_NAME) : match.start()].rstrip("\\\"' ")
@@ -172,7 +172,7 @@ def _pairs(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _apart(found: Spans) -> Spans:
-    """Return those that do not begin inside another one."""
+    """Return the spans that do not begin inside another one."""
     kept: Spans = []
     for span in sorted(found, key=lambda one: (one[0], -one[1])):
         if not kept or span[0] >= kept[-1][1]:
@@ -204,12 +204,12 @@ def _leaves(path: str, value: JSON) -> Iterator[tuple[str, str]]:
 
 
 def _is_harmless(name: str, value: JSON) -> bool:
-    """Return whether a value is no secret whatever its name: a switch, or a number of tokens."""
+    """Return whether a value is no secret, whatever its name: a bool, or a number of tokens."""
     return isinstance(value, bool) or (isinstance(value, int | float) and name.lower().endswith("tokens"))
 
 
 class _Taker:
-    """A Replace that keeps secrets by their paths and leaves nothing in their place."""
+    """A Replace that stores secrets by their paths and puts nothing in their place."""
 
     def __init__(self, secrets: dict[str, str]) -> None:
         self._secrets = secrets
@@ -220,7 +220,7 @@ class _Taker:
 
 
 class _Walk:
-    """A walk through a value that puts replacements in place of the secrets."""
+    """A walk through a value that replaces the secrets in it."""
 
     def __init__(
         self,
@@ -247,7 +247,7 @@ class _Walk:
 
     def object(self, path: str, value: Mapping[str, JSON], nested: int = 0) -> dict[str, JSON]:
         kept: dict[str, JSON] = {}
-        # {"name": "API_KEY", "value": "…"}: as variables and headers are often listed.
+        # Variables and headers are often listed as {"name": "API_KEY", "value": "…"}.
         label = value.get("name", value.get("key"))
         is_labelled = isinstance(label, str) and "value" in value and self._is_secret(label, label)
         for name, item in value.items():

@@ -1,20 +1,21 @@
-"""A program of its own that keeps another one, and kills it with all it started unless it is fed.
+"""A program that runs another program, and kills it with all its descendants if it is no longer fed.
 
-The worker starts one for each process of a runtime (ohsessions.worker.processes is the other side) and
-feeds it at each confirmed renewal of its lease. Everything below dies when the worker is gone in whatever
-way (the control socket closes), when it is not fed in time (the worker is stopped, or lost its lease), when
-the worker says so, or when the kept program has ended. Nothing below can get away: the watchdog is a
-"subreaper", so a process whose parent died becomes its child, wherever setsid or a double fork took it
-(Linux, prctl(2)). What it cannot kill are programs that run as another user (setuid), and it lives in reach
-of a program of the same user: it guards against accidents, it is no sandbox. Should it be killed, the program
-dies with it, and its worker looks for what the program had started (ohsessions.worker.orphans).
+The worker starts one watchdog for each process of a runtime (ohsessions.worker.processes is the other side),
+and feeds it at each confirmed renewal of its lease. The watchdog kills everything below it when the worker is
+gone in any way (the control socket closes), when it is not fed in time (the worker is stopped, or lost its
+lease), when the worker orders it, or when the program has ended. No process below can escape: the watchdog is
+a "subreaper", so a process whose parent died becomes its child, even after setsid or a double fork (Linux,
+prctl(2)). It cannot kill programs that run as another user (setuid), and a program of the same user can reach
+it: it guards against accidents, and is no sandbox. If the watchdog itself is killed, the program dies with
+it, and the worker looks for the program's descendants (ohsessions.worker.orphans).
 
-It knows nothing of sessions and imports little, since there is one per session: started with
+It knows nothing of sessions. It imports little, since there is one per session: started with
 `python -I -S watchdog.py <fd of the control socket>` it was measured at 15 ms and 4 MB of its own.
 
-On the socket, a stream, come first the bytes of `Order`, then lines: `feed <deadline>` or `kill`. Deadlines
-are seconds of this host's monotonic clock, so a feed that was long under way does not count for more. Back go
-`started <pid>` or `failed <errno>`, then `ended <exit code>`, and its end when nothing is left alive.
+The socket is a stream. First come the bytes of `Order`, then lines: `feed <deadline>` or `kill`. Deadlines
+are seconds of this host's monotonic clock, so a feed that arrives late does not count for more. The watchdog
+sends `started <pid>` or `failed <errno>`, then `ended <exit code>`. It closes the socket when nothing is left
+alive.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ PR_SET_CHILD_SUBREAPER = 36
 """All from <linux/prctl.h>."""
 
 RLIMIT_LOCKS = 10
-"""A limit without effect, by which programs are known to belong below a watchdog (see worker.orphans)."""
+"""A limit without effect. It marks the programs that belong below a watchdog (see worker.orphans)."""
 
 CANNOT_BECOME_SUBREAPER = 38
-"""ENOSYS: what `failed` says where prctl does not work."""
+"""ENOSYS, the number in `failed` where prctl does not work."""
 
 
 def encode_order(
     argv: Sequence[str], env: Mapping[str, str], cwd: str, deadline: float, scratch: str = ""
 ) -> bytes:
-    """What to start: its length on a line, then fields that end in NUL (no argument can have one).
+    """Return an order as bytes: its length on a line, then fields that end in NUL (no argument has one).
 
-    The environment travels here, not as that of the watchdog, which Python's start-up may add to (PEP 538).
+    The environment travels here, not as that of the watchdog: Python's start-up may add to that (PEP 538).
     """
     fields = [
         repr(deadline),
@@ -60,7 +61,7 @@ def encode_order(
 
 
 class Order:
-    """What encode_order() wrote, as bytes again."""
+    """An order that encode_order() encoded. Its texts are bytes."""
 
     def __init__(self, body: bytes) -> None:
         deadline, self.cwd, self.scratch, count, *rest = body.split(b"\0")[:-1]
@@ -70,14 +71,14 @@ class Order:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that `pid` is the parent of, zombies included; empty if it is gone."""
+    """Return the processes whose parent is `pid`, zombies included; none if it is gone."""
     found: list[int] = []
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/children") as file:
                 found.extend(map(int, file.read().split()))
     except FileNotFoundError:
-        # Gone, or a kernel without CONFIG_PROC_CHILDREN.
+        # The process is gone, or the kernel lacks CONFIG_PROC_CHILDREN.
         return _children_by_search(pid) if os.path.exists(f"/proc/{pid}/stat") else []
     except OSError:
         pass
@@ -90,7 +91,7 @@ def _children_by_search(pid: int) -> list[int]:
 
 
 def parent(pid: int) -> int | None:
-    """The parent of a process; None if it is gone."""
+    """Return the parent of a process; None if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[1])
@@ -99,9 +100,9 @@ def parent(pid: int) -> int | None:
 
 
 def descendants(pid: int, without: Collection[int] = ()) -> Iterator[int]:
-    """All processes below `pid`, parents before their children. They change while one looks.
+    """Yield all processes below `pid`, parents before their children. They change during the search.
 
-    Those of `without` are left out with what is below them.
+    Those of `without` are left out, with all processes below them.
     """
     found = children(pid)
     seen = {pid, *without}
@@ -114,7 +115,7 @@ def descendants(pid: int, without: Collection[int] = ()) -> Iterator[int]:
 
 
 class Watchdog:
-    """Keeps one program, from its start to the end of everything below."""
+    """Runs one program, from its start to the end of all processes below."""
 
     def __init__(self, control: int) -> None:
         self.control = control
@@ -128,7 +129,7 @@ class Watchdog:
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
 
     def run(self, order: Order) -> None:
-        """Returns when nothing below is left alive."""
+        """Run the program. Return when nothing below is left alive."""
         self.deadline = order.deadline
         try:
             self.program = start_program(order)
@@ -158,7 +159,7 @@ class Watchdog:
             self._told_to_kill = True
 
     def listen(self) -> None:
-        """Takes what the worker says. A broken socket and a garbled line are orders to kill."""
+        """Read the worker's lines. A broken socket and a garbled line are orders to kill."""
         try:
             data = os.read(self.control, 4096)
         except BlockingIOError:
@@ -176,7 +177,7 @@ class Watchdog:
             self._told_to_kill = True
 
     def reap(self) -> bool:
-        """Takes in whatever has ended; says whether any child is left."""
+        """Reap all children that have ended. Return whether any child is left."""
         try:
             os.read(self._awake, 4096)
         except BlockingIOError:
@@ -193,11 +194,11 @@ class Watchdog:
                 self.tell(b"ended %d\n" % os.waitstatus_to_exitcode(status))
 
     def kill_all(self) -> None:
-        """Kills whatever is below, and what that starts meanwhile, until there is nothing.
+        """Kill all processes below, and those that they start meanwhile, until there is none.
 
-        All are stopped before the first is killed, so that none sees another die and starts it anew. Whole
-        process groups at once: the kernel lets no fork slip through there, a list of processes is old when
-        it is made. What is left of those that died becomes a child of ours and is met in the next round.
+        All are stopped before the first is killed, so that none sees another die and starts it anew. Signals
+        go to whole process groups: the kernel lets no fork slip through there, while a list of processes is
+        outdated when it is made. Orphans become children of the watchdog, and the next round kills them.
         """
         pause = 0.001
         while True:
@@ -210,13 +211,13 @@ class Watchdog:
                     try_kill(pid, number)
             if not self.reap():
                 return
-            # A process in a system call that cannot be broken off keeps us here.
+            # A process in a system call that cannot be interrupted keeps the loop going.
             time.sleep(pause)
             pause = min(pause * 1.2, 1.0)
 
 
 def remove_files(directory: bytes) -> None:
-    """Removes a directory of plain files, as far as it is there."""
+    """Remove a directory of plain files, if it is there."""
     try:
         for name in os.listdir(directory):
             os.unlink(os.path.join(directory, name))
@@ -240,16 +241,16 @@ def try_kill(pid: int, number: int) -> None:
 
 
 def start_program(order: Order) -> int:
-    """Forks and executes; gives the pid. Raises the OSError that kept it from starting."""
+    """Fork, execute the program, and return its pid. Raises the OSError that prevented the start."""
     result, tell = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         try:
             os.setsid()
-            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # should the watchdog itself be killed
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # in case the watchdog itself is killed
             resource.setrlimit(RLIMIT_LOCKS, (0, 0))
             for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-                # What we and Python ignore would stay ignored in the program, and in all it starts.
+                # Signals that we or Python ignore would stay ignored in the program and its children.
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             os.dup2(1, 2)
@@ -269,7 +270,7 @@ def start_program(order: Order) -> int:
 
 
 def let_go_of_the_programs_pipes() -> None:
-    """Else the worker would never see the end of the program's output."""
+    """Release the program's pipes. Else the worker would never see the end of the program's output."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
@@ -279,8 +280,8 @@ def let_go_of_the_programs_pipes() -> None:
 def hide_from_other_processes() -> None:
     """Keep processes of the same user from reading the memory and the environment of this one (Linux).
 
-    A shell of the worker's user could read its keys there. Children have it until they execute a program.
-    Neither debuggers nor core dumps work any more, but for root.
+    A shell of the worker's user could read its keys there. Children keep this until they execute a program.
+    Debuggers and core dumps no longer work, except for root.
     """
     try:
         prctl(PR_SET_DUMPABLE, 0)
@@ -295,7 +296,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def receive_order(control: int) -> Order | None:
-    """None if the worker died before it had said everything."""
+    """Return the order that the worker sends; None if the worker died before it was complete."""
     with open(control, "rb", buffering=0, closefd=False) as file:
         body = b""
         size = int(file.readline() or 0)

@@ -1,7 +1,7 @@
-"""Every payload of the protocol: how it is read, checked and written. See docs/protocol.md.
+"""Every payload of the protocol: reading, checking and writing it. See docs/protocol.md.
 
-What comes in is anything at all; what goes out has one of the shapes of the protocol. Encoding happens here
-and once: the text made by `encode` is what is stored, replayed and sent.
+Input may be anything; output has one of the shapes of the protocol. Events are encoded here, once: the text
+made by `encode` is stored, replayed and sent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ohsessions.core.strict_json import encode as encode
 
 ACTION_EVENTS = frozenset({"oh_action", "oh_user_action"})
 INTERRUPTS = frozenset({"change_agent_state"})
-"""Actions that concern the one that is running; delivered at once."""
+"""Actions that concern the running action. They are delivered at once."""
 MAX_CLIENT_ID = 64
 MIN_INIT_CLIENT_ID = 16
 _CURSOR = re.compile(r"-?\d+", re.ASCII)
@@ -31,8 +31,8 @@ _CURSOR = re.compile(r"-?\d+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """A client wants to be attached. `cursor`: the last event that it has, -1 for none; `cursor_timestamp`:
-    that event's timestamp, if the client says it."""
+    """A request to be attached. `cursor`: the last event that the client has, -1 for none;
+    `cursor_timestamp`: that event's timestamp, if the client sent it."""
 
     settings: dict[str, JSON]
     secrets: dict[str, str]
@@ -47,8 +47,8 @@ class Init:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """An action for the session's runtime. `body` is its stored form without id and timestamp, encoded;
-    `hidden` the encoded real arguments, if they are to be hidden."""
+    """An action for the session's runtime. `body`: its stored form without id and timestamp, encoded;
+    `hidden`: the encoded real arguments, if they are to be hidden."""
 
     type: str
     client_id: str | None
@@ -62,19 +62,19 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Detach, and keep the socket."""
+    """A request to detach and keep the socket."""
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """End the session for good."""
+    """A request to end the session for good."""
 
 
 Request = Init | Act | Leave | Close
 
 
 def parse_request(args: list[Any], *, max_bytes: int) -> Request:
-    """Reads the arguments of an `oh_action`. Raises WireError 400 or 413, saying what is wrong with it."""
+    """Return the request in the arguments of an `oh_action`. Raises WireError 400 or 413."""
     if len(args) != 1 or not isinstance(args[0], dict):
         raise malformed("An oh_action carries exactly one JSON object.")
     payload: dict[str, JSON] = args[0]
@@ -92,7 +92,7 @@ def parse_request(args: list[Any], *, max_bytes: int) -> Request:
             return Leave() if kind == "leave" else Close()
         return _parse_act(kind, payload, client_id)
     except WireError as error:
-        # The answer names the action it is about, so that the sender can tell.
+        # The client_id in the answer shows the sender which action it is about.
         client_id = payload.get("client_id")
         if isinstance(client_id, str) and client_id.isprintable():
             error.extra.setdefault("client_id", client_id[:MAX_CLIENT_ID])
@@ -143,9 +143,9 @@ def _parse_init(payload: dict[str, JSON], client_id: str | None) -> Init:
 
 
 def parse_cursor(value: JSON) -> int:
-    """Reads `latest_event_id`: an integer or its decimal string; anything else, or negative, means -1."""
+    """Return the cursor in `latest_event_id`, an integer or its decimal string; -1 for anything else."""
     if isinstance(value, str) and _CURSOR.fullmatch(value):
-        # int() takes some thousand digits at most.
+        # int() accepts some thousand digits at most.
         value = int(value[:1000])
     if isinstance(value, bool) or not isinstance(value, int):
         return -1
@@ -153,7 +153,7 @@ def parse_cursor(value: JSON) -> int:
 
 
 def parse_cursor_timestamp(value: JSON) -> str | None:
-    """Read `latest_event_timestamp`; None for what is no string, as if it had not been sent."""
+    """Return `latest_event_timestamp` if it is a string, else None, as if it had not been sent."""
     return value if isinstance(value, str) else None
 
 
@@ -175,13 +175,13 @@ _NOT_HIDDEN = frozenset({"", "0", "false", "no", "off", "none", "null"})
 
 
 def is_hidden(args: Mapping[str, JSON]) -> bool:
-    """Return whether an action is to be hidden: `hidden` is true, 1, "true" or whatever else is no "no"."""
+    """Return whether `hidden` asks to hide an action: it is true, 1, "true" or anything but a "no"."""
     value = args.get("hidden")
     return value.strip().lower() not in _NOT_HIDDEN if isinstance(value, str) else bool(value)
 
 
 def redact_body(body: str, redactor: Redactor) -> str:
-    """Return the body of an action without secrets: the same text if there is none in its arguments."""
+    """Return the body of an action without secrets; the same text if its arguments contain none."""
     if not redactor.spans(body):
         return body
     content = json.loads(body)
@@ -192,7 +192,7 @@ def redact_body(body: str, redactor: Redactor) -> str:
 
 
 def redact_act(act: Act, redactor: Redactor) -> Act:
-    """Return an action that is stored and shown without secrets; its runtime gets all of it."""
+    """Return an action that is stored and shown without secrets. Its runtime gets the real arguments."""
     body = redact_body(act.body, redactor)
     if body == act.body:
         return act
@@ -204,7 +204,7 @@ def _emptied(value: JSON) -> JSON:
 
 
 def _describe(kind: str, args: dict[str, JSON]) -> str:
-    """One line for people, as OpenHands words it."""
+    """Return one line for people, as OpenHands words it."""
     if kind == "message" and isinstance(args.get("content"), str):
         return str(args["content"])
     if kind == "run" and isinstance(args.get("command"), str) and args["command"]:
@@ -213,7 +213,7 @@ def _describe(kind: str, args: dict[str, JSON]) -> str:
 
 
 def timestamp(moment: datetime) -> str:
-    """`2026-11-22T10:00:00.000000+00:00`, always in UTC and with six digits.
+    """Return a time as `2026-11-22T10:00:00.000000+00:00`, always in UTC and with six digits.
 
     A moment without a zone is this process's local time, as Django stores it with USE_TZ off.
     """
@@ -221,17 +221,17 @@ def timestamp(moment: datetime) -> str:
 
 
 def stamp(body: str, number: int, moment: datetime) -> str:
-    """The stored and sent form of an event: its encoded `body` with `id` and `timestamp` in front."""
+    """Return the stored and sent form of an event: its encoded `body` with `id` and `timestamp` in front."""
     return stamp_prefix(number, timestamp(moment)) + body[1:]
 
 
 def stamp_prefix(number: int, timestamp: str) -> str:
-    """The text with which the stored form of the event of this number and timestamp begins."""
+    """Return the text with which the stored form of the event of this number and timestamp begins."""
     return f'{{"id":{number},"timestamp":"{timestamp}",'
 
 
 def unstamp(data: str) -> str:
-    """The body that `stamp` was given; for comparing contents."""
+    """Return the body that `stamp` was given, for comparing contents."""
     return "{" + data.split(",", 2)[2]
 
 
@@ -246,9 +246,9 @@ def event_body(
     source: str = "agent",
     cause: int | None = None,
 ) -> str:
-    """The encoded body of what a runtime emits: an observation, or an action of the agent.
+    """Return the encoded body of an event that a runtime emits: an observation, or an action of the agent.
 
-    Raises InvalidEvent if it is neither or both, or cannot be JSON.
+    Raises InvalidEvent if it is neither or both, has an unknown source, or cannot be JSON.
     """
     if (observation is None) == (action is None):
         raise InvalidEvent("An event is either an observation or an action: give one of the two names.")
@@ -262,21 +262,21 @@ def event_body(
     else:
         body |= {"action": action, "args": dict(args or {})}
     try:
-        # Deeper than an action may be, since a runtime may tell of one: echo does.
+        # Deeper than an action may be, since an event may contain an action: those of echo do.
         return check_json(body, 2 * MAX_DEPTH)
     except WireError as error:
         raise InvalidEvent(f"The event cannot be carried as JSON. {error.message}") from error
 
 
 def agent_state(state: str) -> str:
-    """The body of the stored observation that tells the agent's state."""
+    """Return the body of the stored observation with the agent's state."""
     return event_body(observation="agent_state_changed", extras={"agent_state": state}, source="environment")
 
 
 def first_answer(
     *, token: str, session_id: str, state: str, role: str, head: int, first_event_id: int | None
 ) -> dict[str, JSON]:
-    """The answer to INIT; `first_event_id` is given when the cursor was not valid and replay starts there."""
+    """Return the answer to INIT. `first_event_id`: where replay starts if the cursor was not valid."""
     answer: dict[str, JSON] = {
         "token": token,
         "status": "ok",
@@ -292,7 +292,7 @@ def first_answer(
 
 
 def error_event(error: WireError) -> dict[str, JSON]:
-    """An error as an `oh_event`. OpenHands' client reads `error` and `error_code`."""
+    """Return an error as an `oh_event`. OpenHands' client reads `error` and `error_code`."""
     flag: JSON = True
     if error.code == 401:
         flag = "Invalid token" if error.reason == "invalid_token" else "Login required"
@@ -300,7 +300,7 @@ def error_event(error: WireError) -> dict[str, JSON]:
 
 
 def error_ack(error: WireError) -> dict[str, JSON]:
-    """An error as the acknowledgement of the action that it is about."""
+    """Return an error as the acknowledgement of the action that it is about."""
     return {"status": "error"} | _error_fields(error)
 
 
@@ -310,20 +310,20 @@ def _error_fields(error: WireError) -> dict[str, JSON]:
 
 
 def status(kind: str, identifier: str, message: str) -> dict[str, JSON]:
-    """A status for people, not stored: `kind` is info or error."""
+    """Return a status for people, which is not stored. `kind` is info or error."""
     return {"status_update": True, "type": kind, "id": f"STATUS${identifier}", "message": message}
 
 
 def notice(kind: str, **fields: JSON) -> dict[str, JSON]:
-    """One flat object for `oh_notice`."""
+    """Return one flat object for `oh_notice`."""
     return {"notice": kind} | fields
 
 
 def event_packet(data: str) -> str:
-    """The Socket.IO packet that carries one encoded event as `oh_event`."""
+    """Return the Socket.IO packet that carries one encoded event as `oh_event`."""
     return f'2["oh_event",{data}]'
 
 
 def batch_packet(data: list[str]) -> str:
-    """The Socket.IO packet that carries many encoded events as `oh_events`."""
+    """Return the Socket.IO packet that carries many encoded events as `oh_events`."""
     return f'2["oh_events",[{",".join(data)}]]'
