@@ -1,7 +1,7 @@
-"""Which requests reach Socket.IO at all: Host, then HTTPS, then Origin, on every transport and preflight.
+"""The checks of each request to Socket.IO: Host, then HTTPS, then Origin, on every transport and preflight.
 
-Owns the refusals that need no session, no user and no body. Django's middleware sees none of these requests,
-so its rules are asked here: those of HttpRequest.get_host(), of is_secure(), and of SECURE_SSL_REDIRECT.
+The module owns the refusals that need no session, no user and no body. Django's middleware sees none of these
+requests. So Django's rules are applied here: HttpRequest.get_host(), is_secure(), and SECURE_SSL_REDIRECT.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def admit(scope: Scope) -> None:
     """
     Raise RequestRefused unless the request of `scope` may reach Socket.IO.
 
-    A page of any name can make a browser ask this address ("DNS rebinding"): then Origin and Host agree, and
-    only the list of our own names tells. So Host comes first.
+    A page of any host name can make a browser send requests to this address ("DNS rebinding"). Then Origin
+    and Host agree, and only the list of our own host names detects it. So Host is checked first.
     """
     request = Request(scope)
     try:
@@ -62,7 +62,7 @@ def cookie_attributes(scope: Scope) -> str:
     """
     Return the attributes of the cookie that a polling handshake sets.
 
-    A page of another site gets it only with SameSite=None, which browsers take only over HTTPS.
+    A page of another site gets the cookie only with SameSite=None, which browsers accept only over HTTPS.
     """
     request = Request(scope)
     host, origin = request.get_host(), parse_origin(request.META.get("HTTP_ORIGIN", ""))
@@ -74,7 +74,7 @@ def cookie_attributes(scope: Scope) -> str:
 
 
 class Request(HttpRequest):
-    """As much of a scope as Django's own rules on hosts and schemes look at."""
+    """A scope as a Django request, as far as Django's rules on hosts and schemes need it."""
 
     def __init__(self, scope: Scope) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Request(HttpRequest):
         for key, value in scope.get("headers", []):
             name = "HTTP_" + key.decode("latin-1").upper().replace("-", "_")
             text = value.decode("latin-1")
-            # Joined as Django joins them, so that a second Host or Origin is not overlooked.
+            # Repeated headers are joined, as by Django, so that a second Host or Origin is not overlooked.
             meta[name] = f"{meta[name]},{text}" if name in meta else text
 
     def _get_scheme(self) -> str:
@@ -92,7 +92,7 @@ class Request(HttpRequest):
 
 
 def needs_https(request: HttpRequest) -> bool:
-    """Return whether Django's SecurityMiddleware would send this request to HTTPS."""
+    """Return whether Django's SecurityMiddleware would redirect this request to HTTPS."""
     if not django_settings.SECURE_SSL_REDIRECT or request.is_secure():
         return False
     path = request.path.lstrip("/")
@@ -100,7 +100,7 @@ def needs_https(request: HttpRequest) -> bool:
 
 
 class Origin(NamedTuple):
-    """An origin in the one form in which two of them can be compared; `port` is empty for the default."""
+    """An origin in a normalized form, for comparison. `port` is empty for the scheme's default port."""
 
     scheme: str
     host: str
@@ -108,7 +108,7 @@ class Origin(NamedTuple):
 
 
 def parse_origin(text: str) -> Origin | None:
-    """Return the normalised form of an Origin header; None for `null` and whatever else is no origin."""
+    """Return the normalized form of an Origin header; None for `null` and any text that is no origin."""
     match = _ORIGIN.fullmatch(text.lower())
     if match is None:
         return None
@@ -120,8 +120,8 @@ def is_allowed_origin(text: str, host: str) -> bool:
     """
     Return whether a page of the origin `text` may connect to `host`, which is one of ours.
 
-    Browsers send Origin, other programs may leave it out. Without ALLOWED_ORIGINS a page needs our host and
-    port; its scheme does not count, since a proxy may end TLS in front of us.
+    Browsers send Origin; other programs may omit it. Without ALLOWED_ORIGINS a page needs our host and port.
+    Its scheme does not count, since a proxy may end TLS in front of us.
     """
     allowed = conf.ALLOWED_ORIGINS
     if allowed is not None and "*" in allowed and text == "null":

@@ -1,9 +1,9 @@
 """
-Processes that have to be alone and are not: they find each other by their rows, and say so.
+Detection of processes that must run alone and do not. They find each other by their rows, and log it.
 
-On a channel layer in memory nothing reaches another process, and long polling fails where two processes share
-a port; on one SQLite file the writers of two processes wait for each other. Both happen by accident: a server
-that is told to fork, or a second `serve`.
+With a channel layer in memory no message reaches another process, and long polling fails if two processes
+share a port. On one SQLite file the writers of two processes wait for each other. Both happen by accident: by
+a server that is told to fork, or by a second `serve`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ ONE_FILE = "on one SQLite file: their writes wait for each other. Run one proces
 
 
 class Company:
-    """The other processes at work, as this one sees them. One object for the gateway and the worker in it."""
+    """The other active processes, as this one sees them. The gateway and the worker of a process share it."""
 
     def __init__(self) -> None:
         self._first_seen: dict[UUID, int] = {}
         self.problem = ""
-        """What is wrong with having company, for people; empty if nothing is."""
+        """The problem that the other processes cause, in words for people; empty if there is none."""
 
     def look(self, own: Process, processes: Iterable[Process]) -> None:
-        """Take note of the processes that live, as read from the database, and log what changes."""
+        """Note the processes that live, as read from the database, and log changes."""
         living = {process.pk: process for process in processes}
         self._first_seen = {pk: self._first_seen.get(pk, process.heartbeat) for pk, process in living.items()}
         others = [process for process in living.values() if self._is_company(own, process)]
@@ -50,8 +50,8 @@ class Company:
         self.problem = problem
 
     def _is_company(self, own: Process, process: Process) -> bool:
-        """Whether a row is that of another process at work. One that was killed leaves its row for a while,
-        so its heartbeat has to have moved."""
+        """Return whether a row is that of another active process. A killed process leaves its row for a
+        while, so the row's heartbeat must have changed."""
         is_own = identity(process) == identity(own) or (process.host, process.pid) == (own.host, own.pid)
         moved = process.heartbeat != self._first_seen[process.pk]
         return not is_own and moved and process.state == Process.State.ACTIVE

@@ -1,6 +1,6 @@
-"""daphne's HTTP protocol, bounded: how large a body may be, and how long a request may take to arrive.
+"""daphne's HTTP protocol with limits on the size of a body and on the time that a request takes to arrive.
 
-daphne reads bodies of any size, and waits a minute for each next byte. It knows nothing of sessions.
+daphne reads bodies of any size, and waits a minute for each next byte. The module knows nothing of sessions.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ logger = logging.getLogger(__name__)
 _Channel: Any = http.HTTPChannel  # Twisted has few types
 
 LINGER = 2.0
-"""Seconds for which a refused body is read and dropped, so that the refusal is not lost in a reset."""
+"""Seconds for which a refused body is read and discarded, so that a reset does not lose the refusal."""
 
 HEAD_LIMIT = 30.0
-"""Seconds within which the head of a request must have arrived, from its first byte on."""
+"""Seconds within which the head of a request must arrive, from the connection or its first byte on."""
 
 BODY_RATE = 16 * 1024
-"""Bytes per second that a request's body must come with on average."""
+"""Bytes per second, on average, at which a request's body must arrive."""
 
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """The largest request body in bytes: `below` at and under the path `prefix`, `default` elsewhere."""
+    """The largest request body in bytes: `below` for the path `prefix` and paths under it, else `default`."""
 
     prefix: str
     below: int
     default: int
     of_query: Callable[[str], int] | None = None
-    """Asked with the query of a request below `prefix`: how much its sender may send."""
+    """A function that returns the sender's limit from the query of a request below `prefix`."""
 
     def limit(self, target: str) -> int:
-        """`target` is a request's: its path, and perhaps a query."""
+        """Return the limit for `target`: a request's path, perhaps with a query."""
         path, _, query = target.partition("?")
         if not (unquote(path) + "/").startswith(self.prefix):
             return self.default
@@ -48,8 +48,8 @@ class BodyLimits:
 
 class LimitedRequest(WebRequest):  # type: ignore[misc]
     """
-    A request whose body is refused with 413 once it is known to be too large: by its Content-Length before
-    any of it is read, else as soon as so much has come. daphne itself reads bodies of any size into memory.
+    A request whose body is refused with 413 if it is too large: by its Content-Length before any of it is
+    read, else as soon as so much has come. daphne itself reads bodies of any size into memory.
     """
 
     refused = False
@@ -57,7 +57,7 @@ class LimitedRequest(WebRequest):  # type: ignore[misc]
     limit = 0
 
     def gotLength(self, length: int | None) -> None:
-        # Twisted tells a request its path only with its body; the channel has it before.
+        # Twisted sets a request's path only after its body. The channel has the path before.
         self.limit = self.server.body_limits.limit(self.channel._path.decode("latin-1"))
         if length is not None and length > self.limit:
             self.refuse()
@@ -85,7 +85,7 @@ class LimitedRequest(WebRequest):  # type: ignore[misc]
 
     def refuse(self) -> None:
         self.refused = True
-        self.requestHeaders.removeHeader(b"expect")  # else Twisted says 100 Continue after this answer
+        self.requestHeaders.removeHeader(b"expect")  # else Twisted sends 100 Continue after this answer
         body = f"The body is larger than {self.limit} bytes.\n".encode()
         self.channel.transport.write(
             b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Type: text/plain\r\n"
@@ -98,8 +98,8 @@ class LimitedRequest(WebRequest):  # type: ignore[misc]
 
 class PunctualChannel(_Channel):  # type: ignore[misc]
     """
-    A connection whose requests must arrive in a time: their head within HEAD_LIMIT, their body no slower than
-    BODY_RATE. Twisted's own limit of a minute begins anew with each byte.
+    A connection whose requests must arrive in time: the head within HEAD_LIMIT, the body within HEAD_LIMIT
+    plus its Content-Length / BODY_RATE. Twisted's own limit of a minute starts again with each byte.
     """
 
     _deadline: Any = None
@@ -141,7 +141,7 @@ class PunctualChannel(_Channel):  # type: ignore[misc]
 
 
 class LimitedHTTPFactory(HTTPFactory):  # type: ignore[misc]
-    # As Twisted's own factory makes it, with another channel.
+    # The same as in Twisted's own factory, with another channel.
     protocol = staticmethod(lambda: http._GenericHTTPChannelProtocol(PunctualChannel()))
 
     def buildProtocol(self, addr: Any) -> Any:

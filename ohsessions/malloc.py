@@ -1,7 +1,8 @@
-"""glibc's malloc, told to give memory back; with another C library nothing here does anything.
+"""Options of glibc's malloc, so that it returns memory. With another C library nothing here has an effect.
 
-It learns from large blocks that were freed: the next ones, up to 32 MB, come from the heap, which keeps them,
-in as many arenas as there are threads. A server whose messages have megabytes keeps hundreds of them so.
+malloc adapts to large blocks that were freed: it takes the next ones, up to 32 MB, from the heap, which keeps
+them, in as many arenas as there are threads. So a server whose messages have megabytes keeps hundreds of
+megabytes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 M_MMAP_THRESHOLD = -3
 M_ARENA_MAX = -8
 LARGE = 256 * 1024
-"""Blocks from this many bytes on are mapped one by one, and given back when they are freed."""
+"""Blocks from this many bytes on are mapped one by one, and returned when they are freed."""
 ARENAS = 2
 
 
@@ -24,13 +25,13 @@ def _find(name: str) -> Any:
 
 
 def give_back_large_blocks() -> None:
-    """Have large blocks given back as soon as they are freed. Call it when the process begins."""
+    """Make malloc return large blocks as soon as they are freed. Call it when the process begins."""
     if set_option := _find("mallopt"):
         set_option(M_MMAP_THRESHOLD, LARGE)
         set_option(M_ARENA_MAX, ARENAS)
 
 
 def trim() -> None:
-    """Give back what small blocks have left free."""
+    """Return the free memory of small blocks to the system."""
     if give_back := _find("malloc_trim"):
         give_back(0)

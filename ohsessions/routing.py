@@ -1,10 +1,10 @@
-"""Where ohsessions is mounted: beside Django, in one ASGI application.
+"""The ASGI application of a site: ohsessions beside Django.
 
     application = mount(get_asgi_application())
 
-The gateway, and on one machine the worker too, run in the event loop of whatever serves that application.
-They start with the server, not with its first request: daphne has no lifespan events, but its reactor says
-when it runs; other servers send `lifespan`. The first request is the last resort.
+The gateway runs in the event loop of the server of that application, and so does the worker if the channel
+layer is in memory. Both start with the server, not with its first request. daphne has no lifespan events, so
+its reactor starts them; other servers send `lifespan`. The first request is the last resort.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ohsessions.wakeups import is_embedded
 from ohsessions.worker.worker import SessionWorker, stop_limit
 
 START_PATIENCE = 2.0
-"""Seconds that a start which is under way gets when the process is told to stop."""
+"""Seconds that a start which is under way gets when the process has to stop."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,10 @@ Scope = Mapping[str, Any]
 
 
 def mount(django_application: Any, *, authenticate: Any = AuthMiddlewareStack) -> Mount:
-    """The ASGI application of a site: Socket.IO at the setting PATH, `django_application` elsewhere.
+    """Return the ASGI application of a site: Socket.IO at the setting PATH, `django_application` elsewhere.
 
-    `authenticate` wraps an ASGI application and sets `scope["user"]`; a site with logins of its own passes
-    its own.
+    `authenticate` wraps an ASGI application and sets `scope["user"]`. A site that does not use Django's
+    session login passes its own.
     """
     return Mount(django_application, authenticate)
 
@@ -66,7 +66,7 @@ class Mount:
             return
         if scope["type"] in ("http", "websocket") and _is_ours(scope):
             await self.started()
-            # Only a handshake asks who it is: later requests show the same credentials (see socketio).
+            # Only a handshake is authenticated: later requests show the same credentials (see socketio).
             opens = is_handshake(scope)
             application = self._with_login if opens else self._socketio
             if opens:
@@ -79,14 +79,14 @@ class Mount:
             await self._django(scope, receive, send)
 
     def input_limit(self, query: str) -> int:
-        """Return how many bytes a request to Socket.IO with this query may have; see server.BodyLimits."""
+        """Return the largest body of a Socket.IO request with this query; see http_requests.BodyLimits."""
         found = self._server.input_limit(query) if self._server is not None else None
         return FIRST_PAYLOAD if found is None else found
 
     # Starting and stopping
 
     async def started(self) -> None:
-        """Waits until gateway and worker run; starts them if nobody has."""
+        """Wait until the gateway and the worker run. Start them if nothing else has."""
         if self._starting is None:
             self._starting = asyncio.create_task(self._start(), name="ohsessions start")
         await asyncio.shield(self._starting)
@@ -113,7 +113,7 @@ class Mount:
         logger.info("ohsessions serves", extra={"verb": "started"})
 
     async def stop(self) -> None:
-        """Lets go of everything in order. Who calls it again waits for the same end."""
+        """Stop the gateway, the connections and the worker, in order. Later calls wait for the same end."""
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop(), name="ohsessions stop")
         await asyncio.shield(self._stopping)
@@ -123,7 +123,7 @@ class Mount:
             return
         await asyncio.wait([self._starting], timeout=START_PATIENCE)
         if not self._starting.done():
-            self._starting.cancel()  # it waits for a database that is away, and serves nobody yet
+            self._starting.cancel()  # it waits for a database that is away, and serves no client yet
             await asyncio.wait([self._starting])
             await self._services.close()
             return
@@ -137,7 +137,7 @@ class Mount:
         logger.info("ohsessions has stopped", extra={"verb": "stopped"})
 
     async def _stop_in_time(self) -> None:
-        """The reactor waits for it, whatever happens."""
+        """Stop, but for no longer than stop_limit(): the reactor waits for it, whatever happens."""
         limit = stop_limit()
         try:
             async with asyncio.timeout(limit):
@@ -146,14 +146,14 @@ class Mount:
             logger.exception("ohsessions did not stop within %s s", limit, extra={"verb": "stop_failed"})
 
     def _start_with_twisted(self) -> None:
-        """daphne imports the application when its reactor is installed and does not run yet."""
+        """Start and stop with daphne's reactor, if it is installed. At this import it does not run yet."""
         if "twisted.internet.reactor" not in sys.modules:
             return
         from twisted.internet import reactor
         from twisted.internet.defer import Deferred
 
         def start() -> None:
-            # The task is kept; who needs it awaits it, and its failure is told to the first of them.
+            # The task is kept: started() awaits it, and raises its error in each request.
             self._starting = asyncio.get_event_loop().create_task(self._start(), name="ohsessions start")
             self._starting.add_done_callback(_report)
 
@@ -182,12 +182,12 @@ def _report(task: asyncio.Task[None]) -> None:
 
 
 def is_handshake(scope: Scope) -> bool:
-    """Return whether a request for Socket.IO opens a connection: it names no sid."""
-    # Of bytes parse_qs() makes ASCII again, which not all of them are.
+    """Return whether a Socket.IO request opens a connection: it has no sid."""
+    # parse_qs() decodes bytes as ASCII, which not all of them are.
     return "sid" not in parse_qs(scope.get("query_string", b"").decode("latin-1"))
 
 
 def _is_ours(scope: Scope) -> bool:
-    """Whether a request is for Socket.IO. Its path may lack the trailing slash."""
+    """Return whether a request is for Socket.IO. Its path may lack the trailing slash."""
     path: str = scope["path"].removeprefix(scope.get("root_path", "")).strip("/")
     return path == conf.PATH.strip("/")

@@ -1,9 +1,9 @@
 """
-daphne, as production needs it: what `manage.py ohsessions serve` runs.
+daphne with the additions that production needs. `manage.py ohsessions serve` runs it.
 
 Importing this module installs Twisted's asyncio reactor, so import it before the ASGI application. It adds to
-daphne's server: a listen backlog that survives everybody reconnecting at once, the limits of the modules
-http_requests and websockets, ASGI's lifespan, and a stop in order. It knows nothing of sessions.
+daphne's server: a listen backlog for many clients that reconnect at once, the limits of the modules
+http_requests and websockets, ASGI's lifespan, and an orderly stop. It knows nothing of sessions.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ BACKLOG = 4096
 """With daphne's 50, 1,000 clients that reconnect at once need 28-60 s; with this, 1.6 s (measured)."""
 
 CLOSE_LIMIT = 10.0
-"""Seconds that the application's connections get to end at a stop."""
+"""Seconds within which the application's connections must end at a stop."""
 
 Application = Callable[..., Awaitable[None]]
 
 
 class Lifespan:
-    """The server's side of ASGI's lifespan. An application that raises does not speak it, which is fine."""
+    """The server's side of ASGI's lifespan. An application that raises does not support it, which is fine."""
 
     def __init__(self, application: Application) -> None:
         self.application = application
@@ -64,7 +64,7 @@ class Lifespan:
             logger.critical("%s: %s", message["type"], message.get("message", ""))
 
     async def stop(self, limit: float) -> None:
-        """Tells the application to end what it runs, and aborts it after `limit` seconds."""
+        """Notify the application of the shutdown, and cancel it after `limit` seconds."""
         if self.task is None:
             return
         self.incoming.put_nowait({"type": "lifespan.shutdown"})
@@ -78,10 +78,10 @@ class Server(daphne_server.Server):  # type: ignore[misc]
     """
     Serves `application` on one TCP address until SIGTERM or SIGINT.
 
-    `limits` are those of websockets, some of them by `address_of` a scope; their `largest` bounds what is
-    sent, too. `slow_timeout` is how many
-    seconds a client may leave its data unread; daphne's own patience is kept beyond it. `announce` is called
-    with (host, port) once connections are accepted. After `run`, `error` says why it could not listen, if so.
+    `limits` are those of websockets, some of them for each `address_of` a scope; `limits.largest` also bounds
+    sent messages. `slow_timeout`: the seconds for which a client may leave its data unread; daphne's own ping
+    timeout is longer. `announce` is called with (host, port) once connections are accepted. After `run`,
+    `error` is the reason why the server could not listen, or None.
     """
 
     def __init__(
@@ -102,10 +102,10 @@ class Server(daphne_server.Server):  # type: ignore[misc]
         super().__init__(
             application,
             endpoints=[f"tcp:{port}:interface={interface}:backlog={BACKLOG}"],
-            http_timeout=None,  # long polls and streams take as long as they take
+            http_timeout=None,  # long polls and streams may take any time
             request_buffer_size=64 * 1024,
-            websocket_timeout=-1,  # by default sockets are cut after a day
-            websocket_handshake_timeout=30,  # includes the application's accept, with everybody reconnecting
+            websocket_timeout=-1,  # daphne's default closes sockets after a day
+            websocket_handshake_timeout=30,  # includes the application's accept, while all reconnect
             websocket_connect_timeout=30,
             websocket_max_message_size=limits.largest,
             websocket_max_frame_size=limits.largest,
@@ -128,7 +128,7 @@ class Server(daphne_server.Server):  # type: ignore[misc]
 
     @http_factory.setter
     def http_factory(self, factory: HTTPFactory) -> None:
-        """daphne's run() makes a factory and listens with it; ours takes its place in between."""
+        """Store our factory in place of the one that daphne's run() makes before it listens."""
         self._http_factory = LimitedHTTPFactory(self)
 
     @property
@@ -145,7 +145,7 @@ class Server(daphne_server.Server):  # type: ignore[misc]
         super().run()
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
-        """Say the scheme of a websocket, which daphne forgets, and how its client can be limited."""
+        """Add to a websocket's scope the scheme, which daphne omits, and an Inlet to limit its client."""
         if scope["type"] == "websocket":
             scope["extensions"] = {"ohsessions.inlet": protocol.open_inlet(self.address_of(scope))}
             scope["scheme"] = "wss" if getattr(protocol, "client_scheme", None) == "https" else "ws"
@@ -153,7 +153,7 @@ class Server(daphne_server.Server):  # type: ignore[misc]
 
     def listen_success(self, port: Any) -> None:
         super().listen_success(port)
-        port.__class__ = FairPort  # a reactor makes ports of no class but its own
+        port.__class__ = FairPort  # a reactor makes ports of its own class only
         self.ports.append(port)
         address = port.getHost()
         self.announce(address.host, address.port)
@@ -163,11 +163,11 @@ class Server(daphne_server.Server):  # type: ignore[misc]
         self.stop()
 
     def kill_all_applications(self) -> defer.Deferred[None]:
-        """Called by the reactor before it ends: now in order, and with a limit."""
+        """Wind down in order and with a limit. The reactor calls this before it ends."""
         return defer.Deferred.fromFuture(asyncio.ensure_future(self.wind_down()))
 
     async def wind_down(self) -> None:
-        """Nobody new; then the application's own farewell; then what is left is cancelled."""
+        """Stop listening, stop the application, and then cancel the connections that are left."""
         logger.info("Stopping", extra={"verb": "stop"})
         loop = asyncio.get_running_loop()
         for port in self.ports:

@@ -1,6 +1,6 @@
-"""What the websockets of a server share: a budget of unfinished bytes, a line to be read, and a trimmer.
+"""The resources that a server's websockets share: a budget of unfinished bytes, a line and a trimmer.
 
-See the module websockets, which uses them. They know nothing of Autobahn.
+The module websockets uses them. They know nothing of Autobahn.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any, Protocol
 from ohsessions import malloc
 
 TRIM_AFTER = 256 * 1024
-"""So many bytes of buffers given back make it worth to have malloc give them back to the system."""
+"""The bytes of freed buffers from which it is worth making malloc return them to the system."""
 
 TRIM_PAUSE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes in bytes, rates per second; a rate of None is any. `largest`: a message of a known client.
+    """Sizes in bytes, rates per second; a rate of None is no limit. `largest`: a message of a known client.
 
-    `unfinished_per_address` and `unfinished` bound what clients that are not known yet have sent of messages
-    that are not complete.
+    `unfinished_per_address` and `unfinished` bound the bytes of incomplete messages from clients that are not
+    known yet.
     """
 
     largest: int
@@ -34,7 +34,7 @@ class Limits:
 
 
 class Unfinished:
-    """The bytes of incomplete messages, of each address and of all."""
+    """The bytes of incomplete messages, of each address and in total."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -42,9 +42,9 @@ class Unfinished:
         self._all = 0
 
     def try_change(self, address: str, change: int) -> bool:
-        """Count `change` more bytes, or fewer. False, and nothing counted: they would be too many.
+        """Count `change` more bytes, or fewer. Return False, and count nothing, if they would be too many.
 
-        An empty `address` is that of a socket which has none.
+        A socket without an address has an empty `address`, and only the total limits it.
         """
         if change > 0 and (
             self._all + change > self._limits.unfinished
@@ -59,16 +59,16 @@ class Unfinished:
 
 
 class Reader(Protocol):
-    """A connection from which something has come."""
+    """A connection with received data."""
 
     def read_on(self) -> None:
-        """Read a slice of it. Join the line again if there is more."""
+        """Read a slice of the data. Join the line again if there is more."""
 
 
 class Line:
-    """Has connections read one after the other, with rests as long as that takes.
+    """Has connections read one after the other, and rests after each for as long as the reading took.
 
-    So hundreds of strangers that all send at once get half of the event loop. What known clients send is read
+    So hundreds of strangers that all send at once get half of the event loop. Data of known clients is read
     at once. `call_later(seconds, function)` and `now()` are the loop's.
     """
 
@@ -81,13 +81,13 @@ class Line:
         self._planned = False
 
     def join(self, reader: Reader) -> None:
-        """Have it read in its turn. It must not be in the line already."""
+        """Add a connection, to be read in its turn. It must not be in the line already."""
         self._waiting.append(reader)
         if not self._planned:
             self._plan(0)
 
     def leave(self, reader: Reader) -> None:
-        """Take it out, if it is in."""
+        """Remove a connection, if it is in the line."""
         try:
             self._waiting.remove(reader)
         except ValueError:
@@ -107,7 +107,7 @@ class Line:
 
 
 class Trimmer:
-    """Has malloc give free memory back to the system, some time after much was freed."""
+    """Makes malloc return free memory to the system, some time after much was freed."""
 
     def __init__(self, call_later: Callable[..., Any]) -> None:
         self._call_later = call_later
@@ -115,7 +115,7 @@ class Trimmer:
         self._freed = 0
 
     def freed(self, size: int) -> None:
-        """Note that `size` bytes were let go."""
+        """Note that `size` bytes were freed."""
         self._freed += size
         if self._freed >= TRIM_AFTER and not self._planned:
             self._planned = True

@@ -1,8 +1,8 @@
-"""daphne's websocket protocol, bounded: what a client may send in a time, keep unfinished, and leave behind.
+"""daphne's websocket protocol with limits on frames, bytes and unfinished messages.
 
-daphne and Autobahn count nothing but the size of a message. Here frames and bytes are counted as they come,
-unfinished messages of strangers share a budget, and a connection that is lost lets go of its buffers at once.
-It knows nothing of Engine.IO: an application says by `Inlet` how much a client may send.
+daphne and Autobahn limit only the size of a message. Here frames and bytes are counted as they come,
+unfinished messages of strangers share a budget, and a lost connection releases its buffers at once. The
+module knows nothing of Engine.IO: an application sets the limits of a client by `Inlet`.
 """
 
 from __future__ import annotations
@@ -19,73 +19,74 @@ from ohsessions.websocket_budgets import Limits, Line, Trimmer, Unfinished
 logger = logging.getLogger(__name__)
 
 FIRST_LIMIT = 64 * 1024
-"""The largest message, in bytes, of a client of whom the application has not said anything yet."""
+"""The largest message, in bytes, of a client for which the application has set no limit yet."""
 
 SMALL_FRAME = 1024
-"""Frames below this many bytes count as packets, since their number is what costs; larger ones as bytes."""
+"""Frames below this many bytes count as packets, too, since their number is what costs."""
 
 LEEWAY = 2
-"""An application counts messages too, and says farewell; frames are cut at so many times its rate."""
+"""The application counts messages, too, and ends with a reason. So frames may come at this many times its
+rate."""
 
 SLICE = 1024
-"""So many bytes of small frames are read in a turn of the event loop. 64 KiB of them, which Twisted reads at
-once, take 300 ms, and an answer to somebody else takes some twenty turns."""
+"""The bytes of small frames that are read in one turn of the event loop. Twisted reads 64 KiB at once. In
+small frames they take 300 ms, and an answer to another client takes some twenty turns."""
 
 LATE_FRAMES = 20
-"""Frames that a client may send before it learns that its connection is being closed."""
+"""The frames that a client may send before it learns that its connection is being closed."""
 
 PINGS = 100
-"""Pings that may come at once, ten seconds' worth: each is answered. Clients of Socket.IO send none."""
+"""Pings that may come at once: ten seconds' worth. Each is answered. Clients of Socket.IO send none."""
 
 OWN_SIZE = 48 * 1024
-"""Bytes that a connection itself takes, with all that the application keeps of it."""
+"""The bytes of a connection itself, with all that the application keeps of it."""
 
 POLICY_VIOLATION = 1008
 PING = 9
 
 
 class Inlet:
-    """What an application may say of a websocket's client; in its scope as extension `ohsessions.inlet`."""
+    """An application's limits for the client of a websocket; in its scope as extension `ohsessions.inlet`."""
 
     def __init__(self, protocol: BoundedWebSocket) -> None:
         self._protocol: BoundedWebSocket | None = protocol
 
     def limit(self, size: int) -> None:
-        """Take messages of at most `size` bytes from now on."""
+        """Accept messages of at most `size` bytes from now on."""
         if self._protocol is not None:
             self._protocol.limit(size)
 
     def lift(self) -> None:
-        """Take whatever the server takes of a known client."""
+        """Accept messages as large as the server accepts from a known client."""
         if self._protocol is not None:
             self._protocol.lift()
 
     def cut(self) -> None:
-        """The connection is no more."""
+        """Release the connection, which has ended."""
         self._protocol = None
 
 
 class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
     """See the module's docstring."""
 
-    # Autobahn sets these two when the handshake is done, and data may come before.
+    # Autobahn sets these two after the handshake, and data may come before.
     inside_message = False
     current_frame: Any = None
     client_addr: list[Any] | None = None
-    address = ""  # whose budget it is
+    address = ""  # the client's, for the budget
     held = 0  # bytes of the unfinished message
-    counted = 0  # how many of them the budget knows
-    known = False  # to the application: its unfinished bytes are its own affair
+    counted = 0  # the part of `held` that the budget knows
+    known = False  # to the application: its unfinished bytes do not count
     input_limit = FIRST_LIMIT
     inlet: Inlet | None = None
     dropped = False  # by us
-    late = 0  # frames since the end began
-    turn: Any = None  # the call that reads on; the socket is not read meanwhile
-    in_line = False  # of strangers that are read on in their turn; nor then
+    late = 0  # frames since the connection began to close
+    turn: Any = None  # the planned call of read_on(); the socket is not read until then
+    in_line = False  # of strangers that are read in turns; the socket is not read until then
     current_frame_masker: Any = None
 
-    # Autobahn copies what these name from the factory, and formats all of it for a log that nobody reads,
-    # which takes half the time of a handshake. See connectionMade().
+    # Autobahn copies these attributes from the factory, and formats all of them for a log that nobody reads.
+    # The formatting takes half the time of a handshake, so connectionMade() copies them instead.
     CONFIG_ATTRS: tuple[str, ...] = ()
 
     def connectionMade(self) -> None:
@@ -103,10 +104,10 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
         self.pings = Inflow(PINGS / BURST_SECONDS, None, 0, time.monotonic)
         super().connectionMade()
 
-    # What the application says
+    # The application's limits
 
     def open_inlet(self, address: str) -> Inlet:
-        """Return what goes into the scope, when that is made; `address` is the client's."""
+        """Return the inlet for the scope that is being made. `address` is the client's."""
         self.address = address
         self.inlet = Inlet(self)
         return self.inlet
@@ -121,7 +122,7 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
         self.known = True
         self.count(0)
 
-    # What arrives
+    # Incoming data
 
     def dataReceived(self, data: bytes) -> None:
         self.waiting += data
@@ -142,7 +143,7 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
         self.factory.line.join(self)
 
     def read_on(self) -> None:
-        """Read what may be read in this turn; the rest, and what the socket has, in the next ones."""
+        """Read what may be read in this turn. The rest, and the data in the socket, is for the next turns."""
         paused, self.turn, self.in_line = self.is_paused, None, False
         size = self.share(len(self.waiting))
         data = bytes(self.waiting[:size])
@@ -170,7 +171,7 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
         return max(SLICE, min(size, payload))
 
     def read(self, data: bytes) -> None:
-        """Read bytes, unless they are too many of an unfinished message."""
+        """Read bytes. Drop the connection if an unfinished message has too many."""
         if self.dropped:
             return
         if self.state == self.STATE_CONNECTING and hasattr(self, "application_deferred"):
@@ -184,7 +185,7 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
             self.drop("too many unfinished messages")
 
     def count(self, held: int) -> bool:
-        """Have the budget know that `held` bytes are unfinished. False: they are too many."""
+        """Set the unfinished bytes in the budget to `held`. Return False if they are too many."""
         if not self.factory.unfinished.try_change(self.address, held - self.counted):
             return False
         self.counted = held
@@ -203,19 +204,19 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
             self.drop("more frames or bytes than its rate")
 
     def onMessageFrameBegin(self, length: int) -> None:
-        # Apart from maxMessagePayloadSize, which bounds what is sent, too.
+        # maxMessagePayloadSize cannot be used: it bounds sent messages, too.
         if not self.failedByMe and self.message_data_total_length + length > self.input_limit:
             self.drop(f"a message over {self.input_limit} bytes")
         else:
             super().onMessageFrameBegin(length)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        if self.state == self.STATE_OPEN:  # else nobody listens any more
+        if self.state == self.STATE_OPEN:  # else the application no longer listens
             super().onMessage(payload, isBinary)
         self.factory.trimmer.freed(len(payload))
 
     def drop(self, reason: str) -> None:
-        """End the connection without a word, since the client does not keep to the protocol or its rates."""
+        """End the connection without a farewell, since the client breaks the protocol or its rates."""
         self.dropped = True
         logger.warning(
             "Dropped a websocket of %s: %s", self.client_addr, reason, extra={"verb": "drop_websocket"}
@@ -226,10 +227,10 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
 
     def connectionLost(self, reason: Any) -> None:
         """
-        Let go of what was received, and of the references that would keep it until a collection.
+        Release the received data, and the references that would keep it until a garbage collection.
 
         daphne keeps the protocol object until the application has ended, and Autobahn's futures refer to it
-        in a circle: sockets that ended in the middle of 8 MiB each would wait for the oldest generation.
+        in a cycle. Sockets that ended in the middle of 8 MiB each would wait for the oldest generation.
         """
         super().connectionLost(reason)
         if self.turn is not None:
