@@ -42,8 +42,8 @@ class Settings:
         """
         The directory that contains one directory per session, for the files of runtimes. Workers on several
         hosts need a shared one. Each site needs its own: a worker removes directories that belong to no
-        session. Default: ``var/workspaces`` in the site's BASE_DIR, else in the temporary directory
-        ``ohsessions/workspaces``.
+        session. Default: ``var/workspaces`` in the site's BASE_DIR, else
+        ``ohsessions/workspaces`` in the temporary directory.
         """
         base = getattr(django_settings, "BASE_DIR", None)
         if base is None:
@@ -63,12 +63,11 @@ class Settings:
 
     PASSIVATE_TIMEOUT: float = 30
     """How long a runtime may take to save its state. After that it is killed, and its last checkpoint is
-    kept. A checkpoint must be stored in this time, too, and an action may run on so long in a worker that
-    stops."""
+    kept. Storing a checkpoint, and the action under way in a worker that stops, have the same limit."""
 
     # How long rows are kept. None: for ever. A worker deletes them, but never rows that are still needed.
     EVENT_RETENTION: float | None = None
-    """The age beyond which handled events are trimmed. A client with an older cursor starts anew."""
+    """The age beyond which handled events are trimmed. A client with an older cursor is reset."""
 
     EVENT_RETENTION_BYTES: int | None = None
     """The size of a session's log beyond which its oldest handled events are trimmed."""
@@ -106,7 +105,8 @@ class Settings:
     """How long a client may take to answer a PING before it counts as gone."""
 
     SLOW_TIMEOUT: float = 60
-    """How long a client may take to answer a PING behind unread data before it is disconnected as slow."""
+    """How long a client may leave sent data unread before it is disconnected as slow. A PONG to a PING
+    behind the data, or its next poll, shows that it has read the data."""
 
     MAX_ACTION_BYTES: int = 4 * 1024 * 1024
     """The size of the largest action, as JSON. Images come inside messages."""

@@ -137,7 +137,7 @@ class Mount:
         logger.info("ohsessions has stopped", extra={"verb": "stopped"})
 
     async def _stop_in_time(self) -> None:
-        """Stop, but for no longer than stop_limit(): the reactor waits for it, whatever happens."""
+        """Stop within stop_limit() seconds, or log the failure. The reactor waits for this coroutine."""
         limit = stop_limit()
         try:
             async with asyncio.timeout(limit):

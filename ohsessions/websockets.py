@@ -85,8 +85,8 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
     in_line = False  # of strangers that are read in turns; the socket is not read until then
     current_frame_masker: Any = None
 
-    # Autobahn copies these attributes from the factory, and formats all of them for a log that nobody reads.
-    # The formatting takes half the time of a handshake, so connectionMade() copies them instead.
+    # Autobahn copies these attributes from the factory, and formats all of them for an unread log. The
+    # formatting takes half the time of a handshake, so connectionMade() copies them instead.
     CONFIG_ATTRS: tuple[str, ...] = ()
 
     def connectionMade(self) -> None:

@@ -1,1 +1,1 @@
-"""The rules of ohsessions, free of Django: which changes are allowed, when, and how they read on the wire."""
+"""The rules of ohsessions, free of Django: which changes are allowed, when, and the form of each payload."""

@@ -121,9 +121,9 @@ class Runtime:
     """Base class of the runtimes that a site writes. One instance serves one session, for one activation.
 
     All methods run on the worker's event loop and must not block it; BlockingRuntime is for code that blocks.
-    An exception from `start`, `handle`, `interrupt` or `secrets_changed` is a crash: the user is notified and
-    the runtime is closed. It is started again from its last checkpoint, within a budget. Errors of the other
-    methods are logged; if `passivate` fails, the last checkpoint is kept.
+    An exception from `__init__`, `start`, `handle`, `interrupt` or `secrets_changed` is a crash: the user is
+    notified and the runtime is closed. It is started again from its last checkpoint, within a budget. Errors
+    of `busy` and `close` are logged. If `passivate` fails, the last checkpoint is kept.
     """
 
     retries_interrupted: bool = False
@@ -170,7 +170,7 @@ class Runtime:
         return None
 
     async def close(self) -> None:
-        """Free everything. It is called exactly once after a call of `start`, whatever happened since."""
+        """Free everything. It is called exactly once after a call of `start`, even after an error."""
 
 
 class BlockingRuntime(Runtime):

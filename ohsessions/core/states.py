@@ -1,7 +1,8 @@
 """The states of a session, and the moves between them.
 
 A session is always in exactly one state. `closed` is final. A move that is not in TRANSITIONS is not allowed:
-`move` raises an error and changes nothing. With each state, its reason and a raised epoch are stored.
+`move` raises an error and changes nothing. A reason is stored with each move. Each move
+raises the epoch, except the move to `running`.
 """
 
 from __future__ import annotations

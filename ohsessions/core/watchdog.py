@@ -196,7 +196,7 @@ class Watchdog:
     def kill_all(self) -> None:
         """Kill all processes below, and those that they start meanwhile, until there is none.
 
-        All are stopped before the first is killed, so that none sees another die and starts it anew. Signals
+        All are stopped before the first is killed, so that none sees another die and restarts it. Signals
         go to whole process groups: the kernel lets no fork slip through there, while a list of processes is
         outdated when it is made. Orphans become children of the watchdog, and the next round kills them.
         """
