@@ -17,14 +17,14 @@ from ohsessions.socketio.sockets import Handler, Socket
 
 __all__ = ["Client", "Host"]
 
-# Sockets of one connection whose handlers have not returned from disconnect(), the connected ones included.
+# Sockets of one connection whose handlers have not returned from disconnect(), including connected ones.
 MAX_RUNNING = 32
-# CONNECT packets of one connection, whatever they are answered. Clients need one for each namespace.
+# CONNECT packets of one connection, accepted or refused. Clients need one for each namespace.
 MAX_CONNECTS = 100
 
 
 class Host(Protocol):
-    """What a client needs of its server."""
+    """The part of a server that a Client uses."""
 
     namespaces: tuple[str, ...]
     handler_factory: Callable[[Socket], Handler]
@@ -32,17 +32,17 @@ class Host(Protocol):
     large: asyncio.Semaphore
 
     def register(self, socket: Socket) -> None:
-        """The socket exists."""
+        """Add a socket that was created."""
 
     def unregister(self, socket: Socket) -> None:
-        """It does not any more."""
+        """Remove a socket that has ended."""
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run the work in a task that the server awaits when it closes."""
 
 
 class Client:
-    """The receiver of a connection's messages."""
+    """The receiver of a connection's messages; see connection.Receiver."""
 
     def __init__(self, host: Host, connection: Connection) -> None:
         self._host = host
@@ -50,7 +50,7 @@ class Client:
         self._dispatchers: dict[str, Dispatcher] = {}
         self._running = 0
         self._connects = 0
-        self._attachments = 0  # binary messages still announced by a binary event, to be dropped
+        self._attachments = 0  # binary messages of a binary event that are still to come, and are dropped
         self._timer: asyncio.TimerHandle | None = None
         self._expect_connect()
 
@@ -131,7 +131,7 @@ class Client:
             self._expect_connect()
 
     def _expect_connect(self) -> None:
-        """A connection that belongs to no namespace costs memory for nothing: limit it."""
+        """Start the timer that closes a connection without any namespace: it costs memory for nothing."""
         self._timer = asyncio.get_running_loop().call_later(
             self._connection.engine.settings.connect_timeout, self._connection.close, "connect timeout"
         )

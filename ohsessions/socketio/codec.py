@@ -1,9 +1,9 @@
 """
 Socket.IO 5 packets: `<type>[<attachments>-][<namespace>,][<ack id>][<JSON>]`.
 
-Owns the text form. The prefix is read when a packet arrives; the JSON of an event only when its turn comes,
-since parsed it can take twenty times the memory of its text. Binary events are not supported: their prefix
-is understood well enough to refuse them by acknowledgement.
+Owns the text form. The prefix is read when a packet arrives. The JSON of an event is read only when its turn
+comes, since parsed JSON can take twenty times the memory of its text. Binary events are not supported; their
+prefix is read, so that they can be refused by acknowledgement.
 Source: https://github.com/socketio/socket.io-protocol
 """
 
@@ -36,15 +36,15 @@ __all__ = [
     "parse_packet",
 ]
 
-# Acknowledgement ids are numbers of JavaScript, exact up to 16 digits; attachment counts have no real limit,
-# since attachments are not kept. A namespace may drag a query behind it, which nobody reads.
+# Acknowledgement ids are JavaScript numbers, so 16 digits are enough. Attachments are not kept, so their
+# count needs no low limit. A query may follow a namespace; it is ignored.
 _PREFIX = re.compile(
     r"(?P<kind>[0-6])"
     r"(?:(?P<attachments>[0-9]{1,10})-)?"
     r"(?:(?P<namespace>/[^,?]*)(?:\?[^,]*)?,?)?"
     r"(?P<ack_id>[0-9]{1,16})?"
 )
-# Characters of a text with too many values that are searched for too many levels.
+# If a text has too many values, only this many of its characters are searched for too many levels.
 FIRST_PART = 16 * 1024
 
 
@@ -60,7 +60,7 @@ class Kind(IntEnum):
     BINARY_ACK = 6
 
 
-# Deeper than what applications take, with the array around an event's arguments.
+# In levels: more than applications accept, including the array around an event's arguments.
 MAX_DEPTH = 66
 
 BINARY = (Kind.BINARY_EVENT, Kind.BINARY_ACK)
@@ -68,7 +68,7 @@ BINARY = (Kind.BINARY_EVENT, Kind.BINARY_ACK)
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """A packet whose prefix has been read; `data` is the JSON text that follows, perhaps empty."""
+    """A packet whose prefix has been read. `data` is the JSON text after the prefix; it may be empty."""
 
     kind: Kind
     namespace: str
@@ -80,11 +80,11 @@ class Packet:
 @dataclass(frozen=True, slots=True)
 class MalformedEvent:
     """
-    An event that arrived whole but says nothing that can be handled. The connection is fine.
+    An event that arrived whole but cannot be handled. The connection stays open.
 
     `reason` is `not_json` (unparseable, NaN, infinite or over-long numbers, binary), `too_deep`, `too_large`
-    (too many values), or `malformed` (no event name); `message` explains it to a person; `name` is the
-    event's, if it can be told.
+    (too many values), or `malformed` (no event name). `message` explains it to a person. `name` is the
+    event's name, if it can be read.
     """
 
     reason: Literal["not_json", "too_deep", "too_large", "malformed"]
@@ -94,7 +94,7 @@ class MalformedEvent:
 
 
 class MalformedEventError(SocketIOError):
-    """Carries a MalformedEvent out of the parser."""
+    """A MalformedEvent, raised by the parser."""
 
     def __init__(self, problem: MalformedEvent) -> None:
         super().__init__(problem.message)
@@ -102,7 +102,7 @@ class MalformedEventError(SocketIOError):
 
 
 class _NotJSON(ValueError):
-    """Python's parser accepts what JSON does not."""
+    """A value that Python's parser accepts, but JSON does not have."""
 
 
 def _refuse_constant(word: str) -> float:
@@ -122,7 +122,7 @@ _ascii_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def parse_packet(text: str) -> Packet:
-    """Read the prefix of a Socket.IO packet. Raises PacketError if it is none."""
+    """Read the prefix of a Socket.IO packet. Raises PacketError if the text is not such a packet."""
     match = _PREFIX.match(text)
     if match is None:
         raise PacketError("unknown packet type")
@@ -139,7 +139,7 @@ def parse_packet(text: str) -> Packet:
 
 
 def _fits(kind: Kind, data: str) -> bool:
-    """Whether the payload begins as the type demands: only that is framing, the rest is content."""
+    """Return True if the payload begins as the type requires. The rest of it is content, not framing."""
     if kind is Kind.CONNECT:
         return not data or data[0] == "{"
     if kind is Kind.DISCONNECT:
@@ -151,12 +151,12 @@ def _fits(kind: Kind, data: str) -> bool:
 
 def parse_json(text: str, max_values: int | None = None) -> Any:
     """
-    Parse JSON strictly, if it is neither too deep nor has more than `max_values` values (None: any).
+    Parse JSON strictly. `max_values` limits the number of values; None is no limit.
 
-    Raises MalformedEventError, whatever it is that json cannot or should not parse.
+    Raises MalformedEventError if the text is not JSON, too deep, or has too many values.
     """
     is_large = max_values is not None and exceeds(text, max_values)
-    # A hundred thousand levels are too many values, too; the whole of such a text takes long to look through.
+    # A text with too many values is refused anyway, and searching all of it would take long.
     if is_deeper(text[:FIRST_PART] if is_large else text, MAX_DEPTH):
         raise MalformedEventError(MalformedEvent("too_deep", "the JSON is nested too deeply"))
     if is_large:
@@ -175,7 +175,7 @@ def parse_json(text: str, max_values: int | None = None) -> Any:
 
 
 def parse_event(packet: Packet, max_values: int | None = None) -> tuple[str, list[Any]]:
-    """The name and the arguments of an EVENT. Raises MalformedEventError with the packet's ack id."""
+    """Return the name and the arguments of an EVENT. Raises MalformedEventError with the packet's ack id."""
     if packet.kind is Kind.BINARY_EVENT:
         message = "binary data is not supported"
         raise MalformedEventError(
@@ -196,12 +196,12 @@ def parse_event(packet: Packet, max_values: int | None = None) -> tuple[str, lis
 
 
 def parse_auth(packet: Packet, max_values: int | None = None) -> Any:
-    """What a CONNECT carries: an object, empty without one. Raises MalformedEventError."""
+    """Return the auth object of a CONNECT, empty if there is none. Raises MalformedEventError."""
     return parse_json(packet.data, max_values) if packet.data else {}
 
 
 def _name_at_start(data: str) -> str | None:
-    """The string with which an array begins, even if what follows is no JSON."""
+    """Return the string at the start of an array, even if the text after it is not JSON; None without one."""
     if not data.startswith('["'):
         return None
     try:
@@ -213,15 +213,15 @@ def _name_at_start(data: str) -> str | None:
 
 def encode_json(value: object) -> str:
     """
-    Compact JSON that can always be sent as UTF-8.
+    Return a value as compact JSON that can always be sent as UTF-8.
 
-    Raises ValueError for NaN and infinity, TypeError for what JSON has no form for.
+    Raises ValueError for NaN and infinity, TypeError for values that JSON cannot express.
     """
     text = _encoder.encode(value)
     if not text.isascii():
         try:
             text.encode()
-        except UnicodeEncodeError:  # a lone surrogate, which only an escape can carry
+        except UnicodeEncodeError:  # a lone surrogate can only be sent as an escape
             return _ascii_encoder.encode(value)
     return text
 
@@ -232,31 +232,31 @@ def _prefix(kind: Kind, namespace: str, ack_id: int | None = None) -> str:
 
 
 def encode_event(name: str, *args: object, namespace: str = "/", ack_id: int | None = None) -> str:
-    """An EVENT packet, for Socket.send_text(); `ack_id` asks the client for an acknowledgement."""
+    """Return an EVENT packet for Socket.send_text(). `ack_id` asks the client for an acknowledgement."""
     return _prefix(Kind.EVENT, namespace, ack_id) + encode_json([name, *args])
 
 
 def encode_event_json(name: str, *args: str, namespace: str = "/") -> str:
-    """The same from arguments that are JSON text already."""
+    """Return an EVENT packet for Socket.send_text(), from arguments that are JSON text already."""
     return f"{_prefix(Kind.EVENT, namespace)}[{','.join([encode_json(name), *args])}]"
 
 
 def encode_ack(namespace: str, ack_id: int, args: tuple[object, ...]) -> str:
-    """An ACK packet."""
+    """Return an ACK packet."""
     return _prefix(Kind.ACK, namespace, ack_id) + encode_json(list(args))
 
 
 def encode_connect(namespace: str, sid: str) -> str:
-    """The answer to an accepted CONNECT."""
+    """Return the answer to an accepted CONNECT."""
     return _prefix(Kind.CONNECT, namespace) + encode_json({"sid": sid})
 
 
 def encode_connect_error(namespace: str, message: str, data: dict[str, Any] | None = None) -> str:
-    """The answer to a refused CONNECT: clients keep only `message` and `data`."""
+    """Return the answer to a refused CONNECT. Clients keep only `message` and `data`."""
     error = {"message": message} if data is None else {"message": message, "data": data}
     return _prefix(Kind.CONNECT_ERROR, namespace) + encode_json(error)
 
 
 def encode_disconnect(namespace: str) -> str:
-    """A DISCONNECT packet."""
+    """Return a DISCONNECT packet."""
     return _prefix(Kind.DISCONNECT, namespace)

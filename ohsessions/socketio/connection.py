@@ -1,8 +1,8 @@
 """
 One Engine.IO connection with its I/O: the engine, its timer, the one path to the ASGI server.
 
-Owns when things are written and who is woken. The rules are the engine's; what messages mean is known to the
-receiver. Every entry point ends in `_settle`, which looks at what the engine now wants.
+Owns the time of writes and the waking of tasks. The engine has the rules; the receiver knows the meaning of
+messages. Every entry point ends in `_settle`, which acts on the engine's new state.
 """
 
 import asyncio
@@ -17,67 +17,67 @@ from ohsessions.socketio.packets import count_packets, decode_payload
 __all__ = ["FAIR_SHARE", "Connection", "Credentials", "Guest", "Receiver", "Scope", "Send"]
 
 Scope = Mapping[str, Any]
-# What must be the same in all requests of a connection: see requests.credentials().
+# Values that must be the same in all requests of a connection: see requests.credentials().
 Credentials = tuple[str | None, ...]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-# After so many packets in a row others have their turn, first of all the handler: else the bound of its inbox
-# would refuse a burst that it could handle.
+# After this many packets in a row other tasks have their turn, above all the handler. Otherwise the bound of
+# the inbox would refuse a burst that the handler can manage.
 FAIR_SHARE = 100
 
 
 class Receiver(Protocol):
-    """Who gets the messages of a connection."""
+    """The part of an application that gets the messages of a connection."""
 
     def message(self, data: str | bytes) -> None:
-        """Take one message; must not block. Raises PacketError to have the connection closed."""
+        """Handle one message; must not block. Raises PacketError to close the connection."""
 
     def flooded(self) -> None:
-        """The client sends too much: say so to it. Its connection is closed then."""
+        """Notify a client that sends too much. Its connection is closed afterwards."""
 
     def closed(self, reason: str) -> None:
-        """Called once, when nothing can be sent or received any more."""
+        """Handle the end. Called once, when nothing can be sent or received any more."""
 
 
 class Guest(Protocol):
-    """What the application knows of a connection from its handshake on; see server.EngineServer."""
+    """The application's record of a connection, from its handshake on; see server.EngineServer."""
 
     def arriving(self, size: int) -> Exception | None:
-        """Count an event of `size` characters that came and is not parsed yet; what to refuse it with."""
+        """Count an event of `size` characters, not parsed yet. Return the error that refuses it, or None."""
 
     def handled(self, size: int) -> None:
-        """An event that was let in has been handled, or never will be."""
+        """Stop counting an event that has been handled or dropped."""
 
     def leave(self) -> None:
-        """Called once, when the connection is forgotten."""
+        """Stop counting the connection. Called once, when the connection is forgotten."""
 
 
 class Binding(Protocol):
     """See the module binding."""
 
     def fits(self, scope: Scope) -> bool:
-        """Whether a request comes from the client of the handshake."""
+        """Return True if a request comes from the client of the handshake."""
 
     def set_cookie(self, attributes: str) -> bytes | None:
-        """The header's value that has the client keep the cookie; None if it has it already."""
+        """Return the value of Set-Cookie, or None if the client has the cookie already."""
 
 
 class Inlet(Protocol):
-    """How a server is told what it may take of a websocket, before it hands a message to us."""
+    """A server's limits on the messages of a websocket, which apply before we receive them."""
 
     def limit(self, size: int) -> None:
-        """Take messages of at most `size` bytes."""
+        """Accept messages of at most `size` bytes."""
 
     def lift(self) -> None:
-        """Take whatever the server takes of a known client."""
+        """Accept all that the server accepts from a known client."""
 
 
 class Connection:
     """
-    What a server holds of one client.
+    A server's connection to one client.
 
-    `scope` is that of the handshake. `on_end` is called when the connection's sid can be forgotten, which in
-    polling is a little after `closed`: the client still fetches the last packets.
+    `scope` is that of the handshake. `on_end` is called when the connection's sid can be forgotten. In
+    polling this is a little after `closed`, since the client still fetches the last packets.
     """
 
     def __init__(
@@ -92,9 +92,9 @@ class Connection:
         self.credentials = credentials
         self.receiver: Receiver | None = None
         self.guest: Guest | None = None
-        self.binding: Binding | None = None  # of one that began with polling
+        self.binding: Binding | None = None  # None if the handshake was a websocket
         self.closed_by_us = False
-        self.is_posting = False  # a POST is being read; another one would overtake it
+        self.is_posting = False  # a POST is being read; a second one would overtake it
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         numbers = engine.settings
@@ -111,7 +111,7 @@ class Connection:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing more can be sent."""
+        """True if nothing more can be sent."""
         return self.engine.state is not State.OPEN
 
     @property
@@ -121,25 +121,25 @@ class Connection:
 
     @property
     def input_limit(self) -> int:
-        """The size of the largest message that is taken now."""
+        """The size of the largest message that is accepted now."""
         settings = self.engine.settings
         first = settings.first_payload
         return settings.max_payload if self._lifted or first is None else first
 
     @property
     def is_known(self) -> bool:
-        """Whether the application knows the client, by its handshake or since lift_limit()."""
+        """True if the application knows the client, by the handshake or since lift_limit()."""
         return self._lifted
 
     def lift_limit(self) -> None:
-        """Take messages of max_payload from now on: the application knows the client."""
+        """Accept messages of max_payload from now on: the application knows the client."""
         self._lifted = True
         self.engine.lift()
         if self._inlet is not None:
             self._inlet.lift()
 
     def use_inlet(self, inlet: Inlet | None) -> None:
-        """Tell the server of a websocket, if it asks, what it may take for this connection."""
+        """Set the limits of this connection in its websocket's server, if the server has an inlet."""
         self._inlet = inlet
         if inlet is not None:
             inlet.limit(self.input_limit)
@@ -168,7 +168,7 @@ class Connection:
         self._settle()
 
     def received(self, packet: str | bytes) -> None:
-        """Take one packet of the client. More than it may send closes the connection as `flooding`."""
+        """Handle one packet of the client. A packet over the rate closes the connection as `flooding`."""
         if self._inflow.try_take(1, len(packet)):
             self._take(packet)
         else:
@@ -193,9 +193,10 @@ class Connection:
 
     async def receive_payload(self, body: bytes) -> bool:
         """
-        Take the body of a POST. False: it broke the protocol and the connection with it.
+        Handle the body of a POST. Return False if it broke the protocol, which closes the connection.
 
-        Raises RequestRefused, before anything is split, if the client may not send so much in one POST.
+        Raises RequestRefused, before the body is split, if one POST has too many packets. This and a body
+        over the rate close the connection as `flooding`.
         """
         count = count_packets(body)
         if count > self.engine.settings.post_packets:
@@ -217,10 +218,10 @@ class Connection:
 
     async def write(self, send: Send) -> None:
         """
-        Write to a websocket what is queued, until the connection has ended.
+        Write the queue to a websocket until the connection has ended.
 
-        The only place that does, so order is that of the queue. Returns early, and aborts, if the peer is
-        gone.
+        Only this method writes, so the order is that of the queue. If the peer is gone, the connection is
+        aborted.
         """
         queue = self.engine.queue
         try:
@@ -235,7 +236,7 @@ class Connection:
                     self._wake.clear()
                     await self._wake.wait()
         except TimeoutError:
-            pass  # aborted, while the server made us wait for a client that does not read
+            pass  # aborted while send() waited for a client that does not read
         except OSError:
             pass  # the peer is gone
         finally:
@@ -257,7 +258,7 @@ class Connection:
         return self.engine.poll_is_ready
 
     async def wait_poll(self) -> None:
-        """Return as soon as the poll can be answered. A turn of the loop later, so answers gather."""
+        """Wait until the poll can be answered. It resumes one turn of the loop later, so packets gather."""
         while not self.engine.poll_is_ready:
             self._wake.clear()
             await self._wake.wait()
@@ -293,7 +294,7 @@ class Connection:
 
     @property
     def is_upgraded(self) -> bool:
-        """Whether a websocket carries it."""
+        """True if a websocket carries the connection."""
         return self.engine.transport is Transport.WEBSOCKET
 
     # -- consequences
@@ -324,7 +325,7 @@ class Connection:
             self._on_end(self)
 
     def _arm(self) -> None:
-        """Keep one timer, not later than the engine's deadline; one that comes early does no harm."""
+        """Set one timer, not later than the engine's deadline. A timer that fires early does no harm."""
         deadline = self.engine.deadline
         timer = self._timer
         if deadline is None:

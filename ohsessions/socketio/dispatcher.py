@@ -1,8 +1,8 @@
 """
-Brings what a client sends to the handler of its socket: one task, a bounded inbox, strictly in order.
+Delivery of a client's events to the handler of its socket: one task, a bounded inbox, strictly in order.
 
-The task belongs to the server, not to a request, so it lives on when the client's request is cancelled. What
-arrived before the client left is handled first, then disconnect() is called.
+The task belongs to the server, not to a request. So it continues when the client's request is cancelled. The
+events that arrived before the client left are handled first, then disconnect() is called.
 """
 
 import asyncio
@@ -29,18 +29,18 @@ __all__ = ["LARGE_AT_ONCE", "LARGE_TEXT", "Dispatcher"]
 
 logger = logging.getLogger("ohsessions.socketio")
 
-# Texts of more characters are parsed off the event loop; below it the thread would cost more.
+# Longer texts, in characters, are parsed in a thread. For shorter ones the thread would cost more.
 LARGE_TEXT = 64 * 1024
-# So many of these events a server handles at once: meanwhile one takes several times its size.
+# Events longer than LARGE_TEXT that a server handles at once: each takes several times its size meanwhile.
 LARGE_AT_ONCE = 1
-# So many refused events may wait for their answers of a client that is not known; more is flooding.
+# Refused events of an unknown client that may wait for their answers; more is flooding.
 MAX_REFUSALS = 20
 MAX_AUTH = 64 * 1024
-"""The largest auth object of a CONNECT, in characters: nobody is known yet whose text it would be."""
+"""The largest auth object of a CONNECT, in characters. The client is not known yet."""
 
 
 class Dispatcher:
-    """Runs the handler of one socket. `on_refused` is called when it does not want the client."""
+    """The inbox and the handler of one socket. `on_refused` is called if the client is refused."""
 
     def __init__(
         self,
@@ -61,12 +61,12 @@ class Dispatcher:
         self._guest = socket.guest
         self._inbox: deque[tuple[Packet, Exception | None]] = deque()
         self._inbox_bytes = 0
-        self._refusals = 0  # of those in it
+        self._refusals = 0  # refused events in the inbox
         self._wake = asyncio.Event()
         self._reason: str | None = None
 
     def try_put(self, packet: Packet) -> bool:
-        """Take an event that arrived. False: there is no room, the client sends faster than it is handled."""
+        """Queue an event that arrived. Return False if there is no room: the client sends too fast."""
         if self._reason is not None:
             return True
         size = len(packet.data)
@@ -74,7 +74,7 @@ class Dispatcher:
         if len(self._inbox) >= most or self._inbox_bytes + size > self._max_bytes:
             return False
         refusal = self._guest.arriving(size) if self._guest is not None else None
-        if refusal is not None:  # its answer keeps its place in the order; its text is not kept
+        if refusal is not None:  # the answer keeps its place in the order, but the text is not needed
             if self._refusals >= MAX_REFUSALS and not self.socket.is_known:
                 return False
             packet, size = replace(packet, data=""), 0
@@ -85,7 +85,7 @@ class Dispatcher:
         return True
 
     def finish(self, reason: str, *, drop: bool) -> None:
-        """The socket has ended. `drop`: by our decision, so what still waits is not handled."""
+        """End the socket. With `drop`, when the server ended it, events that still wait are not handled."""
         if self._reason is not None:
             return
         self._reason = reason
@@ -97,7 +97,7 @@ class Dispatcher:
         self._wake.set()
 
     async def run(self, connect: Packet) -> None:
-        """The life of the socket, from its CONNECT packet to the handler's disconnect()."""
+        """Run the socket, from its CONNECT packet to the handler's disconnect()."""
         try:
             if await self._connect(connect):
                 await self._serve()
@@ -136,7 +136,7 @@ class Dispatcher:
         while True:
             for number in itertools.count(1):
                 if self._waits_for_reader:
-                    # Answers to a stranger who reads none would pile up.
+                    # Answers to an unknown client that does not read would pile up.
                     await self.socket.wait_writable()
                 if not inbox:
                     break
@@ -151,8 +151,8 @@ class Dispatcher:
                         await self._handle(packet, refusal)
                 finally:
                     self._handled(packet)
-                    del packet  # else the last one stays as long as the client says nothing
-                if number % FAIR_SHARE == 0:  # a handler that only refuses waits for nothing
+                    del packet  # else the last packet stays in memory until the next one
+                if number % FAIR_SHARE == 0:  # a handler that only refuses never awaits
                     await asyncio.sleep(0)
             if self._reason is not None:
                 return
@@ -161,7 +161,7 @@ class Dispatcher:
 
     @property
     def _waits_for_reader(self) -> bool:
-        """Whether a client that nobody knows has not read its answers: no further event is handled then."""
+        """True if an unknown client has not read its answers; no further event is handled then."""
         return not (self.socket.writable or self.socket.is_known)
 
     def _handled(self, packet: Packet) -> None:
@@ -169,7 +169,7 @@ class Dispatcher:
             self._guest.handled(len(packet.data))
 
     async def _parse(self, packet: Packet) -> tuple[str, list[Any]]:
-        """See codec.parse_event(). What is large is parsed in a thread: the order stays, since all wait."""
+        """See codec.parse_event(). Large events are parsed in a thread. Later events wait for them."""
         self.socket.event_size = len(packet.data)
         if len(packet.data) <= LARGE_TEXT:
             return parse_event(packet, self._max_values)

@@ -1,5 +1,5 @@
 """
-What can go wrong between a Socket.IO client and this server.
+The errors between a Socket.IO client and this server.
 
 SocketIOError
 ├── PacketError           the client broke the protocol: its connection is closed
@@ -19,7 +19,7 @@ class SocketIOError(Exception):
 
 
 class PacketError(SocketIOError):
-    """A packet has a form that the protocol does not know. The message says which."""
+    """A packet breaks the protocol. The message says how."""
 
 
 class ConnectionRefused(SocketIOError):
@@ -55,47 +55,51 @@ class RequestRefused(SocketIOError):
 
     @classmethod
     def unknown_transport(cls) -> "RequestRefused":
-        """The query has no `transport`, or one that is neither polling nor websocket."""
+        """Return the error for a query whose `transport` is missing, or neither polling nor websocket."""
         return cls(0, "Transport unknown")
 
     @classmethod
     def unknown_sid(cls) -> "RequestRefused":
-        """No connection with this Engine.IO sid, or not any more."""
+        """Return the error for an Engine.IO sid that no connection has, or has any more."""
         return cls(1, "Session ID unknown")
 
     @classmethod
     def bad_handshake_method(cls) -> "RequestRefused":
-        """A handshake is a GET."""
+        """Return the error for a handshake that is not a GET."""
         return cls(2, "Bad handshake method")
 
     @classmethod
     def bad_request(cls) -> "RequestRefused":
-        """The request does not fit the state of its connection."""
+        """Return the error for a request that its connection does not allow, or that breaks the protocol."""
         return cls(3, "Bad request")
 
     @classmethod
     def forbidden(cls) -> "RequestRefused":
-        """A foreign origin, or somebody else's connection."""
+        """Return the error for a foreign origin, or for another client's connection."""
         return cls(4, "Forbidden", status=403)
 
     @classmethod
     def unsupported_version(cls) -> "RequestRefused":
-        """Only Engine.IO 4 is spoken here."""
+        """Return the error for any version but Engine.IO 4."""
         return cls(5, "Unsupported protocol version")
 
     @classmethod
     def too_large(cls) -> "RequestRefused":
-        """A POST over max_payload. Node answers 413 without a body and keeps the connection, as we do."""
+        """
+        Return the error for a POST that is too large. Node's server sends the same status, without a body.
+
+        A POST over the size limit keeps the connection, as in Node; too many packets in one POST close it.
+        """
         return cls(3, "Payload too large", status=413)
 
     @classmethod
     def too_many(cls, message: str) -> "RequestRefused":
-        """The application lets no more in for now; `message` says of what there are too many."""
+        """Return the error for a connection over a limit of the application; `message` names the limit."""
         return cls(3, message, status=429)
 
     @classmethod
     def stopping(cls) -> "RequestRefused":
-        """The server accepts no new connections; the client's next try may reach another."""
+        """Return the error for a new connection while the server stops. A retry may reach another server."""
         return cls(3, "Server is stopping", status=503)
 
 

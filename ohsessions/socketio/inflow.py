@@ -1,20 +1,20 @@
 """
-What one client may send in a time: packets and bytes, counted before anything is parsed.
+The limit on the packets and bytes of one client, counted before anything is parsed.
 
-Owns one bucket, in seconds: a packet costs 1 / packet_rate, a byte 1 / byte_rate, and a second pays back a
-second. Knows neither what packets mean nor what happens to a client that sends too much.
+Owns one bucket, in seconds: a packet costs 1 / packet_rate, a byte costs 1 / byte_rate, and each second pays
+back one second. Knows neither the meaning of packets nor what happens to a client that sends too much.
 """
 
 from collections.abc import Callable
 
 __all__ = ["BURST_SECONDS", "Inflow"]
 
-# So many seconds' worth may come at once.
+# The input of this many seconds may come at once.
 BURST_SECONDS = 10.0
 
 
 class Inflow:
-    """The bucket of one connection. A rate of None is any; `largest` is the size of the largest message."""
+    """The bucket of one connection. A rate of None is no limit. `largest` is the largest message's size."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Inflow:
         self._paid_until = clock() - self._burst
 
     def try_take(self, packets: int, size: int) -> bool:
-        """Count packets of `size` bytes together. False: that is more than this client may send now."""
+        """Count packets of `size` bytes together. Return False, uncounted, if that is too much now."""
         now = self._clock()
         cost = packets * self._per_packet + size * self._per_byte
         paid_until = max(self._paid_until, now - self._burst) + cost

@@ -1,5 +1,5 @@
 """
-Engine.IO 4 packets: one character of type, then the data; in a payload (long polling) joined by U+001E.
+Engine.IO 4 packets: a type character, then the data. A payload (long polling) joins packets by U+001E.
 
 Owns the text form of packets and payloads. Knows nothing of states, time or Socket.IO.
 Source: https://github.com/socketio/engine.io-protocol
@@ -38,7 +38,7 @@ BASE64_MESSAGE = "b"
 
 
 def open_packet(sid: str, upgrades: list[str], settings: EngineSettings) -> str:
-    """The first packet of a connection. Clients read times as whole milliseconds."""
+    """Return the first packet of a connection. Clients read times as whole milliseconds."""
     handshake = {
         "sid": sid,
         "upgrades": upgrades,
@@ -50,7 +50,7 @@ def open_packet(sid: str, upgrades: list[str], settings: EngineSettings) -> str:
 
 
 def encode_payload(packets: Iterable[str | bytes]) -> str:
-    """The body that carries these packets in one poll; binary messages go as base64."""
+    """Return the body that carries these packets in one poll, binary messages as base64."""
     return SEPARATOR.join(
         packet if isinstance(packet, str) else BASE64_MESSAGE + base64.b64encode(packet).decode()
         for packet in packets
@@ -58,15 +58,15 @@ def encode_payload(packets: Iterable[str | bytes]) -> str:
 
 
 def count_packets(body: bytes) -> int:
-    """The number of packets in the body of a POST, found without splitting it."""
+    """Return the number of packets in the body of a POST, without splitting the body."""
     return body.count(SEPARATOR.encode()) + 1
 
 
 def decode_payload(body: bytes) -> list[str | bytes]:
     """
-    The packets of a POST: text packets with their type character, binary messages as bytes.
+    Return the packets of a POST: text packets with their type character, binary messages as bytes.
 
-    Raises PacketError if the body is not UTF-8, or its base64 is none.
+    Raises PacketError if the body is not UTF-8, or a binary packet is not base64.
     """
     try:
         text = body.decode()

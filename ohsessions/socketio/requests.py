@@ -1,7 +1,7 @@
 """
-Which HTTP request or websocket handshake is let in, and to which connection.
+The reading of requests: the query, headers, cookies and credentials of an ASGI scope.
 
-Owns the order of Engine.IO's checks and what "the same client" means. Knows scopes, but does no I/O.
+Owns the order of Engine.IO's checks and which credentials must stay the same. Knows scopes, but does no I/O.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,14 @@ __all__ = ["Query", "cookie", "credentials", "header", "parse_query"]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """The part of a query string that is Engine.IO's: a handshake if it has no sid."""
+    """The part of a query string that Engine.IO uses. A request without `sid` is a handshake."""
 
     transport: Transport
     sid: str | None
 
 
 def parse_query(scope: Scope) -> Query:
-    """Read the query of a request. Raises RequestRefused as Node's server would, in the same order."""
+    """Return the query of a request. Raises RequestRefused; the checks have the order of Node's server."""
     values = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
 
     def first(name: str) -> str | None:
@@ -47,7 +47,7 @@ def parse_query(scope: Scope) -> Query:
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """The first value of a header; names in lower case."""
+    """Return the first value of a header, or None. `name` is in lower case."""
     for key, value in scope["headers"]:
         if key == name:
             return str(value.decode("latin-1"))
@@ -55,7 +55,7 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 
 def cookie(scope: Scope, name: str) -> str | None:
-    """The raw value of a cookie; the last one counts, as in Django."""
+    """Return the raw value of a cookie, or None. The last one counts, as in Django."""
     found = None
     for key, value in scope["headers"]:
         if key == b"cookie":
@@ -68,10 +68,10 @@ def cookie(scope: Scope, name: str) -> str | None:
 
 def credentials(scope: Scope, session_cookie: Callable[[], str | None]) -> Credentials:
     """
-    What tells two users apart without asking the database: session cookie and Authorization header.
+    Return what distinguishes users without a query: the session cookie and the Authorization header.
 
-    An Engine.IO sid travels in query strings, and so in logs: it must not be enough to take a connection
-    over.
+    Query strings, and so logs, contain the Engine.IO sid. The sid alone must not be enough to take a
+    connection over.
     """
     name = session_cookie()
     return (cookie(scope, name) if name else None, header(scope, b"authorization"))

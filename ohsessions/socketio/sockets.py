@@ -1,8 +1,8 @@
 """
-A Socket: one client in one namespace, as the application sees it. And Handler: the application, as we see it.
+Socket: one client in one namespace, as the application sees it. Handler: the application, as we see it.
 
-Owns what goes to the client: encoding, acknowledgements, and that nothing precedes the answer to CONNECT.
-What comes from the client is brought to the handler by the dispatcher.
+Owns the output to the client: encoding, acknowledgements, and that nothing precedes the answer to CONNECT.
+The dispatcher brings the client's events to the handler.
 """
 
 import asyncio
@@ -26,45 +26,45 @@ class Handler(Protocol):
     The application's side of one Socket. One task per Socket calls it: one call at a time, in order of
     arrival.
 
-    An exception of event() or malformed() is logged and does not end the socket.
+    An exception in event(), malformed() or refused() is logged and does not end the socket.
     """
 
     async def connect(self, auth: object) -> None:
         """
         Accept the client, or raise ConnectionRefused.
 
-        `auth` is the object sent with CONNECT, empty without one. What is emitted here is sent after the
+        `auth` is the object sent with CONNECT, empty without one. Events emitted here are sent after the
         answer.
         """
 
     async def event(self, name: str, args: list[Any], ack: Ack | None) -> None:
-        """Handle an event. `ack(*args)`, when the client asked for one, works once and from anywhere."""
+        """Handle an event. `ack(*args)`, if the client asked for one, may be called once, at any time."""
 
     async def malformed(self, problem: codec.MalformedEvent, ack: Ack | None) -> None:
-        """Handle an event that could not be read; `ack` as in event()."""
+        """Handle an event that could not be read. `ack` is as in event()."""
 
     async def refused(self, error: Exception, ack: Ack | None) -> None:
-        """Answer an event that the connection's guest refused at its arrival, in its place in the order."""
+        """Answer, in the order of arrival, an event that the connection's guest refused."""
 
     async def disconnect(self, reason: str) -> None:
-        """Called exactly once and last, for each connect() that was called, whether it accepted or not."""
+        """Handle the end. Called once and last, even if connect() refused or `auth` could not be read."""
 
 
 class Socket:
     """
     One Socket.IO connection in one namespace.
 
-    `scope` is that of the Engine.IO handshake. All methods are for the event loop's thread.
+    `scope` is that of the Engine.IO handshake. Call all methods in the event loop's thread.
     """
 
     def __init__(self, connection: Connection, namespace: str) -> None:
         self.sid = secrets.token_urlsafe(15)
         self.namespace = namespace
-        # Characters of the event that the handler is called with: large ones are for a thread.
+        # Characters of the event that is being handled. The handler may use a thread for a large one.
         self.event_size = 0
         self._connection = connection
         self._closed = False
-        # What connect() emits; None once the client knows that it is connected.
+        # The packets emitted during connect(); None once the client knows that it is connected.
         self._held: list[str] | None = []
         self._ack_ids = itertools.count()
         self._waiting: dict[int, asyncio.Future[list[Any]]] = {}
@@ -76,26 +76,26 @@ class Socket:
 
     @property
     def guest(self) -> Guest | None:
-        """What the server's make_guest gave for the connection."""
+        """The guest that the server's make_guest returned for the connection; None without make_guest."""
         return self._connection.guest
 
     @property
     def transport(self) -> str:
-        """`websocket` or `polling`: how the client is connected now."""
+        """The transport of the connection now: `websocket` or `polling`."""
         return str(self._connection.engine.transport)
 
     @property
     def closed(self) -> bool:
-        """Whether this socket has ended. What is sent to it then is dropped."""
+        """True if this socket has ended. Packets sent after that are dropped."""
         return self._closed or self._connection.closed
 
     @property
     def writable(self) -> bool:
-        """False while the client has not shown that it read what it was sent."""
+        """False while a barrier waits for the client to read; see EngineIO.writable."""
         return self._closed or self._connection.writable
 
     async def wait_writable(self) -> None:
-        """Return at once when writable or closed, else as soon as either is so."""
+        """Wait until the socket is writable or closed."""
         if not self._closed:
             await self._connection.wait_writable()
 
@@ -105,15 +105,15 @@ class Socket:
         return self._connection.is_known
 
     def lift_limit(self) -> None:
-        """Take messages of max_payload: the client is known. See EngineSettings.first_payload."""
+        """Accept messages of max_payload: the client is known. See EngineSettings.first_payload."""
         self._connection.lift_limit()
 
     def emit(self, name: str, *args: object) -> None:
-        """Queue an event. Raises ValueError or TypeError if an argument has no form in JSON."""
+        """Queue an event. Raises ValueError or TypeError if JSON cannot express an argument."""
         self.send_text(codec.encode_event(name, *args, namespace=self.namespace))
 
     def send_text(self, packet: str) -> None:
-        """Queue a Socket.IO packet made by codec.encode_event() for this namespace, encoded once for many."""
+        """Queue a packet of codec.encode_event() for this namespace; many sockets can share one packet."""
         if self._closed:
             return
         if self._held is not None:
@@ -123,9 +123,10 @@ class Socket:
 
     async def call(self, name: str, *args: object, timeout: float | None = None) -> list[Any]:
         """
-        Emit an event and return what the client acknowledges it with.
+        Emit an event and return the arguments of the client's acknowledgement.
 
-        Raises TimeoutError after `timeout` seconds, and SocketClosedError if the client goes before.
+        Raises TimeoutError after `timeout` seconds, SocketClosedError if the client leaves before, and
+        MalformedEventError if the acknowledgement cannot be read.
         """
         if self.closed:
             raise SocketClosedError("the socket is closed")
@@ -140,15 +141,15 @@ class Socket:
             self._waiting.pop(ack_id, None)
 
     async def disconnect(self, reason: str = "server disconnect", *, reconnect: bool = False) -> None:
-        """See close(). Does not wait for the handler, whose disconnect() follows its current call."""
+        """See close(). Does not wait for the handler; its disconnect() follows its current call."""
         self.close(reason, reconnect=reconnect)
 
     def close(self, reason: str, *, reconnect: bool = False) -> None:
         """
-        End the socket and its connection, after what is queued.
+        End the socket and its connection, after the queued packets.
 
-        JavaScript clients stay away after a DISCONNECT packet; with `reconnect` there is none, and they
-        return.
+        JavaScript clients do not reconnect after a DISCONNECT packet. With `reconnect` none is sent, so
+        they reconnect.
         """
         if self.closed:
             return
@@ -159,18 +160,18 @@ class Socket:
     # -- for the dispatcher
 
     def confirm(self) -> None:
-        """Tell the client that it is connected, then what was emitted meanwhile."""
+        """Accept the client, then send the packets that were emitted meanwhile."""
         held, self._held = self._held or [], None
         for packet in [codec.encode_connect(self.namespace, self.sid), *held]:
             self.send_text(packet)
 
     def refuse(self, message: str, data: dict[str, Any] | None = None) -> None:
-        """Tell the client that it is not connected."""
+        """Refuse the client; packets that were emitted meanwhile are dropped."""
         self._held = None
         self.send_text(codec.encode_connect_error(self.namespace, message, data))
 
     def ack_for(self, ack_id: int | None) -> Ack | None:
-        """A function that acknowledges once."""
+        """Return a function that acknowledges once, or None if the client did not ask for it."""
         if ack_id is None:
             return None
         waiting = True
@@ -185,7 +186,7 @@ class Socket:
         return ack
 
     def acknowledged(self, packet: codec.Packet) -> None:
-        """The client's answer to call(). One that nobody waits for, or that says nothing, is ignored."""
+        """Pass the client's answer to its call(). An unexpected or binary acknowledgement is ignored."""
         waiting = None if packet.ack_id is None else self._waiting.get(packet.ack_id)
         if waiting is None or waiting.done() or packet.kind is not codec.Kind.ACK:
             return
@@ -196,7 +197,7 @@ class Socket:
             waiting.set_exception(exc)
 
     def end(self) -> None:
-        """Nothing is sent any more."""
+        """End the socket: nothing is sent any more, and waiting calls fail with SocketClosedError."""
         self._closed = True
         for waiting in self._waiting.values():
             if not waiting.done():
