@@ -1,4 +1,4 @@
-"""What servers do differently when an application sends to a websocket whose client has gone."""
+"""The differences between servers when an application sends to a websocket that is closed."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ __all__ = ["raise_os_error_when_closed"]
 
 def raise_os_error_when_closed(send: Send) -> Send:
     """
-    The same `send`, raising OSError when the websocket is closed, as the ASGI specification has it.
+    Return a `send` that raises OSError if the websocket is closed, as the ASGI specification requires.
 
-    daphne passes on Autobahn's Disconnected (a RuntimeError) while the closing handshake is under way.
+    daphne raises Autobahn's Disconnected (a RuntimeError) during the closing handshake.
     """
 
     async def send_to_open(message: dict[str, Any]) -> None:

@@ -1,9 +1,9 @@
 """
-The Channels consumer that carries Engine.IO: HTTP requests and websockets in, the same out.
+The Channels consumer that carries Engine.IO over HTTP requests and websockets.
 
-Owns only the translation between ASGI and connections. It has its own __call__: that of AsyncConsumer makes a
-channel in the layer for each connection and passes each message through the thread-sensitive thread, and this
-must work at full speed with the layer away.
+Owns only the translation between ASGI and connections. It has its own __call__, since it must work at full
+speed without the channel layer. AsyncConsumer's __call__ makes a channel in the layer for each connection and
+passes each message through the thread-sensitive thread.
 """
 
 import asyncio
@@ -27,17 +27,17 @@ Headers = list[tuple[bytes, bytes]]
 
 POLL_HEADERS: Headers = [(b"content-type", b"text/plain; charset=UTF-8")]
 
-# How long a server may take to pass on a close frame to a client that does not read, in seconds.
+# Seconds that a server may take to send a close frame to a client that does not read.
 CLOSE_PATIENCE = 5.0
-# daphne sends no other of the registered codes (it raises), and Engine.IO clients read none.
+# Of the registered codes daphne sends only this one; for others it raises. Engine.IO clients read no code.
 CLOSE_WEBSOCKET = {"type": "websocket.close", "code": 1000}
 
 
 class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
     """
-    Mount it for http and websocket alike: `SocketIOConsumer.as_asgi(server=server)`.
+    The ASGI application for both http and websocket: `SocketIOConsumer.as_asgi(server=server)`.
 
-    Handshakes (requests without `sid`) should have passed the auth middleware; all others need not.
+    Handshakes (requests without `sid`) should pass the auth middleware first. Other requests need not.
     """
 
     channel_layer_alias = None
@@ -77,7 +77,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
             await self._upgrade(connection, receive, send)
 
     def _admit_websocket(self, scope: Scope) -> tuple[Connection, bool]:
-        """The connection that the websocket belongs to, and whether this is its handshake."""
+        """Return the connection of a websocket, and True if this is its handshake."""
         self.server.admit(scope)
         query = parse_query(scope)
         if query.sid is None:
@@ -86,9 +86,9 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
 
     async def _upgrade(self, connection: Connection, receive: Receive, send: Send) -> None:
         """
-        Carry a connection that polls, if the websocket probes well. If not, only the websocket ends.
+        Carry a polling connection, if the websocket's probe succeeds. If not, only the websocket ends.
 
-        A connection that has a websocket gets no second one: as in Node that is accepted, then closed.
+        If the connection has a websocket already, the second one is accepted, then closed, as in Node.
         """
         try:
             connection.begin_probe()
@@ -105,7 +105,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
                 connection.end_probe()
 
     async def _probe(self, connection: Connection, receive: Receive, send: Send) -> bool:
-        """Whether the client upgraded."""
+        """Return True once the client has upgraded, False if it fails to."""
         try:
             async with asyncio.timeout(connection.engine.settings.upgrade_timeout):
                 while not connection.is_upgraded:
@@ -123,7 +123,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
         return True
 
     async def _carry(self, connection: Connection, receive: Receive, send: Send) -> None:
-        """Carry a connection over its websocket. Reading has a task of its own, writing has this one."""
+        """Carry a connection over its websocket. A second task reads; this task writes."""
         peer_left = asyncio.Event()
         reader = asyncio.create_task(
             self._read(connection, receive, peer_left), name=f"websocket {connection.engine.sid}"
@@ -153,8 +153,8 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
             connection.received(content)
             if connection.closed:
                 return
-            del message, content  # else the last one stays as long as the connection is idle
-            if number % FAIR_SHARE == 0:  # receive() need not give way when much has arrived
+            del message, content  # else they stay in memory until the next message
+            if number % FAIR_SHARE == 0:  # receive() may return without giving way
                 await asyncio.sleep(0)
 
     # -- http
@@ -215,11 +215,11 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
 
 
 class _ClientGone(Exception):
-    """The client closed its request; there is nobody to answer."""
+    """The client closed its request, so no answer is possible."""
 
 
 async def _poll(connection: Connection, receive: Receive) -> str:
-    """The answer to a GET, when there is one. Raises _ClientGone if the client gives up before."""
+    """Wait for the answer to a GET and return it. Raises _ClientGone if the client gives up before."""
     connection.begin_poll()
     try:
         if not connection.poll_is_ready:
@@ -249,7 +249,7 @@ async def _wait_disconnect(receive: Receive) -> None:
 
 
 async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The body of a POST. Raises RequestRefused as soon as it is known to be too large."""
+    """Return the body of a POST. Raises RequestRefused as soon as it is known to be too large."""
     announced = header(scope, b"content-length")
     if announced is not None and announced.isdecimal() and int(announced[:20]) > limit:
         raise RequestRefused.too_large()
@@ -275,7 +275,7 @@ def _content(message: dict[str, Any]) -> str | bytes:
 
 
 def _cors(scope: Scope) -> Headers:
-    """Headers that let an allowed foreign origin read the answer."""
+    """Return headers that let an allowed foreign origin read the answer."""
     origin = header(scope, b"origin")
     if origin is None:
         return []

@@ -1,20 +1,20 @@
 """
 One Engine.IO 4 connection as a state machine without I/O.
 
-Owns: which packets are queued for the client, the heartbeat, the barrier, the upgrade, and when all that
-ends. Packets and requests go in by methods, time by a clock; what is to be written is in `queue`, the next
-moment at which tick() has something to do is `deadline`. It refuses to know of sockets, tasks, HTTP and
+Owns the queue of packets for the client, the heartbeat, the barrier, the upgrade, and the end of all these.
+Packets and requests come in by methods, time by a clock. `queue` holds the packets to be written. `deadline`
+is the next time at which tick() has something to do. The engine knows nothing of sockets, tasks, HTTP and
 Socket.IO.
 
-States: open → closing → closed, or open → closed. Closing is our orderly end: what is queued is still
-written (in polling: taken by polls, the last of which gets CLOSE) within ping_timeout.
+States: open → closing → closed, or open → closed. Closing is our orderly end: the queue is still written
+within ping_timeout (in polling: polls take the queue, and the last one gets CLOSE).
 
-The barrier. Servers give no sign that a client reads. Clients answer every PING in order, so a PING behind
-each `barrier_bytes` gives it: until its PONG the connection is not writable. In polling the next GET is the
-sign. While a barrier is out, `barrier_timeout` stands in for the ping timeout; during an upgrade, when the
-client holds its PONGs back, `upgrade_timeout` does.
+The barrier: servers do not report whether a client reads, but clients answer every PING in order. So the
+engine sends a PING after each `barrier_bytes`, and the connection is not writable until its PONG. In polling
+the next GET takes the place of the PONG. While a barrier is out, `barrier_timeout` replaces the ping timeout.
+During an upgrade the client holds its PONGs back, and `upgrade_timeout` replaces it.
 
-Sources: https://github.com/socketio/engine.io-protocol and Node's engine.io for what the text leaves open.
+Sources: https://github.com/socketio/engine.io-protocol, and Node's engine.io where that text is not precise.
 """
 
 import secrets
@@ -28,12 +28,12 @@ from ohsessions.socketio.settings import EngineSettings
 
 __all__ = ["EngineIO", "State", "Transport"]
 
-# python-engineio's client drops the connection over a payload of more (Payload.max_decode_packets).
+# python-engineio's client drops the connection if a payload has more (Payload.max_decode_packets).
 PACKETS_PER_POLL = 16
 
 
 class Transport(StrEnum):
-    """How the packets travel now."""
+    """The transport that carries the packets."""
 
     POLLING = "polling"
     WEBSOCKET = "websocket"
@@ -48,7 +48,7 @@ class State(StrEnum):
 
 
 class EngineIO:
-    """One connection, from its handshake on: the OPEN packet is the first in the queue."""
+    """One connection, from its handshake on. The OPEN packet is the first in the queue."""
 
     def __init__(self, settings: EngineSettings, transport: Transport, clock: Callable[[], float]) -> None:
         self.settings = settings
@@ -57,30 +57,30 @@ class EngineIO:
         self.state = State.OPEN
         self.reason = ""
         self.queue: deque[str | bytes] = deque()
-        self.probing = False  # a second, upgrading websocket is there
+        self.probing = False  # there is a websocket that tries to upgrade the connection
         self.upgrading = False  # and its probe was answered
         self._clock = clock
-        # Raised by lift(), if the application is to know the client first.
+        # Lower until lift(), if the application does not know the client yet.
         is_known = settings.first_payload is None
         self._barrier_bytes = (
             settings.barrier_bytes if is_known else min(settings.first_barrier_bytes, settings.barrier_bytes)
         )
-        self.poll_waits = False  # a GET is there to be answered
+        self.poll_waits = False  # a GET waits for its answer
         self._last_word = packets.CLOSE
-        # The n-th PONG answers the n-th PING, whichever kind it was.
+        # The n-th PONG answers the n-th PING, heartbeat or barrier.
         self._pings = self._pongs = 0
-        self._barrier_ping = 0  # the number of the PING that is the barrier
+        self._barrier_ping = 0  # the number of the barrier's PING
         self._barrier_due: float | None = None  # set while a barrier is out
         self._unconfirmed = 0  # bytes since the last barrier; in polling, since the last GET
-        self._taken = 0  # bytes of the last poll's answer, of which only the next GET says that it was read
-        self._behind = 0  # bytes since the barrier that is out
+        self._taken = 0  # bytes of the last poll's answer; the next GET confirms them
+        self._behind = 0  # bytes since the present barrier
         self._ping_due = clock() + settings.ping_interval
         self._pong_due: float | None = None
         self._linger_due: float | None = None
         upgrades = [Transport.WEBSOCKET.value] if transport is Transport.POLLING else []
         self._enqueue(packets.open_packet(self.sid, upgrades, settings))
 
-    # -- what the upper layer says
+    # -- from the upper layer
 
     def send(self, packet: str | bytes) -> None:
         """Queue an encoded packet: text with its type character, or a binary message. Never blocks."""
@@ -95,7 +95,7 @@ class EngineIO:
             self._raise_barrier()
 
     def lift(self) -> None:
-        """The application knows the client: it may leave barrier_bytes unread."""
+        """Allow the client barrier_bytes unread: the application knows it."""
         self._barrier_bytes = self.settings.barrier_bytes
 
     def _enqueue(self, packet: str | bytes) -> None:
@@ -104,11 +104,11 @@ class EngineIO:
 
     @property
     def writable(self) -> bool:
-        """False while the client has not shown that it read what was sent; a closed one takes all."""
+        """False while a barrier is out: the client has not shown that it reads. True if not open."""
         return self._barrier_due is None or self.state is not State.OPEN
 
     def close(self, reason: str) -> None:
-        """End it in order: what is queued still goes out."""
+        """End the connection in order: the queue is still sent."""
         if self.state is not State.OPEN:
             return
         self.state = State.CLOSING
@@ -116,7 +116,7 @@ class EngineIO:
         self._linger_due = self._clock() + self.settings.ping_timeout
 
     def abort(self, reason: str, last_word: str = packets.CLOSE) -> None:
-        """End it now. A poll that waits is answered by `last_word`."""
+        """End the connection now and drop the queue. A waiting poll is answered by `last_word`."""
         if self.state is State.CLOSED:
             return
         if self.state is State.OPEN:
@@ -125,13 +125,13 @@ class EngineIO:
         self._last_word = last_word
         self.queue.clear()
 
-    # -- what the client says
+    # -- from the client
 
     def receive(self, packet: str | bytes) -> str | bytes | None:
         """
-        Take a packet; returns the content of a message, None for all else.
+        Handle a packet. Return the content of a message, or None for all other packets.
 
-        Raises PacketError on what is no packet, or none that a client may send.
+        Raises PacketError if it is not a packet, or not one that a client may send.
         """
         if isinstance(packet, bytes):
             return packet
@@ -148,7 +148,7 @@ class EngineIO:
 
     def _pong(self) -> None:
         if self._pongs == self._pings:
-            # Clients answer each PING exactly once; a flood of PONGs would cost more than it says.
+            # Clients answer each PING exactly once. A flood of PONGs would cost time for nothing.
             raise PacketError("a pong that no ping asked for")
         now = self._clock()
         self._pongs += 1
@@ -170,9 +170,9 @@ class EngineIO:
 
     def begin_poll(self) -> None:
         """
-        A GET arrived, so the answer to the one before was read.
+        Register a GET. It confirms that the client read the answer to the GET before.
 
-        Raises RequestRefused, and closes the connection, if that one still waits.
+        Raises RequestRefused, and ends the connection, if the GET before still waits for its answer.
         """
         if self.poll_waits:
             self.abort("overlapping polls")
@@ -187,7 +187,7 @@ class EngineIO:
 
     @property
     def poll_is_ready(self) -> bool:
-        """Whether end_poll() has an answer to give."""
+        """True if the GET can be answered."""
         return bool(
             self.queue
             or self.upgrading
@@ -196,14 +196,14 @@ class EngineIO:
         )
 
     def end_poll(self) -> str:
-        """The body that answers the GET."""
+        """Return the body that answers the GET."""
         self.poll_waits = False
         if self.state is State.CLOSED:
             return self._last_word
         if self.transport is Transport.WEBSOCKET:
             return packets.NOOP
         if not self.queue and self.state is State.CLOSING:
-            # CLOSE stands alone: the JavaScript client acts on it before a DISCONNECT of the same payload.
+            # CLOSE is sent alone: the JavaScript client handles it before a DISCONNECT of the same payload.
             self.abort(self.reason)
             return packets.CLOSE
         if not self.queue:
@@ -213,7 +213,7 @@ class EngineIO:
         return packets.encode_payload(taken)
 
     def cancel_poll(self) -> None:
-        """The client gave a poll up; what it missed is not known, so the connection ends (as in Node)."""
+        """End the connection, as Node does: the client gave up a poll, and may have missed packets."""
         self.poll_waits = False
         self.abort("transport close")
 
@@ -221,9 +221,9 @@ class EngineIO:
 
     def begin_probe(self) -> None:
         """
-        A websocket arrived for this connection; end_probe() must follow, within upgrade_timeout.
+        Register a websocket that wants to upgrade. end_probe() must follow within upgrade_timeout.
 
-        Raises RequestRefused unless the connection may upgrade now.
+        Raises RequestRefused if the connection cannot upgrade now.
         """
         if self.transport is Transport.WEBSOCKET or self.probing or self.state is not State.OPEN:
             raise RequestRefused.bad_request()
@@ -231,9 +231,9 @@ class EngineIO:
 
     def receive_probe(self, packet: str | bytes) -> str | None:
         """
-        Take a packet of the probing websocket; returns what to write to it at once.
+        Handle a packet of the probing websocket. Return the packet to answer at once, or None.
 
-        Raises PacketError if it is not part of an upgrade: then only that websocket ends.
+        Raises PacketError if it is not part of an upgrade. Only that websocket must end then.
         """
         if packet == packets.PROBE_PING and self.probing and not self.upgrading:
             self.upgrading = True
@@ -245,14 +245,14 @@ class EngineIO:
         raise PacketError("not part of an upgrade")
 
     def end_probe(self) -> None:
-        """The upgrade is done or given up: the client answers again, and the heartbeat goes on."""
+        """Resume the heartbeat: the upgrade is done or given up, and the client answers PINGs again."""
         if not self.probing:
             return
         self.probing = self.upgrading = False
         now = self._clock()
         if self._pong_due is not None:
             self._pong_due = now + self.settings.ping_timeout
-        if self.transport is Transport.WEBSOCKET:  # which confirms all that polls took
+        if self.transport is Transport.WEBSOCKET:  # the upgrade confirms all answers of polls
             self._barrier_due = None
             self._unconfirmed = sum(map(len, self.queue))
             if self._unconfirmed >= self._barrier_bytes:
@@ -264,7 +264,7 @@ class EngineIO:
 
     @property
     def deadline(self) -> float | None:
-        """When tick() is to be called; None: never."""
+        """The time at which tick() must be called, or None."""
         if self.state is not State.OPEN:
             return self._linger_due if self.state is State.CLOSING else None
         if self.upgrading:
@@ -274,7 +274,7 @@ class EngineIO:
         return self._ping_due if self._pong_due is None else self._pong_due
 
     def tick(self) -> None:
-        """Do what is due. Early calls do nothing."""
+        """Act on a deadline that has passed. Early calls do nothing."""
         now = self._clock()
         if self.state is State.CLOSING and self._linger_due is not None and now >= self._linger_due:
             self.abort(self.reason)
@@ -288,7 +288,7 @@ class EngineIO:
         elif self._pong_due is not None:
             self.abort("ping timeout")
         elif self.transport is Transport.WEBSOCKET and self._unconfirmed >= self._barrier_bytes // 4:
-            # The client may need longer than ping_timeout to read what is in front of this PING.
+            # The client may need longer than ping_timeout to read the bytes before this PING.
             self._raise_barrier()
         else:
             self._ping(now)

@@ -1,9 +1,9 @@
 """
-How many values a JSON text has and how deep they lie, found without parsing it.
+The number and depth of the values of a JSON text, found without parsing it.
 
-A parsed text may take twenty times its size and a microsecond for each value: 3.8 MiB of nested lists hold
-the event loop for 3 s. Everything here is a few passes that C makes, about 10 ms for each MiB at most; what
-is counted for a text that is no JSON does not matter, since the parser refuses it.
+A parsed text may take twenty times its size, and parsing takes a microsecond for each value: 3.8 MiB of
+nested lists block the event loop for 3 s. The functions here make a few passes in C, about 10 ms for each MiB
+at most. Their results for a text that is not JSON do not matter, since the parser refuses it.
 """
 
 from itertools import accumulate, count
@@ -17,16 +17,21 @@ _STEPS = bytes.maketrans(_BRACKETS, bytes([2, 0, 2, 0]))
 
 
 def exceeds(text: str, most: int) -> bool:
-    """Return whether a JSON text has more than `most` values, the keys of objects not counted."""
-    if _values(text) <= most:  # with those that only look like values in a string
+    """
+    Return True if a JSON text has more than `most` values.
+
+    Neither the outermost value nor the keys of objects count. An empty list or object counts twice.
+    """
+    if _values(text) <= most:  # also counts commas and brackets in strings
         return False
     text = _without_escapes(text)
-    # Each value but the first two of a text stands behind a comma, a colon or an opening bracket.
+    # Each value has at most two strings, its key and itself, so four quotes. Each item of a list or object
+    # needs a comma or an opening bracket.
     return text.count('"') > 4 * most or _values(outside_strings(text)) > most
 
 
 def is_deeper(text: str, most: int) -> bool:
-    """Return whether the values of a JSON text are nested more than `most` levels deep."""
+    """Return True if the values of a JSON text are nested more than `most` levels deep."""
     if text.count("[") + text.count("{") <= most:
         return False
     outside = outside_strings(_without_escapes(text))
@@ -35,7 +40,7 @@ def is_deeper(text: str, most: int) -> bool:
 
 
 def outside_strings(text: str) -> str:
-    """Return what stands outside the strings of a JSON text, which has no escapes any more."""
+    """Return the parts of a JSON text outside its strings. Its escapes must have been removed."""
     return "".join(text.split('"')[::2])
 
 

@@ -1,8 +1,8 @@
 """
 The server side of a mount: its connections by Engine.IO sid, its sockets by Socket.IO sid, its configuration.
 
-One per process and mount; all in one event loop. EngineServer speaks Engine.IO only, and is what the official
-Engine.IO suite is run against.
+There is one server for each process and mount; everything runs in one event loop. EngineServer knows only
+Engine.IO; the official Engine.IO test suite runs against it.
 """
 
 import asyncio
@@ -28,18 +28,18 @@ from ohsessions.socketio.sockets import Handler, Socket
 
 __all__ = ["EngineServer", "SocketIOServer"]
 
-# How long close() waits for handlers that are in the middle of something, in seconds.
+# Seconds that each step of close() waits: for connections to end, for handlers, for cancelled handlers.
 GRACE = 5.0
 
 
 class EngineServer(ABC):
     """
-    The connections of a mount, whatever their messages mean.
+    The connections of a mount. The server does not know the meaning of their messages.
 
-    `make_guest` is asked at each handshake that was admitted. It raises RequestRefused, or gives what the
-    application wants to keep of the connection. `cookie` gives the attributes (`; Path=/socket.io`) of the
-    cookie that a polling handshake sets; without it none is set. `address_of` a scope is its client's
-    address. See binding.
+    `make_guest` is called at each handshake that was admitted. It raises RequestRefused, or returns the
+    application's record of the connection. `cookie` returns the attributes (`; Path=/socket.io`) of the
+    cookie that a polling handshake sets; without `cookie` none is set. `address_of` returns the client's
+    address for a scope. See binding.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class EngineServer(ABC):
 
     @abstractmethod
     def make_receiver(self, connection: Connection) -> Receiver:
-        """Who gets the messages of a new connection."""
+        """Return the receiver of a new connection's messages."""
 
     @property
     def connections(self) -> Mapping[str, Connection]:
@@ -70,7 +70,7 @@ class EngineServer(ABC):
         return MappingProxyType(self._connections)
 
     def open(self, scope: Scope, transport: Transport) -> Connection:
-        """A new connection. Raises RequestRefused while the server stops, and what make_guest raises."""
+        """Return a new connection. Raises RequestRefused while the server stops, or if make_guest does."""
         if self._stopping:
             raise RequestRefused.stopping()
         guest = self._make_guest(scope) if self._make_guest is not None else None
@@ -84,7 +84,7 @@ class EngineServer(ABC):
         return connection
 
     def find(self, scope: Scope, sid: str) -> Connection:
-        """The connection that a later request belongs to. Raises RequestRefused if it has no right to it."""
+        """Return the connection of a later request. Raises RequestRefused if sid or client is wrong."""
         connection = self._connections.get(sid)
         if connection is None:
             raise RequestRefused.unknown_sid()
@@ -96,17 +96,17 @@ class EngineServer(ABC):
         return connection
 
     def input_limit(self, query: str) -> int | None:
-        """Return how many bytes a POST with this query may have; None if no connection is its own."""
+        """Return the most bytes of a POST with this query, or None if the query names no connection."""
         sid = parse_qs(query).get("sid", [""])[0]
         connection = self._connections.get(sid)
         return None if connection is None else connection.input_limit
 
     async def close(self, reason: str) -> None:
         """
-        Accept no more connections and end all there are, so that their clients reconnect (elsewhere).
+        Refuse new connections and end all existing ones, so that their clients reconnect (elsewhere).
 
-        What is queued for connected clients is written. Returns when handlers have ended, at most GRACE
-        seconds later.
+        The queues of connected clients are written. Connections that have not ended after GRACE seconds are
+        aborted.
         """
         self._stopping = True
         for connection in list(self._connections.values()):
@@ -131,11 +131,11 @@ class EngineServer(ABC):
 
 class SocketIOServer(EngineServer):
     """
-    Socket.IO for the handlers that `handler_factory` makes.
+    The Socket.IO connections of a mount, with handlers from `handler_factory`.
 
-    `admit(scope)` raises RequestRefused for requests that may not reach any connection. `settings` is asked
-    at each handshake, with its scope; without it the other numbers, which are those of EngineSettings, are
-    fixed. `farewell(socket, reason)` may emit a last word to a socket that is about to be closed for
+    `admit(scope)` raises RequestRefused for requests that may not reach any connection. `settings(scope)` is
+    called at each handshake. Without it the `numbers`, which are fields of EngineSettings, apply to all
+    connections. `farewell(socket, reason)` may emit a last event to a socket before it is closed for
     flooding.
     """
 
@@ -177,7 +177,7 @@ class SocketIOServer(EngineServer):
         return Client(self, connection)
 
     async def close(self, reason: str) -> None:
-        """See EngineServer."""
+        """See EngineServer. Then handlers get GRACE seconds to end before they are cancelled."""
         await super().close(reason)
         tasks = set(self._tasks)
         if not tasks:
@@ -191,11 +191,11 @@ class SocketIOServer(EngineServer):
     # -- see client.Host
 
     def register(self, socket: Socket) -> None:
-        """The socket exists."""
+        """Add a socket that was created."""
         self._sockets[socket.sid] = socket
 
     def unregister(self, socket: Socket) -> None:
-        """It does not any more."""
+        """Remove a socket that has ended."""
         self._sockets.pop(socket.sid, None)
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -207,11 +207,11 @@ class SocketIOServer(EngineServer):
 
 
 def peer_of(scope: Scope) -> str:
-    """The address that the connection comes from, perhaps that of a proxy."""
+    """Return the peer address of a connection; it may be that of a proxy."""
     return str((scope.get("client") or [""])[0])
 
 
 def session_cookie_name() -> str | None:
-    """The name of Django's session cookie; None in a process without Django settings."""
+    """Return the name of Django's session cookie, or None in a process without Django settings."""
     has_settings = django_settings.configured or ENVIRONMENT_VARIABLE in os.environ
     return str(django_settings.SESSION_COOKIE_NAME) if has_settings else None
