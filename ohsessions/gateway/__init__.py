@@ -1,1 +1,1 @@
-"""Speaking with clients: attaching them, taking their actions, delivering the log. Owns no session."""
+"""The side of the clients: attaches them, stores their actions, delivers the log. Owns no session."""

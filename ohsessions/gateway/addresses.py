@@ -1,4 +1,4 @@
-"""The address of a connection's client, as its handshake and TRUSTED_PROXIES tell it."""
+"""The address of a connection's client, from its handshake and TRUSTED_PROXIES."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _warned: set[str] = set()
 
 
 def address_of(scope: Mapping[str, Any]) -> str:
-    """Return the client's address; empty if its connection has none, as over a Unix socket."""
+    """Return the client's address, or an empty string if there is none, as over a Unix socket."""
     peer = str((scope.get("client") or [""])[0] or "")
     name = conf.FORWARDED_HEADER.encode()
     values = [value.decode("latin-1") for key, value in scope.get("headers", []) if key == name]
@@ -25,7 +25,7 @@ def address_of(scope: Mapping[str, Any]) -> str:
 
 
 def _warn_once() -> None:
-    """Behind a proxy that is not named all clients are one address, and share its limits."""
+    """Log once that all clients behind an unnamed proxy count as one address and share its limits."""
     if "forwarded" not in _warned:
         _warned.add("forwarded")
         message = (

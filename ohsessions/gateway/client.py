@@ -1,7 +1,7 @@
-"""One client: what it asks, and what it is answered. The handler of a Socket.IO socket.
+"""One client: its requests and their answers. The handler of a Socket.IO socket.
 
-Its calls come one at a time, in the order in which the client sent them, so actions keep their order and an
-INIT holds up what comes after it. Whatever goes wrong is answered to this client and to nobody else.
+Its calls come one at a time, in the order in which the client sent them. So actions keep their order, and
+they wait for an INIT before them. Errors are sent to this client only.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
     from ohsessions.gateway.gateway import Gateway
 
 UNATTACHED_SECONDS = 30.0
-"""How long a client may stay connected without an INIT."""
+"""Seconds that a client may stay connected before its first attach."""
 MOST_TRIES = 5
-"""How often an action is stored whose session gets other secrets each time."""
+"""Tries to store an action, if the session's secrets change during each try."""
 LOGIN_TRUSTED = 1.0
-"""Seconds for which a login is believed to hold after it was asked about; later, an INIT asks again."""
+"""Seconds for which a login is trusted after it was checked. A later INIT checks it again."""
 HANDSHAKE_AT = "ohsessions.handshake_at"
-"""The key of a scope that says when its login was asked about, by time.monotonic()."""
+"""The key in a scope of the time at which its login was checked, by time.monotonic()."""
 STAY_AWAY = frozenset({"logged_out", "operator", "revoked", "unattached"})
-"""Reasons for which a connection is ended such that its client does not come back by itself."""
+"""Reasons for the end of a connection after which its client must not reconnect by itself."""
 
 
 class Client:
@@ -61,14 +61,14 @@ class Client:
         self.has_row = False
         self.batch = False
         self.changing = False
-        """Whether it is being attached or detached: what it says of itself may not be what is stored."""
+        """True during an attach or detach: the values here may differ from the stored ones."""
         self._gateway = gateway
         self._services = gateway.services
         self._user: Any = socket.scope.get("user") or AnonymousUser()
         self.login = access.login_of(self._user, socket.scope.get("session"))
-        """What it came with; None: a stranger."""
+        """The login of the handshake; None for a stranger."""
         self.issued_to: Login | None = None
-        """The login of somebody else, on which the token depends by which it is attached."""
+        """The login of another person, if the client is attached by a token that depends on it."""
         self.login_seen_at = socket.scope.get(HANDSHAKE_AT, -LOGIN_TRUSTED)
         self._policy = access.policy()
         self._connected_at = datetime.now(UTC)
@@ -79,10 +79,10 @@ class Client:
         self._guest = gateway.guests.of(socket)
         self._held = Held(self._guest)
         self._may_start = self._user.is_authenticated or conf.ALLOW_ANONYMOUS
-        """Whether it may start sessions, as far as is known: the policy is asked when it matters."""
+        """False if the policy must still be asked whether the client may start sessions: see _hold()."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
-    # What its pump asks
+    # Called by the pump
 
     @property
     def writable(self) -> bool:
@@ -106,7 +106,7 @@ class Client:
         again = {"head": head, "reset": True, "first_event_id": first}
         self.socket.emit("oh_event", self._answer | again)
 
-    # What its socket asks
+    # Called by the socket's dispatcher
 
     async def connect(self, auth: object) -> None:
         self._gateway.clients[self.sid] = self
@@ -121,7 +121,7 @@ class Client:
             fields = {"error_code": refusal.code, "reason": refusal.reason}
             if refusal.code != 503:
                 raise ConnectionRefused(refusal.message, fields) from error
-            # It may pass by itself, and clients take a refusal for final.
+            # Clients do not try again after a refused CONNECT, but a 503 may pass by itself.
             self.notice(wire.notice("not_attached", **fields, message=refusal.message, **refusal.extra))
 
     async def event(self, name: str, args: list[Any], ack: Ack | None) -> None:
@@ -197,7 +197,7 @@ class Client:
         return describe(self.socket, self._user, gateway, since, login=self.login, is_doubted=is_doubted)
 
     def _attached(self, init: wire.Init, attached: Attached, pump: Pump, ack: Ack | None) -> None:
-        """From the old session to the new one in one step: nothing of the old comes after the answer."""
+        """Move from the old session to the new one in one step, so no old event follows the answer."""
         change = attached.change
         self.forget_session()
         self.has_row = True
@@ -228,7 +228,7 @@ class Client:
         pump.add(self, change.head)
 
     def _author_of(self, token: str) -> str:
-        """Under whom a client_id is unique: the user, or for strangers the token."""
+        """Return the scope in which a client_id is unique: the user, or the token for strangers."""
         if self._user.is_authenticated:
             return f"u{self._user.pk}"
         return "t" + hashlib.sha256(token.encode()).hexdigest()[:16]
@@ -242,7 +242,7 @@ class Client:
             ack({"status": "ok", "id": done.numbers[0]})
 
     async def _store(self, act: wire.Act, session_id: UUID, secrecy: Secrecy) -> Appended:
-        """Stores an action without its session's secrets; again, when there turn out to be other ones."""
+        """Store an action without its session's secrets. Try again if they have changed meanwhile."""
         key: dict[str, Any] = {"write_key": f"c:{self._author}:{act.client_id}"} if act.client_id else {}
         for _ in range(MOST_TRIES):
             shown, version, clean = await secrecy.clean(act)
@@ -280,7 +280,7 @@ class Client:
     # Actions that came before INIT
 
     async def _hold(self, action: HeldAction) -> None:
-        """Keep an action for INIT. Raises WireError 409, 429; 401 if its INIT needs a token to succeed."""
+        """Keep an action until INIT. Raises WireError 409, 429, or 401 if the INIT will need a token."""
         if not self._may_start:
             await self._services.database.read(access.check_may_open, self._user)
             self._may_start = True
@@ -306,7 +306,7 @@ class Client:
     # Answers
 
     def _refuse(self, error: Exception, ack: Ack | None, client_id: str | None = None) -> None:
-        """Says what is wrong, by acknowledgement if one was asked for."""
+        """Send the error, as acknowledgement if the client asked for one."""
         refusal = translate(error, self.sid)
         if client_id is not None:
             refusal.extra.setdefault("client_id", client_id)
@@ -316,13 +316,13 @@ class Client:
             self.socket.emit("oh_event", wire.error_event(refusal))
 
     async def end(self, reason: str, message: str) -> None:
-        """Ends the connection, saying why."""
+        """End the connection and send the reason in a notice."""
         self.forget_session()
         self.notice(wire.notice("disconnecting", reason=reason, message=message))
         await self.socket.disconnect(reason, reconnect=reason not in STAY_AWAY)
 
     def forget_session(self) -> None:
-        """Nothing of its session is sent to it any more."""
+        """Detach from the pump: nothing of the session is sent to this client any more."""
         self.session_id = self.issued_to = None
         self.generation += 1
         self._guest.detach()

@@ -1,4 +1,4 @@
-"""What is said to a client whose connection the server ends."""
+"""The messages to a client whose connection the server ends."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _MESSAGES = {
 
 
 def farewell(reason: str) -> str:
-    """The message that goes with a reason of the protocol, for people."""
+    """Return the message for people that explains why a connection ends."""
     return _MESSAGES.get(reason, "The server ends this connection.")
 
 
 def wire_reason(reason: str) -> str:
-    """The reason of the protocol for the one that a connection's row has."""
+    """Return the protocol's reason for the one that a connection's row has."""
     return "operator" if reason == EVICTED else reason
 
 
 def say_farewell(socket: Socket, reason: str) -> None:
-    """The last word to a client that the protocol's server is about to disconnect."""
+    """Send the last notice to a client that SocketIOServer is about to disconnect."""
     socket.emit("oh_notice", wire.notice("disconnecting", reason=reason, message=farewell(reason)))

@@ -1,6 +1,6 @@
 """A gateway: the connections of one process, and the pumps that feed them.
 
-Its tasks keep its lease, hear what the channel layer brings, and reconcile every RECONCILE_EVERY seconds (see
+Its tasks renew its lease, listen to the channel layer, and reconcile every RECONCILE_EVERY seconds (see
 reconciliation).
 """
 
@@ -37,19 +37,19 @@ logger = logging.getLogger(__name__)
 RECONCILE_EVERY = 1.5
 STOP_BATCH = 100
 RECONNECTS_PER_SECOND = 200.0
-"""How many clients are sent away at a time at a stop, and how fast they are to come back elsewhere."""
+"""At a stop: the size of a batch of clients to end, and the rate at which they reconnect elsewhere."""
 WRITE_OFF_LIMIT = 10.0
-"""Seconds that a stopping gateway gives to ending its connections in the database."""
+"""Seconds that a stopping gateway has to end its connections in the database."""
 STOP_PATIENCE = 2.0
-"""Seconds that a stopping gateway gives to what it is in the middle of."""
+"""Seconds that a stopping gateway waits for its running tasks, and for the end of its membership."""
 FIRST_PAYLOAD = 64 * 1024
-"""The largest message of a stranger until the connection is attached, where strangers start no sessions."""
+"""Bytes of a stranger's largest message before it is attached, if strangers may not start sessions."""
 FRAME_SLACK = 1024 * 1024
-"""Bytes that the engine takes beyond MAX_ACTION_BYTES, so that who sends somewhat too much is told so."""
+"""Bytes that the engine accepts beyond MAX_ACTION_BYTES: so a slightly larger action gets an error."""
 
 
 class Gateway:
-    """One gateway process. `start` it in the event loop; `stop` writes its connections off."""
+    """One gateway process. Call `start` in the event loop. `stop` ends its connections in the database."""
 
     def __init__(self, services: Services) -> None:
         self.services = services
@@ -65,7 +65,7 @@ class Gateway:
         )
         self._stopping = False
         self._written_off: set[str] = set()
-        """The connections that `stop` ends, all of a session in one transaction."""
+        """The connections, by sid, that `stop` ends in the database: one transaction for each session."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._background: list[asyncio.Task[None]] = []
 
@@ -74,12 +74,12 @@ class Gateway:
         return self._membership.process_id
 
     def check_lease(self) -> None:
-        """Raises Unavailable if its lease was not renewed in time: the database does not answer, and others
-        might end what were attached now."""
+        """Raise Unavailable if the lease was not renewed in time. Then the database does not answer, and
+        other processes might end a connection that is attached now."""
         if not self._membership.holds(self.process_id):
             raise Unavailable
 
-    # What its membership asks
+    # Called by the membership
 
     def load(self) -> int:
         return len(self.clients)
@@ -94,28 +94,28 @@ class Gateway:
     # Starting and stopping
 
     async def start(self) -> None:
-        """Registers, and begins to listen and to reconcile."""
+        """Register the process, then start to listen and to reconcile."""
         await self._membership.join()
         jobs = {
             "lease": self._membership.keep(),
             "reaper": self._reaper.watch(),
             "layer": self._subscriptions.listen(),
             "reconcile": self._reconcile_for_ever(),
-            # Apart, since a layer that hangs must not make deliveries wait.
+            # A task of its own, since a layer that hangs must not delay deliveries.
             "subscriptions": self._renew_subscriptions_for_ever(),
             "probe": self.services.wakeups.probe_for_ever(),
         }
         self._background = [asyncio.create_task(job, name=f"gateway {name}") for name, job in jobs.items()]
 
     def _asked_to_drain(self) -> None:
-        """An operator wants this process to end."""
+        """End this process, since an operator asked for it."""
         if not self._stopping:
             self._stopping = True
             end_this_process()
 
     async def stop(self, reason: str) -> None:
-        """Tells its clients to go elsewhere, and writes their connections off itself: daphne may call no
-        disconnect handler when it stops."""
+        """Send the clients away and end their connections in the database. daphne may not call the disconnect
+        handlers when it stops."""
         self._stopping = True
         cursors: defaultdict[UUID, dict[str, int]] = defaultdict(dict)
         for client in self.clients.values():
@@ -127,10 +127,10 @@ class Gateway:
             self.check_lease()
             async with asyncio.timeout(WRITE_OFF_LIMIT):
                 await self._membership.begin_drain()
-                # Each takes about a round trip; together they keep the database's threads busy.
+                # Each takes about one round trip. Run together, they keep the database's threads busy.
                 await asyncio.gather(*(self._write_off(*attached, reason) for attached in cursors.items()))
         except (Unavailable, TimeoutError):
-            # The others do it when this process is gone: at once if it can say so, else LEASE_TTL later.
+            # Other processes do it: at once if this process can still leave, else after LEASE_TTL.
             logger.warning("Stopped without writing all off", extra={"verb": "stopped_unheard"})
         await self._end_tasks()
         with contextlib.suppress(TimeoutError):
@@ -142,7 +142,7 @@ class Gateway:
         await self.services.announce(change)
 
     async def _send_away(self, clients: list[Client]) -> None:
-        """In batches, each client with a time of its own for coming back: the others get them one by one."""
+        """End the clients in batches. Each gets a random time to reconnect, so they return one by one."""
         spread = len(clients) / RECONNECTS_PER_SECOND
         for first in range(0, len(clients), STOP_BATCH):
             for client in clients[first : first + STOP_BATCH]:
@@ -152,7 +152,7 @@ class Gateway:
             await asyncio.sleep(0)
 
     async def _end_tasks(self) -> None:
-        """Ends the background; what was spawned (detaching) is given a moment to end by itself."""
+        """Cancel the background tasks. Spawned tasks (detaches) have STOP_PATIENCE seconds to end."""
         for task in self._background:
             task.cancel()
         tasks = {*self._background, *self._tasks}
@@ -165,7 +165,7 @@ class Gateway:
         self.github.end()
 
     def spawn(self, job: Coroutine[Any, Any, Any], name: str) -> None:
-        """Runs something that no client waits for; its failure is logged."""
+        """Run a job that no client waits for, in a task. Its failure is logged."""
         task = asyncio.create_task(job, name=f"gateway {name}")
         self._tasks.add(task)
         task.add_done_callback(self._finished)
@@ -178,13 +178,13 @@ class Gateway:
     # Connections
 
     def accept(self, socket: Socket) -> Client:
-        """The handler of a new socket."""
+        """Return the handler of a new socket."""
         return Client(self, socket)
 
     def engine_settings(self, scope: Mapping[str, Any]) -> EngineSettings:
         user = scope.get("user")
         most = conf.MAX_ACTION_BYTES + FRAME_SLACK
-        # Strangers who need a token first have nothing large to say before.
+        # Before they are attached, strangers that need a token have nothing large to send.
         first = most if conf.ALLOW_ANONYMOUS else min(FIRST_PAYLOAD, most)
         return EngineSettings(
             ping_interval=conf.PING_INTERVAL,
@@ -198,7 +198,7 @@ class Gateway:
         )
 
     def detach_later(self, client: Client, reason: str) -> None:
-        """Ends a connection's row in a task of the process, however long the database is away."""
+        """End a connection's row in a task, which tries again while the database is away."""
         if client.sid in self._written_off:
             return
         job = self._detach(client.sid, client.session_id, reason, client.cursor)
@@ -212,7 +212,7 @@ class Gateway:
 
     @asynccontextmanager
     async def pump(self, session_id: UUID) -> AsyncIterator[Pump]:
-        """The pump of a session, subscribed before anything is read for it; to add a connection to it."""
+        """Yield the pump of a session, to add a connection. The subscription comes before any read for it."""
         pump = self._pumps.get(session_id)
         if pump is None:
             pump = self._pumps[session_id] = Pump(self.services, session_id)
@@ -222,7 +222,7 @@ class Gateway:
             is_new = is_new and await self._subscriptions.try_subscribe(session_id)
             yield pump
             if is_new:
-                # What was stored after the attach and before the subscription; no client waits for it.
+                # Deliver the events stored after the attach and before the subscription, in the background.
                 self.spawn(self._reconciliation.logs([session_id]), f"look at {session_id}")
         finally:
             pump.expected -= 1
@@ -233,7 +233,7 @@ class Gateway:
         self._drop_unused(pump)
 
     def _drop_unused(self, pump: Pump) -> None:
-        """Its subscription ends when the next reconciliation finds that nobody wants it."""
+        """Drop a pump without connections. Subscriptions.renew() ends its subscription later."""
         if not pump.outlets and not pump.expected and self._pumps.get(pump.session_id) is pump:
             del self._pumps[pump.session_id]
 
@@ -275,7 +275,7 @@ class Gateway:
                 continue
             try:
                 await self._reconciliation.logs(list(self._pumps))
-                if not self._written_off:  # else what stop() ends would be taken for lost, without its cursor
+                if not self._written_off:  # else connections that stop() ends would look lost
                     await self._reconciliation.connections()
                 await self._reconciliation.logins()
             except Unavailable:

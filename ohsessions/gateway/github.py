@@ -1,4 +1,4 @@
-"""Asking about the GitHub tokens of INITs: in threads of its own, within a time, and not too many at once."""
+"""The check of the GitHub tokens of INITs: in its own threads, with limits on time and number."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ohsessions.core.wire import Init
 THREADS = 4
 MOST_WAITING = 100
 ANSWER_LIMIT = 10.0
-"""Seconds that a client waits for the answer, the waiting in line included; then it is told 503."""
+"""Seconds that a client waits for the answer, including the wait for a thread; then it gets 503."""
 
 
 class GitHubCheck:
-    """That of one gateway. Costs nothing where GITHUB_TOKEN_CHECK is None."""
+    """The check of one gateway. It costs nothing if GITHUB_TOKEN_CHECK is None."""
 
     def __init__(self) -> None:
         self._threads: Threads | None = None
@@ -38,6 +38,6 @@ class GitHubCheck:
             raise github.unreachable() from None
 
     def end(self) -> None:
-        """End the threads; what hangs in one is left behind."""
+        """End the threads after the waiting checks. A check that hangs is left behind."""
         if self._threads is not None:
             self._threads.end()

@@ -1,7 +1,7 @@
 """The connections of a gateway, counted from the handshake on: of each user and address, unattached ones.
 
-Whoever has logged in counts as a user, wherever from; all others count by their address (see
-core.addresses.limit_key). What counts here counts in this process only: each gateway has limits of its own.
+A client that has logged in counts for its user, from any address. All others count for their address (see
+core.addresses.limit_key). The counts are those of this process only: each gateway has limits of its own.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from ohsessions.gateway.limits import BURST_SECONDS, MINUTE, Bucket, Buckets, co
 from ohsessions.socketio import RequestRefused, Socket
 
 SMALL = 64 * 1024
-"""Bytes that an event may have before its connection is attached, where that needs a login or a token."""
+"""The largest event, in bytes, before a connection is attached, if that needs a login or a token."""
 HELD_AT_ONCE = 4
-"""So many times MAX_ACTION_BYTES may wait of one user or address, and as much of its strangers."""
+"""Waiting events of a user or address: this many times MAX_ACTION_BYTES, and as much for its strangers."""
 HELD_SECONDS = 10.0
-"""How long actions may wait for INIT."""
+"""Seconds that actions may wait for INIT."""
 TOLD = 10
-"""So many connections over a user's limit are let in to be told at CONNECT; an HTTP status says less."""
+"""Connections over a user's limit that are refused at CONNECT, since an HTTP status says less."""
 FREED_SECONDS = 30.0
-"""When somebody whose connections are too many may try again: what is gone is noticed by then."""
+"""Seconds until a user with too many connections may try again: lost ones are noticed by then."""
 
 
 class Guests:
-    """Counts, and says who is one too many."""
+    """The counts of a gateway, and their limits."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
         self.connections: Counter[str] = Counter()
-        """Of each user and each address, by Guest.key."""
+        """Connections of each user and each address, by Guest.key."""
         self.unattached: Counter[str] = Counter()
-        """Of each address: connections without a login."""
+        """Connections without a login that are not attached, by Guest.key."""
         self.held: Counter[str] = Counter()
-        """Bytes of events that wait, by Guest.key; apart from them those of strangers, see Guest.try_hold."""
+        """Bytes of waiting events, by Guest.key. Strangers have another key, see Guest.try_hold."""
         self.actions = Buckets(lambda: conf.USER_RATE_LIMIT, BURST_SECONDS, self.clock)
         self.user_inits = Buckets(lambda: _per_second(conf.INIT_RATE_PER_USER), MINUTE, self.clock)
         self.address_inits = Buckets(lambda: _per_second(conf.INIT_RATE_PER_ADDRESS), MINUTE, self.clock)
         self.starts = Buckets(lambda: _per_second(conf.START_RATE), MINUTE, self.clock)
 
     def admit(self, scope: Mapping[str, Any]) -> Guest:
-        """Let a connection in whose handshake is being answered. Raises RequestRefused if it is one too many.
+        """Count a connection at its handshake; return its guest. Raises RequestRefused if it is one too many.
 
-        A client tries again by itself after that, unlike after a refused CONNECT: connections that it lost
-        may still be counted, and whole offices come back at once when a server was restarted.
+        After this refusal a client tries again by itself, unlike after a refused CONNECT. That matters since
+        its lost connections may still be counted, and whole offices reconnect at once after a restart.
         """
         guest = Guest(self, scope)
         for limit, most, count, message in self._limits(guest):
@@ -64,11 +64,11 @@ class Guests:
         return guest
 
     def of(self, socket: Socket) -> Guest:
-        """Return the guest of a socket; only a server without make_guest has none."""
+        """Return the guest of a socket. It is made here only if the server has no make_guest."""
         return socket.guest if isinstance(socket.guest, Guest) else self.admit(socket.scope)
 
     def _limits(self, guest: Guest) -> list[tuple[str, int | None, int, str]]:
-        """Name, number, present count and message of each limit that concerns a new connection."""
+        """Return the name, number, present count and message of each limit for a new connection."""
         count = self.connections[guest.key]
         if guest.is_user:
             most = conf.MAX_CONNECTIONS_PER_USER
@@ -85,7 +85,7 @@ class Guests:
 
 
 class Guest:
-    """One connection; see socketio.connection.Guest. `key` is under what it counts."""
+    """One connection; see socketio.connection.Guest. `key` is the user or address that it counts for."""
 
     def __init__(self, guests: Guests, scope: Mapping[str, Any]) -> None:
         user = scope.get("user") or AnonymousUser()
@@ -103,7 +103,7 @@ class Guest:
     # Coming and going
 
     def enter(self) -> None:
-        """Count it: called once."""
+        """Count the connection. Called once."""
         self._guests.connections[self.key] += 1
         if not self.is_user:
             self._guests.unattached[self.key] += 1
@@ -118,7 +118,7 @@ class Guest:
         _subtract(self._guests.connections, self.key, 1)
 
     def attach(self) -> None:
-        """It is attached to a session: what it sends is limited as everybody's is."""
+        """Count the connection as attached. From now on only the limits of all connections apply to it."""
         if self._is_attached or self._has_left:
             return
         held = self.release(self._held)
@@ -129,7 +129,7 @@ class Guest:
             _subtract(self._guests.unattached, self.key, 1)
 
     def detach(self) -> None:
-        """It is attached no more."""
+        """Count the connection as unattached."""
         if self._is_attached and not self._has_left:
             held = self.release(self._held)
             self._is_attached = False
@@ -148,16 +148,16 @@ class Guest:
 
     @property
     def is_bounded(self) -> bool:
-        """Whether it has shown neither a login nor, by being attached, a token."""
+        """True while the connection has no login and is not attached: it is a stranger."""
         return not (self.is_user or self._is_attached)
 
     @property
     def most_held(self) -> int:
-        """Bytes of actions that may wait for INIT."""
+        """The most bytes of actions that may wait for INIT."""
         return conf.MAX_ACTION_BYTES if self.is_user or conf.ALLOW_ANONYMOUS else SMALL
 
     def arriving(self, size: int) -> WireError | None:
-        """See socketio.connection.Guest: rates, what waits, and until it is attached the size."""
+        """See socketio.connection.Guest. Checks rates, waiting bytes, and, from a stranger, the size."""
         if wait := self._actions.take(cost(size)):
             message = f"At most {self._actions.rate:g} actions per second, please."
             return too_fast("RATE_LIMIT", message, wait)
@@ -166,7 +166,7 @@ class Guest:
             return too_fast("USER_RATE_LIMIT", message, wait)
         if self.is_bounded and size > SMALL:
             self._large += size
-            # The largest action is in a frame that is a little larger.
+            # The frame around the largest action is a little larger.
             if self._large > (conf.MAX_ACTION_BYTES + SMALL if self.most_held > SMALL else SMALL):
                 refusals.count("MAX_ACTION_BYTES")
                 message = f"Before INIT a connection without a login may send at most {self.most_held} bytes."
@@ -178,9 +178,10 @@ class Guest:
         self.release(size)
 
     def try_hold(self, size: int) -> bool:
-        """Count bytes that wait, unless too many wait then: of its user or address, or of strangers there.
+        """Count bytes that wait. Return False if too many would wait of its user, address, or strangers.
 
-        Strangers are counted apart, so that they do not take their neighbours' share.
+        Strangers are counted separately, so that they do not take their neighbours' share. If nothing waits
+        yet, any size is counted.
         """
         if self._has_left:
             return True
@@ -196,7 +197,7 @@ class Guest:
             self._held += size
 
     def release(self, size: int) -> int:
-        """Count bytes that wait no more; return how many of them there were."""
+        """Stop counting bytes that waited. Return their number."""
         size = min(size, self._held)
         self._held -= size
         _subtract(self._guests.held, self._holder, size)
@@ -207,7 +208,7 @@ class Guest:
         return f"stranger {self.key}" if self.is_bounded else self.key
 
     def held_too_much(self) -> WireError:
-        """Return what is said to a client that has sent too much which waits."""
+        """Return the error for a client that has sent too much that waits."""
         message = "Too much that you have sent waits to be handled, on all your connections together."
         if self.is_bounded:
             message = "Too many actions from your address wait for an INIT. Send INIT first."
@@ -218,8 +219,8 @@ class Guest:
     def check_init(self, *, is_new: bool) -> None:
         """Count an INIT. Raises WireError 429 `rate`.
 
-        One that joins costs a transaction, and a whole office may send one each at the same time; one that
-        makes a session costs a runtime, so there are fewer of them.
+        An INIT that joins a session costs a transaction, and all people of an office may send one at the same
+        time. An INIT that makes a session costs a runtime, so fewer of these are allowed.
         """
         of_all = self._guests.user_inits if self.is_user else self._guests.address_inits
         name = "INIT_RATE_PER_USER" if self.is_user else "INIT_RATE_PER_ADDRESS"
@@ -236,7 +237,7 @@ def _per_second(rate: float | None) -> float | None:
 
 
 def _subtract(counter: Counter[str], key: str, amount: int) -> None:
-    """Keep no zeros: there are as many keys as there are connections."""
+    """Subtract an amount. Delete a key at zero, so that there are no more keys than connections."""
     counter[key] -= amount
     if counter[key] <= 0:
         del counter[key]

@@ -1,4 +1,4 @@
-"""What a connection says when it is made: who it is, and perhaps already which session it wants."""
+"""The handshake of a connection: its client, and perhaps the session that the client wants."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from ohsessions.socketio import Socket
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """A client wants this session; `init.token` is None if it relies on its login."""
+    """The session that a client wants. `init.token` is None if the client relies on its login."""
 
     session_id: UUID
     init: Init
 
 
 def read_handshake(scope: Mapping[str, Any], auth: object) -> Handshake | None:
-    """What a connecting client asks for; None if it will send INIT.
+    """Return the session that a connecting client asks for, or None if it will send INIT.
 
-    What `auth` says counts before the query. Raises WireError 400, or 404 for an id that is none.
+    Values in `auth` override the query. Raises WireError 400, or 404 for a session id that is not a UUID.
     """
     query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
     asked = {name: values[-1] for name, values in query.items()}
@@ -66,7 +66,7 @@ def read_handshake(scope: Mapping[str, Any], auth: object) -> Handshake | None:
 
 
 def _github_token(auth: Mapping[str, Any]) -> dict[str, str]:
-    """Only from CONNECT: servers and proxies log queries."""
+    """Return the GitHub token of CONNECT. A query may not contain it: servers and proxies log queries."""
     token = auth.get("github_token")
     return {"github_token": token} if isinstance(token, str) and token else {}
 
@@ -80,7 +80,7 @@ def _bearer_token(scope: Mapping[str, Any]) -> str | None:
 def describe(
     socket: Socket, user: Any, gateway: UUID, connected_at: datetime, **login: Any
 ) -> lifecycle.Socket:
-    """What is stored of a connection; `login` and `is_doubted` are passed on."""
+    """Return the values of a connection that are stored; `login` and `is_doubted` are passed on."""
     headers: dict[bytes, bytes] = dict(socket.scope.get("headers", []))
     address = address_of(socket.scope)
     user_agent = headers.get(b"user-agent", b"").decode("latin-1")
@@ -98,8 +98,8 @@ def describe(
 
 
 def _browser(headers: Mapping[bytes, bytes], address: str, user_agent: str) -> str:
-    """A digest of what a stranger's browser shows at each handshake, and no other one does: a cookie of
-    Django's (its session's, else the one against CSRF). Programs have none: then address and User-Agent."""
+    """Return a digest that identifies the browser of a client without a login at each handshake. Its source
+    is Django's session cookie or CSRF cookie; programs have none: then the address and User-Agent."""
     cookies = parse_cookie(headers.get(b"cookie", b"").decode("latin-1"))
     names = (settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME)
     shown = next((f"{name}={cookies[name]}" for name in names if cookies.get(name)), None)

@@ -1,4 +1,4 @@
-"""Actions that came before INIT, until it comes: in order, and bounded."""
+"""Actions that came before INIT, kept until it comes: in order, with limits."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ohsessions.gateway.refusals import not_attached
 from ohsessions.socketio import Ack
 
 HELD_ACTIONS = 100
-"""So many actions may wait for INIT."""
+"""The most actions of a client that may wait for INIT."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldAction:
-    """An action as it came: its JSON in UTF-8, which costs what was counted. Parsed it would cost twice that.
+    """An action as it came: its JSON in UTF-8, as large as it was counted. Parsed it would take twice that.
 
-    (And one character beyond Latin-1 makes a string of Python's twice or four times as large.)
+    (And one character beyond Latin-1 makes a Python string two or four times as large.)
     """
 
     data: bytes
@@ -25,7 +25,7 @@ class HeldAction:
 
 
 class Held:
-    """Actions of one guest that wait: at most HELD_ACTIONS, of Guest.most_held bytes together."""
+    """The waiting actions of one guest: at most HELD_ACTIONS, with Guest.most_held bytes together."""
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
@@ -36,7 +36,7 @@ class Held:
         return len(self._held)
 
     def put(self, action: HeldAction) -> None:
-        """Keep an action. Raises WireError 409, or 429 if its address holds too much."""
+        """Keep an action. Raises WireError 409, or 429 if too much waits for its user or address."""
         size = len(action.data)
         if len(self._held) >= HELD_ACTIONS or self._bytes + size > self._guest.most_held:
             raise not_attached("Too many actions are waiting for INIT.")
@@ -46,7 +46,7 @@ class Held:
         self._bytes += size
 
     def take_all(self) -> list[HeldAction]:
-        """Return all, in order, and hold none."""
+        """Return all actions, in order, and keep none."""
         self._guest.release(self._bytes)
         held, self._held, self._bytes = self._held, [], 0
         return held

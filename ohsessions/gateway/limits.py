@@ -1,4 +1,4 @@
-"""Buckets: how much may be asked in a time, of one client or of all that share an address or a user."""
+"""Buckets: limits on the rate of one client, or of all clients that share an address or a user."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable
 from ohsessions.core.clock import Clock
 
 BURST_SECONDS = 10.0
-"""So many seconds' worth of actions may come at once."""
+"""The actions of this many seconds may come at once."""
 MINUTE = 60.0
 BYTES_PER_ACTION = 16 * 1024
-"""So many bytes cost as much as one action more."""
+"""This many bytes of an action cost as much as one more action."""
 FEWEST_SWEPT = 256
-"""Keyed buckets are few enough below this number to be kept."""
+"""Below this number of buckets, full ones are kept."""
 
 
 def cost(size: int) -> int:
-    """Return what an action of `size` bytes costs."""
+    """Return the cost of an action of `size` bytes."""
     return 1 + size // BYTES_PER_ACTION
 
 
 class Bucket:
-    """Fills with `rate` per second, up to `most`, and begins full. None: no limit."""
+    """A bucket that fills with `rate` per second, up to `most`, and begins full. None: no limit."""
 
     __slots__ = ("_at", "_clock", "_left", "_most", "rate")
 
@@ -33,9 +33,9 @@ class Bucket:
         self._at = clock.monotonic()
 
     def take(self, amount: float = 1.0) -> float:
-        """Take `amount`; return 0, or the seconds after which there is so much, having taken nothing.
+        """Take `amount` and return 0. If there is too little, take nothing and return the seconds to wait.
 
-        What is larger than the bucket takes all of a full one.
+        An amount larger than the bucket takes all of a full bucket.
         """
         if self.rate is None:
             return 0.0
@@ -48,7 +48,7 @@ class Bucket:
 
     @property
     def is_full(self) -> bool:
-        """Whether a new one would be the same."""
+        """True if the bucket is full, like a new one."""
         self._fill()
         return self._left >= self._most
 
@@ -59,9 +59,9 @@ class Bucket:
 
 
 class Buckets:
-    """A bucket for each key. Full ones are dropped, so there are as many as keys that were used lately.
+    """A bucket for each key. Full buckets are dropped, so their number is that of the keys used lately.
 
-    `rate` is asked each time, so that the setting counts at once; `seconds` of it make a full bucket.
+    `rate` is called each time, so a changed setting applies at once. `seconds` of it fill a bucket.
     """
 
     def __init__(self, rate: Callable[[], float | None], seconds: float, clock: Clock) -> None:
@@ -86,7 +86,7 @@ class Buckets:
         return bucket.take(amount)
 
     def _sweep(self) -> None:
-        """Drops full ones when there are twice as many buckets as the last sweep left."""
+        """Drop full buckets if there are twice as many buckets as the last sweep left."""
         if len(self._buckets) < self._sweep_at:
             return
         self._buckets = {key: bucket for key, bucket in self._buckets.items() if not bucket.is_full}

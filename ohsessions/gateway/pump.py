@@ -1,10 +1,10 @@
 """Delivery: one pump per session and gateway feeds all of the session's connections here from one log.
 
 Each connection has a cursor, the number of the last event it was sent. Live events come over the channel
-layer and are kept in a short tail; whoever is inside the tail is fed from it at once, each event encoded
-once for all. Whoever is behind it (a replay, a gap in what the layer brought, a slow reader) is fed from the
-log in pages by a task of its own, no faster than it reads. So every connection gets every event once, in
-order, whatever the layer loses, doubles or reorders.
+layer and are kept in a short tail. A connection whose cursor is inside the tail gets them at once; each event
+is encoded once for all. A connection that is behind the tail (a replay, a gap in the layer's messages, a slow
+reader) has a task of its own, which reads the log in pages, no faster than the client reads. So every
+connection gets every event once, in order, even if the layer loses, doubles or reorders messages.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 TAIL_EVENTS = 512
 TAIL_CHARACTERS = 1024 * 1024
 PRESENCE_PAUSE = 0.05
-"""Seconds for which comings and goings gather before they are counted."""
+"""Seconds for which attaches and detaches gather before connections are counted."""
 
 
 class Outlet(Protocol):
-    """A connection as its pump sees it. `generation` is raised by each attach: output for an older one is
-    dropped. `batch`: it wants the replay in arrays."""
+    """A connection as its pump sees it. Each attach and each detach raises `generation`; output for an older
+    one is dropped. `batch`: it wants the replay in arrays."""
 
     cursor: int
     generation: int
@@ -52,20 +52,20 @@ class Outlet(Protocol):
     def notice(self, notice: dict[str, JSON]) -> None: ...
 
     def start_anew(self, first: int, head: int) -> None:
-        """What it has not been sent yet was trimmed: `first` is the first number that is left."""
+        """Restart at `first`, the first number that is left: the events before it were trimmed."""
 
 
 class Pump:
-    """Feeds the connections of one session. Everything here runs in the event loop's thread."""
+    """The feeder of one session's connections. Everything here runs in the event loop's thread."""
 
     def __init__(self, services: Services, session_id: UUID) -> None:
         self.session_id = session_id
         self.outlets: dict[Outlet, asyncio.Task[None] | None] = {}
-        """The connections, and the task that feeds each one that is behind."""
+        """The connections; for each one that is behind, the task that feeds it."""
         self.expected = 0
-        """Connections that were promised this pump and are still to be added."""
+        """The number of connections that are still to be added."""
         self.starved = False
-        """Whether they were told that no worker takes their session."""
+        """True if the connections were notified that no worker takes their session."""
         self.secrecy = Secrecy(services, session_id)
         self._services = services
         self._head = -1
@@ -77,13 +77,13 @@ class Pump:
     # Connections
 
     def add(self, outlet: Outlet, head: int) -> None:
-        """Begins to feed a connection after its cursor. `head`: the last number when it was attached."""
+        """Feed a connection, from its cursor on. `head` is the last number when it was attached."""
         self.outlets[outlet] = None
         self._head = max(self._head, head)
         self._feed(outlet)
 
     def remove(self, outlet: Outlet) -> None:
-        """Stops at once: nothing of this session is sent to it any more."""
+        """Stop feeding a connection, at once."""
         task = self.outlets.pop(outlet, None)
         if task is not None:
             task.cancel()
@@ -91,7 +91,7 @@ class Pump:
     # What is new
 
     def take(self, events: Iterable[tuple[int, str]], head: int) -> None:
-        """Live events as (number, data), and the last number there is, as the layer brought them."""
+        """Add live events of the layer, as (number, data), and the last number of the log."""
         for number, data in events:
             self._keep(number, wire.event_packet(data))
             head = max(head, number)
@@ -105,16 +105,16 @@ class Pump:
         if number <= last:
             return
         if number > last + 1:
-            # A gap: who needs what is in it reads the log. The tail itself has none.
+            # The tail must have no gap. Connections that need the missing events read the log.
             self._tail.clear()
             self._tail_characters = 0
         self._tail.append((number, packet))
         self._tail_characters += len(packet)
 
     def reconcile(self, head: Head) -> bool:
-        """What the database says, whatever the layer brought; also feeds on whoever got stuck.
+        """Update the pump from the database, and continue to feed connections that got stuck.
 
-        Says whether there are events of which the layer has brought nothing.
+        Return True if there are events that the layer did not bring.
         """
         is_late = head.number > self._head
         self.tell_state(head.state, head.reason, head.title)
@@ -123,12 +123,12 @@ class Pump:
         return is_late
 
     def know_state(self, state: str, reason: str, title: str) -> None:
-        """The first connection was told this when it was attached: no notice is needed for it."""
+        """Store the state that the first connection got in its answer, so that no notice repeats it."""
         if self._told is None:
             self._told = (state, reason, title)
 
     def tell_state(self, state: str, reason: str, title: str) -> None:
-        """Sends a notice of the session's state, unless that was the last one."""
+        """Send a notice of the session's state, if the state differs from the last one sent."""
         if self._told != (state, reason, title):
             self._told = (state, reason, title)
             self.notice(wire.notice("session_state", state=state, reason=reason, title=title))
@@ -138,13 +138,13 @@ class Pump:
             outlet.notice(notice)
 
     def send(self, payload: dict[str, JSON]) -> None:
-        """Sends an `oh_event` that is not stored to everyone."""
+        """Send an `oh_event` that is not stored to all connections."""
         packet = wire.event_packet(wire.encode(payload))
         for outlet in list(self.outlets):
             outlet.send_packet(packet)
 
     async def tell_presence(self) -> None:
-        """Counts who is attached, and tells. One count at a time, so that the last one told is the truth."""
+        """Send a `presence` notice. Only one count runs at a time, so the last notice is true."""
         self._count_again = True
         if self._counting:
             return
@@ -166,9 +166,9 @@ class Pump:
             self._feed(outlet)
 
     def _feed(self, outlet: Outlet) -> None:
-        """Sends what can be sent at once; what is left is for a task of the connection's own."""
+        """Send the events that can be sent at once. If some are left, start a task for the connection."""
         if self.outlets[outlet] is not None:
-            return  # its task does
+            return  # its task feeds it
         self._feed_from_tail(outlet)
         if outlet.cursor >= self._head:
             outlet.batch = False
@@ -177,7 +177,7 @@ class Pump:
             self.outlets[outlet] = asyncio.create_task(self._catch_up(outlet), name=name)
 
     def _feed_from_tail(self, outlet: Outlet) -> None:
-        """Sends what the tail has next, while the connection takes it."""
+        """Send the next events of the tail, while the connection is writable."""
         if outlet.batch or not self._tail or outlet.cursor + 1 < self._tail[0][0]:
             return
         for index in range(outlet.cursor + 1 - self._tail[0][0], len(self._tail)):
@@ -188,7 +188,7 @@ class Pump:
             outlet.send_packet(packet)
 
     async def _catch_up(self, outlet: Outlet) -> None:
-        """Feeds a connection until it is at the head. What it cannot do is tried again by `reconcile`."""
+        """Feed a connection until it is at the head. If this fails, `reconcile` starts it again."""
         try:
             while outlet.cursor < self._head and not outlet.closed:
                 await outlet.wait_writable()
@@ -197,18 +197,18 @@ class Pump:
                 if outlet.cursor >= head or not outlet.writable:
                     continue
                 if not await self._feed_page(outlet) and head == self._head:
-                    return  # Announced, and not to be read.
+                    return  # the database does not show the announced events yet; reconcile() tries again
             outlet.batch = False
         except Exception:
             extra = {"verb": "feed_failed"}
             logger.exception("Feeding a connection of session %s failed", self.session_id, extra=extra)
         finally:
-            # It may have been removed, and even added again with another task.
+            # The connection may have been removed, and even added again with another task.
             if self.outlets.get(outlet) is asyncio.current_task():
                 self.outlets[outlet] = None
 
     async def _feed_page(self, outlet: Outlet) -> bool:
-        """Sends the next page of the log as fast as it is read; says whether there was one."""
+        """Send the next page of the log, as fast as the client reads. Return False if there was none."""
         generation = outlet.generation
         page = await self._services.read_patiently(journal.read_page, self.session_id, outlet.cursor)
         if not page:

@@ -1,8 +1,8 @@
-"""Comparing what a gateway believes with what the database says, and putting right what differs.
+"""The comparison of a gateway's state with the database, and the correction of differences.
 
-One query says how far each session's log is, another one which connections the database counts as ours. So
-what the channel layer lost is late by one look, and a connection that only one of the two knows of is ended.
-Two more, for all clients that have logged in, say which of their logins still hold.
+One read returns the head of each session's log, so an event that the channel layer lost is late by one look.
+Another read returns the connections that the database counts as this gateway's. A connection that only one
+side knows is ended. A third read, for all clients together, returns the logins that have ended.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ohsessions.services import Services
 
 
 class Reconciliation:
-    """That of a gateway with these clients, by sid, and these pumps."""
+    """The reconciliation of one gateway. `clients` are by sid, `pumps` by session."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Reconciliation:
         self._subscriptions = subscriptions
 
     async def logs(self, session_ids: list[UUID]) -> None:
-        """Tells these sessions' pumps how far the logs are; and their clients if no worker takes them."""
+        """Update the pumps of these sessions; notify their clients if no worker takes the session."""
         if not session_ids:
             return
         heads, now = await self._services.read_patiently(_heads, session_ids)
@@ -63,7 +63,7 @@ class Reconciliation:
             pump.starved = starved
 
     async def connections(self) -> None:
-        """Compares both ways what the clients here say and what the database says."""
+        """Compare the connections here with those in the database; end those that only one side has."""
         clients = self._clients.values()
         before = {client: client.generation for client in clients if not client.changing}
         rows, revoked = await self._services.database.read(_connections, self._own_id())
@@ -75,13 +75,13 @@ class Reconciliation:
                 await self._detach(sid, session_id, "revoked")
                 await self.end_ended([client])
             elif _is_unchanged(client, before) and client.session_id != session_id:
-                # An attach was committed and its answer lost: the client was told that it failed.
+                # The attach was committed but its answer was lost, so the client got an error.
                 await self._detach(sid, session_id, "gateway_lost")
         lost = [c for c in before if c.session_id is not None and c.sid not in rows]
         await self.end_ended([client for client in lost if _is_unchanged(client, before)], "gateway_lost")
 
     async def logins(self) -> None:
-        """Ends the clients whose login has ended, and those that came by a token of such a login."""
+        """End the clients whose login has ended, and those attached by a token of such a login."""
         clients = list(self._clients.values())
         issued = {client: client.issued_to for client in clients}
         asked = {login for client in clients for login in (client.login, client.issued_to) if login}
@@ -91,7 +91,7 @@ class Reconciliation:
         ended = await self._services.database.read(access.ended_logins, asked)
         for client in clients:
             if client.login in ended:
-                # Whatever it is about: an INIT that is under way would be as somebody who has gone.
+                # Even during an INIT: it would run with a login that has ended.
                 await client.end("logged_out", farewell("logged_out"))
                 continue
             client.login_seen_at = began
@@ -100,16 +100,16 @@ class Reconciliation:
                 await self.end_ended([client])
 
     async def _detach(self, sid: str, session_id: UUID, reason: str) -> None:
-        """Without patience: what somebody has locked is left for a later look, and the others go on."""
+        """Detach a connection. If another transaction has locked the session, a later look tries again."""
         change = await self._services.try_change(lifecycle.detach, sid, reason)
         if change is not None:
             await self._services.announce(change)
             await self._services.wakeups.presence(session_id)
 
     async def end_ended(self, clients: Iterable[Client], otherwise: str | None = None) -> None:
-        """Ends those of these clients whose connection was ended in the database.
+        """End those of these clients whose connection was ended in the database.
 
-        `otherwise` is the reason for those of which the database does not know; None: they may stay.
+        `otherwise` is the reason for clients that were not ended there; None: they stay.
         """
         before = {client: client.generation for client in clients if not client.changing}
         if not before:
@@ -123,7 +123,7 @@ class Reconciliation:
 
 
 def _is_unchanged(client: Client, before: dict[Client, int]) -> bool:
-    """Whether nobody attached or detached this client since `before`, and nobody is about to."""
+    """Return True if the client was not attached or detached since `before`, and is not now."""
     return not client.changing and before.get(client) == client.generation
 
 

@@ -1,4 +1,4 @@
-"""What is said to a client whose request failed: an error of the protocol, whatever was raised."""
+"""The answers to failed requests: each exception becomes an error of the protocol."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def translate(error: Exception, sid: str) -> WireError:
-    """The error to answer. What is our own fault is told by a reference, and logged under it."""
+    """Return the error to answer. An internal error is logged; the client gets only its reference."""
     if isinstance(error, WireError) and error.code != 500:
         return error
     if isinstance(error, ProcessGone):
@@ -29,6 +29,6 @@ def not_attached(why: str) -> WireError:
 
 
 def client_id_of(payload: Any) -> str | None:
-    """Under which name the sender of a payload, whatever it is, knows it."""
+    """Return the payload's client_id, at most MAX_CLIENT_ID characters, or None if it has none."""
     value = payload.get("client_id") if isinstance(payload, dict) else None
     return value[: wire.MAX_CLIENT_ID] if isinstance(value, str) else None

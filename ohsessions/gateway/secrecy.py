@@ -1,4 +1,4 @@
-"""What a gateway knows of a session's secrets, to keep them out of what the session's clients say."""
+"""A gateway's copy of a session's secrets, to remove them from the actions of the session's clients."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Clean = Callable[[str], str]
 
 
 class Secrecy:
-    """The secrets of one session, read when its first action comes, and again when there are other ones.
+    """The secrets of one session, read at its first action, and again when they have changed.
 
-    A session that never had any costs nothing. `version` is that of what is cut out.
+    A session that never had secrets costs nothing. `version` is the newest version that is known to exist.
     """
 
     def __init__(self, services: Services, session_id: UUID) -> None:
@@ -28,14 +28,13 @@ class Secrecy:
         self._redactor = Redactor(())
 
     def notice(self, version: int) -> None:
-        """The session's secrets have this version."""
+        """Set the version that the session's secrets have now."""
         self.version = version
 
     async def clean(self, act: wire.Act) -> tuple[wire.Act, int, Clean | None]:
-        """Return an action as it is to be stored, the version of the secrets that were cut out, and how to do
-        the same to another body, None if there are no secrets.
+        """Return an action without the secrets, their version, and a function that removes them from a body.
 
-        Raises WireError if they cannot be read.
+        The function is None if there are no secrets. Raises WireError if the secrets cannot be read.
         """
         if self.version != self._known:
             known = await self._services.database.read(vault.read, self._session_id)

@@ -1,7 +1,7 @@
-"""What a gateway listens to: one channel of its own in the channel layer, in the group of each session.
+"""The gateway's subscriptions: one channel of its own in the channel layer, in the group of each session.
 
-Membership belongs to the process, not to a connection. The layer may fail, hang, or forget: nothing here
-raises, what could not be subscribed is tried again by `renew`, and until then reconciliation delivers.
+Membership belongs to the process, not to a connection. The layer may fail, hang, or forget. So nothing here
+raises: `renew` tries a failed subscription again, and until then reconciliation delivers.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from ohsessions.wakeups import Hearing, session_group
 logger = logging.getLogger(__name__)
 
 LAYER_TIMEOUT = 2.0
-"""Seconds that nobody waits longer for a layer that hangs."""
+"""The most seconds to wait for a layer that hangs."""
 LAYER_PAUSE = 1.0
-"""Seconds before listening again to a layer that failed."""
+"""Seconds to wait before listening again to a layer that failed."""
 RENEW_EVERY = 3600.0
-"""Seconds after which a membership is renewed: the layers of Redis forget it after a day."""
+"""Seconds after which a membership is renewed: the Redis layers forget it after a day."""
 IN_DOUBT = float("-inf")
 
 
 class Wanted(Container[UUID], Iterable[UUID], Protocol):
-    """The sessions that are to be listened to; others change it at any time."""
+    """The sessions to listen to. The collection may change at any time."""
 
 
 class Subscriptions:
-    """Passes what the layer brings for `wanted` sessions to `hear`."""
+    """The subscriptions to the `wanted` sessions. `hear` is called with each message of the layer."""
 
     def __init__(self, wanted: Wanted, hear: Callable[[dict[str, Any]], None]) -> None:
         self._wanted = wanted
@@ -43,13 +43,13 @@ class Subscriptions:
         self._hearing = Hearing(self._layer)
         self._channel: str | None = None
         self._since: dict[UUID, float] = {}
-        """Since when each group is listened to; IN_DOUBT if it may or may not have been joined."""
+        """The time at which each group was joined; IN_DOUBT if it is not known whether it was."""
 
     def __contains__(self, session_id: UUID) -> bool:
         return self._since.get(session_id, IN_DOUBT) > IN_DOUBT
 
     async def try_subscribe(self, session_id: UUID) -> bool:
-        """Says whether the session's group is listened to now."""
+        """Join the session's group, if that is not done yet. Return True if the gateway is a member now."""
         if self._channel is None:
             return False
         if session_id not in self:
@@ -59,12 +59,12 @@ class Subscriptions:
         return session_id in self
 
     def doubt(self, session_id: UUID) -> None:
-        """What the group should have brought came otherwise. Redis may have lost it, and says nothing when it
-        is flushed: `renew` joins it again, which changes nothing for a member."""
+        """Doubt a membership, since the group did not bring a message. Redis may have lost it, and reports
+        nothing when it is flushed. `renew` joins the group again, which changes nothing for a member."""
         self._since[session_id] = IN_DOUBT
 
     async def renew(self) -> None:
-        """Joins the groups that are wanted and leaves the others, as far as the layer lets it."""
+        """Join the groups that are wanted and leave the others; stop when the layer fails."""
         old = time.monotonic() - RENEW_EVERY
         for session_id in list(self._wanted):
             if self._since.get(session_id, IN_DOUBT) <= old:
@@ -75,14 +75,14 @@ class Subscriptions:
             del self._since[session_id]
             left = await self._try(self._layer.group_discard, session_id)
             if session_id in self._wanted:
-                # Wanted again meanwhile: nobody knows which of the two the layer did last.
+                # Wanted again meanwhile: the layer may have joined first and discarded last.
                 self._since[session_id] = IN_DOUBT
                 await self.try_subscribe(session_id)
             if not left:
                 return
 
     async def end(self) -> None:
-        """Leaves all groups for good, in LAYER_TIMEOUT: the layers of Redis would keep them for a day."""
+        """Leave all groups for good, within LAYER_TIMEOUT: the Redis layers would keep them for a day."""
         channel, self._channel = self._channel, None
         try:
             async with asyncio.timeout(LAYER_TIMEOUT):
@@ -93,7 +93,7 @@ class Subscriptions:
         self._since.clear()
 
     async def listen(self) -> None:
-        """Listens for ever."""
+        """Listen for ever, and pass each message to `hear`."""
         while True:
             try:
                 self._channel = self._channel or await self._layer.new_channel("ohsessions.gateway.")
