@@ -36,8 +36,9 @@ logger = logging.getLogger(__name__)
 
 RECONCILE_EVERY = 1.5
 STOP_BATCH = 100
+"""The clients that a stop ends at a time."""
 RECONNECTS_PER_SECOND = 200.0
-"""At a stop: the size of a batch of clients to end, and the rate at which they reconnect elsewhere."""
+"""The rate at which clients reconnect elsewhere after a stop."""
 WRITE_OFF_LIMIT = 10.0
 """Seconds that a stopping gateway has to end its connections in the database."""
 STOP_PATIENCE = 2.0
@@ -275,7 +276,8 @@ class Gateway:
                 continue
             try:
                 await self._reconciliation.logs(list(self._pumps))
-                if not self._written_off:  # else connections that stop() ends would look lost
+                # stop() ends its connections itself, with their cursors. Here they would look lost.
+                if not self._written_off:
                     await self._reconciliation.connections()
                 await self._reconciliation.logins()
             except Unavailable:

@@ -100,7 +100,7 @@ class Guest:
         inits = _per_second(conf.INIT_RATE)
         self._inits = Bucket(inits, (inits or 0) * MINUTE, guests.clock)
 
-    # Coming and going
+    # Enter, attach, leave
 
     def enter(self) -> None:
         """Count the connection. Called once."""
@@ -144,7 +144,7 @@ class Guest:
             message = f"You have {most} connections already. Close some of them: tabs, or other devices."
             raise over_quota("MAX_CONNECTIONS_PER_USER", message, FREED_SECONDS)
 
-    # What it sends
+    # Events
 
     @property
     def is_bounded(self) -> bool:
@@ -214,7 +214,7 @@ class Guest:
             message = "Too many actions from your address wait for an INIT. Send INIT first."
         return over_quota("MAX_ACTION_BYTES", message, HELD_SECONDS)
 
-    # What it asks
+    # INITs
 
     def check_init(self, *, is_new: bool) -> None:
         """Count an INIT. Raises WireError 429 `rate`.

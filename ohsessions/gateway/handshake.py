@@ -66,7 +66,7 @@ def read_handshake(scope: Mapping[str, Any], auth: object) -> Handshake | None:
 
 
 def _github_token(auth: Mapping[str, Any]) -> dict[str, str]:
-    """Return the GitHub token of CONNECT. A query may not contain it: servers and proxies log queries."""
+    """Return the GitHub token of CONNECT. Queries are ignored, since servers and proxies log them."""
     token = auth.get("github_token")
     return {"github_token": token} if isinstance(token, str) and token else {}
 

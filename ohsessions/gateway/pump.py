@@ -88,7 +88,7 @@ class Pump:
         if task is not None:
             task.cancel()
 
-    # What is new
+    # Events and notices
 
     def take(self, events: Iterable[tuple[int, str]], head: int) -> None:
         """Add live events of the layer, as (number, data), and the last number of the log."""
@@ -138,7 +138,7 @@ class Pump:
             outlet.notice(notice)
 
     def send(self, payload: dict[str, JSON]) -> None:
-        """Send an `oh_event` that is not stored to all connections."""
+        """Send all connections an `oh_event` that is not stored."""
         packet = wire.event_packet(wire.encode(payload))
         for outlet in list(self.outlets):
             outlet.send_packet(packet)

@@ -36,8 +36,8 @@ __all__ = [
     "parse_packet",
 ]
 
-# Acknowledgement ids are JavaScript numbers, so 16 digits are enough. Attachments are not kept, so their
-# count needs no low limit. A query may follow a namespace; it is ignored.
+# Acknowledgement ids are JavaScript numbers; exact ones have at most 16 digits. Attachments are not kept, so
+# their count needs no low limit. A query may follow a namespace; it is ignored.
 _PREFIX = re.compile(
     r"(?P<kind>[0-6])"
     r"(?:(?P<attachments>[0-9]{1,10})-)?"
@@ -60,7 +60,7 @@ class Kind(IntEnum):
     BINARY_ACK = 6
 
 
-# In levels: more than applications accept, including the array around an event's arguments.
+# Levels of nesting: more than applications accept, including the array around an event's arguments.
 MAX_DEPTH = 66
 
 BINARY = (Kind.BINARY_EVENT, Kind.BINARY_ACK)

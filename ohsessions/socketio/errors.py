@@ -60,7 +60,7 @@ class RequestRefused(SocketIOError):
 
     @classmethod
     def unknown_sid(cls) -> "RequestRefused":
-        """Return the error for an Engine.IO sid that no connection has, or has any more."""
+        """Return the error for an Engine.IO sid that is unknown, or no longer known."""
         return cls(1, "Session ID unknown")
 
     @classmethod

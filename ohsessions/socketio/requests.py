@@ -68,10 +68,10 @@ def cookie(scope: Scope, name: str) -> str | None:
 
 def credentials(scope: Scope, session_cookie: Callable[[], str | None]) -> Credentials:
     """
-    Return what distinguishes users without a query: the session cookie and the Authorization header.
+    Return the credentials of a request: session cookie and Authorization header.
 
-    Query strings, and so logs, contain the Engine.IO sid. The sid alone must not be enough to take a
-    connection over.
+    They distinguish users without a look at the database. Query strings, and so logs, contain the Engine.IO
+    sid. The sid alone must not be enough to take a connection over.
     """
     name = session_cookie()
     return (cookie(scope, name) if name else None, header(scope, b"authorization"))
