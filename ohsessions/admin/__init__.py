@@ -1,7 +1,8 @@
-"""Operators' view of the five tables: read-only, except that a session can be passivated.
+"""The admin of five tables. Rows are read-only, but operators can run operations on sessions and processes.
 
-Nothing here writes: what an operator may do is asked of `ohsessions.lifecycle`. Nothing here shows a secret,
-a snapshot's contents or what an action hides.
+The operations are: passivate and wake a session, revoke its links, and drain a process. This package does not
+write to the five tables: it calls `ohsessions.lifecycle` and `ohsessions.leases`. It never shows a secret,
+the contents of a snapshot or the hidden arguments of an action.
 """
 
 from . import connections, events, processes, sessions, transitions

@@ -1,4 +1,4 @@
-"""What the five tables have in common: read-only, and bounded in what a page costs and may be asked."""
+"""The base class of the five tables' admin: read-only, with limits on the cost and the filters of a page."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ MOST_COUNTED = 10_000
 
 
 class BoundedPaginator(RowPaginator):
-    """Counts up to MOST_COUNTED rows and pages through those: a COUNT over millions takes seconds, each time.
+    """A paginator of the first MOST_COUNTED rows: a COUNT over millions of rows takes seconds, each time.
 
-    Whoever looks for more needs a filter, not page 217.
+    Users who look for other rows need a filter, not page 217.
     """
 
     @cached_property
     def _counted(self) -> int:
         rows: Any = self.object_list
-        # Only the key: else it would compute for each counted row what the list shows of a hundred.
+        # Only the key: else the list's annotations are computed for each counted row, not for 100 rows.
         counted: int = rows.order_by().values("pk")[: MOST_COUNTED + 1].count()
         return counted
 
@@ -44,12 +44,12 @@ class BoundedPaginator(RowPaginator):
 
     @property
     def is_cut(self) -> bool:
-        """Whether there are more rows than counted."""
+        """True if there are more rows than counted."""
         return self._counted > MOST_COUNTED
 
 
 class ReadOnlyAdmin(ModelAdmin):
-    """Rows are looked at, never edited: what writes them holds locks and rules that a form does not know."""
+    """An admin without add, change and delete: their writers use locks and rules that a form lacks."""
 
     actions: Any = None
     show_full_result_count = False
@@ -58,7 +58,7 @@ class ReadOnlyAdmin(ModelAdmin):
     list_per_page = 100
     list_max_show_all = 200
     hidden: tuple[str, ...] = ()
-    """Columns that are neither shown nor, in lists, read."""
+    """Columns that are not shown. The queries defer them."""
 
     class Media:
         css = {"all": ["ohsessions/admin/admin.css"]}
@@ -77,7 +77,7 @@ class ReadOnlyAdmin(ModelAdmin):
         rows: QuerySet[Any] = super().get_queryset(request)
         return access.visible(request.user, rows.defer(*self.hidden))
 
-    # What a list can be asked, and for how long
+    # The filters that a list accepts, and its time limit
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
         if lookups.is_of_a_popup(self.model, lookup, value):
@@ -93,12 +93,12 @@ class ReadOnlyAdmin(ModelAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        # A site's own field that completes what is typed has no form with a limit.
+        # The search of an autocomplete field has no form that limits its length.
         term = search_term.replace("\0", "")[: lookups.MOST_SEARCHED]
         return (self.search(request, queryset, term), False) if term.strip() else (queryset, False)
 
     def search(self, request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
-        """The rows that a search finds. (`search_fields` says only that there is one.)"""
+        """Return the rows that a search finds. (`search_fields` only makes Django show the search box.)"""
         raise NotImplementedError
 
     def changelist_view(
@@ -108,13 +108,13 @@ class ReadOnlyAdmin(ModelAdmin):
         try:
             with patience.limited(router.db_for_read(self.model)):
                 response = super().changelist_view(request, {"title": title} | (extra_context or {}))
-                # Here, not later: the filters and the dates are read while the page is rendered.
+                # Rendered inside the limit: rendering runs the queries of the filters and the dates.
                 return response.render() if isinstance(response, TemplateResponse) else response
         except patience.TooSlow:
             return self._give_up(request, title)
 
     def _give_up(self, request: HttpRequest, title: str) -> HttpResponse:
-        """Says so, on a page that asks the database for nothing."""
+        """Return a page that says that the list was too slow. The page itself does not query the tables."""
         told = f"This list took the database longer than {patience.LIMIT:g} s, and was given up."
         messages.warning(request, f"{told} Search for less, or for an id, or filter.")
         context = self.admin_site.each_context(request) | {
@@ -125,26 +125,26 @@ class ReadOnlyAdmin(ModelAdmin):
         return TemplateResponse(request, "admin/ohsessions/too_slow.html", context)
 
     def heading(self, row: Any) -> str:
-        """What a row's page is called."""
+        """Return the title of a row's page."""
         return str(row)
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
-        # Not the row's own text: a connection's is its sid, which is as good as a password.
+        # The title is not str(row): for a connection that is its sid, which is as secret as a password.
         context |= {"title": self.heading(context["original"]), "subtitle": None}
         return super().render_change_form(request, context, *args, **kwargs)
 
 
 def may_see_sessions(request: HttpRequest) -> bool:
-    """Whether a user may look at sessions; who may not sees their ids only, and no title."""
+    """Return whether the user may view sessions. Other users see the ids of sessions only, and no titles."""
     return any(request.user.has_perm(f"ohsessions.{verb}_session") for verb in ("view", "change"))
 
 
 def with_titles(rows: QuerySet[Any], request: HttpRequest) -> QuerySet[Any]:
-    """Rows with `session_title`, for display.session_link: None where the user may not see it.
+    """Return rows with `session_title`, for display.session_link: None if the user may not see it.
 
-    Of the session nothing else is read: each row would bring its snapshot along.
+    No other column of the session is read: the whole row would include its snapshot.
     """
     hidden = Value(None, output_field=CharField(null=True))
     titled: QuerySet[Any] = rows.annotate(

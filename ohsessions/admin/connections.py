@@ -1,4 +1,4 @@
-"""Connections: who is, or was, attached to what, from where, and how far behind."""
+"""The admin of connections: their users, sessions and addresses, and how many events they are behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Row = WithAnnotations[Connection, Named]
 
 SHOWN_OF_A_SID = 8
-"""Characters. With all of it somebody could speak in its place, so a search must not tell the others."""
+"""Characters of a sid. Anybody with the whole sid could use the connection, so a search uses no others."""
 
 
 @admin.register(Connection)
@@ -44,7 +44,7 @@ class ConnectionAdmin(ReadOnlyAdmin):
     )
     list_filter = (ConnectionFilter, RoleFilter, SessionFilter, GatewayFilter)
     list_select_related = ("user", "gateway")
-    ordering = ("-pk",)  # as they came, by an index
+    ordering = ("-pk",)  # the newest first, by an index
     sortable_by = ()
     search_fields = ("sid",)
     search_help_text = "A session's id, the beginning of a connection's, a user's name, or an address."
@@ -139,7 +139,7 @@ class ConnectionAdmin(ReadOnlyAdmin):
 
     @admin.display(description="behind")
     def behind(self, row: Row) -> str:
-        """Events of its session that it was not sent yet."""
+        """Return the number of its session's events that it was not sent yet."""
         if row.ended_at or row.session_id is None:
             return display.NOTHING
         return f"{max(0, row.session_head - row.sent_number):,}"

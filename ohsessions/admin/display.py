@@ -1,4 +1,4 @@
-"""How values read in the admin: times, sizes, states and links. Each gives a small piece of safe HTML."""
+"""Functions that format times, states and links for the admin, as text or as small pieces of safe HTML."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
 def relative(moment: datetime, now: datetime) -> str:
-    """`3 min ago`, `in 12 s`, `now`: the largest unit only, rounded down: to be read at a glance."""
+    """Return `3 min ago`, `in 12 s` or `now`: the largest unit only, rounded down, to be read at a glance."""
     seconds = int((moment - now).total_seconds())
     if seconds == 0:
         return "now"
@@ -32,14 +32,14 @@ def relative(moment: datetime, now: datetime) -> str:
 
 
 def when(moment: datetime | None, now: datetime | None = None) -> str:
-    """A moment as relative text, with the absolute time as its title."""
+    """Return a moment as relative text, with the absolute time as its title."""
     if moment is None:
         return NOTHING
     return timed(moment, relative(moment, now or timezone.now()))
 
 
 def timed(moment: datetime, text: str, style: str = "oh-time") -> SafeString:
-    """Any text about a moment, with the absolute time as its title."""
+    """Return any text about a moment, with the absolute time as its title."""
     exact = timezone.localtime(as_aware(moment))
     return format_html(
         '<time class="{}" datetime="{}" title="{}">{}</time>',
@@ -51,12 +51,12 @@ def timed(moment: datetime, text: str, style: str = "oh-time") -> SafeString:
 
 
 def badge(word: str) -> SafeString:
-    """A state, coloured by the style sheet."""
+    """Return a state as HTML that the style sheet colours."""
     return format_html('<span class="oh-badge oh-badge-{}">{}</span>', word, word)
 
 
 def warning(text: str, title: str = "") -> SafeString:
-    """A text that an operator should not overlook."""
+    """Return a text as HTML that an operator should not overlook."""
     return format_html('<span class="oh-warning" title="{}">{}</span>', title, text)
 
 
@@ -65,22 +65,22 @@ def quiet(text: str) -> SafeString:
 
 
 def short(identifier: UUID | str) -> str:
-    """The first part of an id: enough to recognize it, and not enough to use it."""
+    """Return the first part of an id: enough to recognize it, and not enough to use it."""
     return str(identifier)[:8]
 
 
 def identifier(key: UUID) -> SafeString:
-    """An id's first part, with all of it as its title."""
+    """Return the first part of an id, with the whole id as its title."""
     return format_html('<code title="{}">{}</code>', key, short(key))
 
 
 def link(row: Model, text: str) -> str:
-    """A link to a row's page."""
+    """Return a link to a row's page."""
     return anchor(page_of(row), text)
 
 
 def session_link(key: UUID | None, title: str | None) -> str:
-    """A link to a session's page by its title; only its id where `title` is None: the user may not see it."""
+    """Return a link to a session's page. Returns only its id if `title` is None: the user may not see it."""
     if key is None:
         return NOTHING
     if title is None:
@@ -89,14 +89,14 @@ def session_link(key: UUID | None, title: str | None) -> str:
 
 
 def process_link(process: Process | None) -> str:
-    """Containers may share host and pid: with its id."""
+    """Return a link to a process, and its id: containers may share host and pid."""
     if process is None:
         return NOTHING
     return format_html("{} {}", link(process, process.address), identifier(process.pk))
 
 
 def actor(by: str) -> str:
-    """Who made a transition: a process, named by its id, as a link to its page; others as they are."""
+    """Return a transition's `by` as HTML: a process as a link to its page, any other text unchanged."""
     kind, _, name = by.partition(" ")
     try:
         page = reverse("admin:ohsessions_process_change", args=[UUID(name)])
@@ -114,11 +114,11 @@ def page_of(row: Model) -> str:
 
 
 def list_of(model: type[Model], **filters: Any) -> str:
-    """The address of a table's list, filtered."""
+    """Return the address of a table's list with these filters."""
     url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
     return f"{url}?{urlencode(filters)}" if filters else url
 
 
 def count_link(count: int, model: type[Model], **filters: Any) -> str:
-    """A number as a link to the rows that it counts."""
+    """Return a number as a link to the rows that it counts."""
     return anchor(list_of(model, **filters), f"{count:,}") if count else "0"

@@ -1,4 +1,4 @@
-"""What operators do to processes: drain them."""
+"""The operation on processes: drain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WITHOUT = {
     Process.Kind.WORKER: "No other worker is active: sessions that are wanted wait until one is started.",
     Process.Kind.GATEWAY: "No other gateway is active: nobody can connect until one is started.",
 }
-"""What it means that none of a kind is left."""
+"""The warning if no active process of a kind is left."""
 
 
 class Drain(Operation):

@@ -1,4 +1,4 @@
-"""Events: the log as stored, read a piece at a time. A session may have a million, and one may have 4 MB."""
+"""The admin of events. It reads small pieces: a session may have a million events, and one may have 4 MB."""
 
 from __future__ import annotations
 
@@ -33,30 +33,33 @@ SESSION = SessionFilter.parameter_name
 EXCERPT = 1000
 """Characters of an event's data that a list reads."""
 SHOWN = 160
-"""Characters of it that a list shows."""
+"""Characters of an event's text that a list shows."""
 MOST_PRINTED = 200_000
 """Characters that an event's page prints; images come inside messages."""
 
 
 def excerpts(rows: QuerySet[Any]) -> QuerySet[Any]:
-    """Rows with the beginning of their data instead of all of it, and never with what is hidden."""
+    """Return rows with the beginning of their data instead of all data, and without hidden arguments."""
     cut: QuerySet[Any] = rows.annotate(excerpt=Left("data", EXCERPT), length=Length("data"))
     return cut.defer("data", "hidden_text")
 
 
 def gist(excerpt: str) -> str:
-    """What an event says, in a line: its text if it has any, else its JSON without id and time."""
+    """Return an event in one line: its content, message, extras or args, the first that is not empty.
+
+    For data that does not parse, such as an excerpt of a long event, return the JSON without id and time.
+    """
     try:
         data = json.loads(excerpt)
         said = next((data[key] for key in ("content", "message", "extras", "args") if data.get(key)), "")
-    except (ValueError, AttributeError):  # it is longer than the excerpt, or nothing that we wrote
+    except (ValueError, AttributeError):  # the data is longer than the excerpt, or not written by ohsessions
         said = unstamp(excerpt) if excerpt.startswith("{") and excerpt.count(",") > 1 else excerpt
     text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
     return Truncator(" ".join(text.split())).chars(SHOWN)
 
 
 def pretty(data: str) -> str:
-    """An event's JSON, indented; what is not JSON, or too long, as it is and cut."""
+    """Return an event's JSON indented, or a text that is not JSON unchanged. Longer ones are cut."""
     try:
         text = json.dumps(json.loads(data), indent=2, ensure_ascii=False)
     except ValueError:
@@ -93,7 +96,7 @@ class EventAdmin(ReadOnlyAdmin):
         if key := uuid_or_none(term):
             return rows.filter(session=key)
         found = Q(kind=term)
-        if SESSION in request.GET:  # text has no index; within a session looking through it is fine
+        if SESSION in request.GET:  # the text has no index; a scan within one session is fast enough
             found |= Q(data__icontains=term)
         return rows.filter(found)
 

@@ -1,4 +1,4 @@
-"""What the lists can be narrowed to."""
+"""The filters of the admin's lists."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _where(column: str, value: str, rows: Rows) -> Rows:
 
 
 class ChoiceFilter(admin.SimpleListFilter):
-    """A fixed set of choices, each a word for the address, a label and a way to narrow the rows."""
+    """A filter with fixed choices. Each has a word for the address, a label and a function to filter rows."""
 
     template = "admin/ohsessions/filter.html"
     options: dict[str, tuple[str, Callable[[Rows], Rows]]]
@@ -41,9 +41,10 @@ class ChoiceFilter(admin.SimpleListFilter):
 
 
 class RelatedFilter(admin.SimpleListFilter):
-    """Narrows a list to what belongs to one row. It is offered where a link brought it along.
+    """A filter for the rows that belong to one row of another table.
 
-    To list all rows to choose from would be a query over a whole table.
+    It is shown only if the address already has its parameter. A list of all rows to choose from would need a
+    query over a whole table.
     """
 
     template = "admin/ohsessions/filter.html"
@@ -57,13 +58,13 @@ class RelatedFilter(admin.SimpleListFilter):
         return [(value, self.label(row, request) if row else "unknown")]
 
     named_by: tuple[str, ...] = ()
-    """The columns that make up a row's text."""
+    """The columns that label() and the row's str() need."""
 
     def label(self, row: Any, request: HttpRequest) -> str:
         return str(row)
 
     def key(self) -> UUID | None:
-        """The id in the address; None if it is none: whoever mistypes it finds nothing."""
+        """Return the id in the address. Returns None if it is not a UUID; the list is empty then."""
         return uuid_or_none(self.value() or "")
 
     def queryset(self, request: HttpRequest, queryset: Rows) -> Rows:
@@ -88,7 +89,7 @@ class GatewayFilter(RelatedFilter):
 
 
 class WorkerFilter(admin.SimpleListFilter):
-    """The workers that own a session now; processes of the past are too many to list."""
+    """A filter by worker. It lists the workers that own a session now: past workers are too many."""
 
     title = parameter_name = "worker"
     template = "admin/ohsessions/filter.html"
@@ -97,7 +98,7 @@ class WorkerFilter(admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         owners = Process.objects.filter(pk__in=Session.objects.exclude(worker=None).values("worker"))
         asked = uuid_or_none(self.value() or "")
-        if asked:  # a link's worker may own nothing any more
+        if asked:  # the worker in a link may own no session any more
             owners |= Process.objects.filter(pk=asked)
         return [(self.NONE, "None"), *((str(row.pk), str(row)) for row in owners[:50])]
 
@@ -134,7 +135,7 @@ class DueFilter(ChoiceFilter):
 
 
 class TroubleFilter(ChoiceFilter):
-    """What an operator looks for first."""
+    """A filter for the sessions that operators look for first."""
 
     title = "trouble"
     parameter_name = "trouble"
@@ -174,22 +175,22 @@ class SourceFilter(ChoiceFilter):
 
 
 class FieldFilter(admin.ChoicesFieldListFilter):
-    """Django's filter of a column with choices, looking like ours."""
+    """Django's filter of a column with choices, with the template of the other filters."""
 
     template = "admin/ohsessions/filter.html"
     declared_lookups = ("exact",)
-    """What it takes of an address; see admin.lookups."""
+    """The lookups that it accepts in an address; see admin.lookups."""
 
 
 class RuntimeFilter(admin.SimpleListFilter):
-    """The runtimes that there are: to list those of all sessions would be a query over the whole table."""
+    """A filter by the aliases in RUNTIMES. Those of all sessions would need a query over the whole table."""
 
     title = parameter_name = "runtime"
     template = "admin/ohsessions/filter.html"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         value = self.value()
-        asked = [value] if value else []  # it may have been taken out of RUNTIMES since
+        asked = [value] if value else []  # its alias may have been removed from RUNTIMES
         return [(alias, alias) for alias in dict.fromkeys([*conf.RUNTIMES, *asked])]
 
     def queryset(self, request: HttpRequest, queryset: Rows) -> Rows:
@@ -197,7 +198,7 @@ class RuntimeFilter(admin.SimpleListFilter):
 
 
 def uuid_or_none(text: str) -> UUID | None:
-    """The id that somebody typed or pasted, with or without hyphens."""
+    """Return the UUID in a text, with or without hyphens; None if there is none."""
     try:
         return UUID(text.strip())
     except ValueError:

@@ -1,7 +1,7 @@
-"""What the address of a list may ask for: the filters that the list offers, and nothing else.
+"""Limits on the address of a list: it can use the filters that the list offers, and nothing else.
 
-Django's admin takes any lookup on a table's own columns. So an address can read a column that no page shows,
-letter by letter (`?snapshot__icontains=…`: is the row still listed?), or have the database try a regular
+Django's admin accepts any lookup on a table's own columns. So a user could read a column that no page shows,
+letter by letter (`?snapshot__icontains=…`: is the row still listed?), or make the database try a regular
 expression for hours.
 """
 
@@ -21,13 +21,13 @@ from django.db.models.constants import LOOKUP_SEP
 from django.http import HttpRequest
 
 MOST_SEARCHED = 200
-"""Characters of a search: each word of it is looked for in each row."""
+"""Characters of a search: the database looks for each of its words in each row."""
 YEARS = range(1, 9999)
-"""Django adds a month to them, in Python."""
+"""The years that a date filter accepts. Django adds a month to them in Python, whose last year is 9999."""
 
 
 def declared(list_filter: Any, date_hierarchy: str | None) -> Iterator[str]:
-    """The parameters of a list's filters, and of its dates."""
+    """Yield the parameters of a list's filters and of its date hierarchy."""
     for item in list_filter:
         if isinstance(item, type) and issubclass(item, SimpleListFilter):
             yield str(item.parameter_name)
@@ -39,13 +39,13 @@ def declared(list_filter: Any, date_hierarchy: str | None) -> Iterator[str]:
 
 
 def is_of_a_popup(model: type[Model], lookup: str, value: str) -> bool:
-    """Whether a site's own field with `limit_choices_to` asks for just this, from its pop-up window."""
+    """Return whether the pop-up window of a site's own field with `limit_choices_to` sends this parameter."""
     limits = [limit() if callable(limit) else limit for limit in model._meta.related_fkey_lookups]
     return any((lookup, value) in url_params_from_lookup_dict(limit).items() for limit in limits)
 
 
 def is_column(model: type[Model], lookup: str) -> bool:
-    """Whether a parameter begins with a column or a relation of a table."""
+    """Return whether a parameter begins with the name of a column or relation of a table."""
     name = lookup.partition(LOOKUP_SEP)[0]
     try:
         model._meta.get_field(name)
@@ -55,14 +55,14 @@ def is_column(model: type[Model], lookup: str) -> bool:
 
 
 def is_sound(lookup: str, value: str) -> bool:
-    """Whether a value can be asked for at all: others make Django or the database raise."""
+    """Return whether a value can be used in a query: others make Django or the database raise."""
     if lookup.endswith("__year"):
         return not value or (value.isascii() and value.isdigit() and int(value[:5]) in YEARS)
     return "\0" not in value
 
 
 class SearchForm(forms.Form):
-    """That of a list, with a limit."""
+    """The search form of a list, with a limit on its length."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,25 +70,27 @@ class SearchForm(forms.Form):
 
 
 class DeclaredChangeList(ChangeList):
-    """A list that is narrowed and ordered by what it offers only."""
+    """A change list that accepts only the filters and the order that it offers."""
 
     search_form_class = SearchForm
 
     def get_filters_params(self, params: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The last value of each: a thousand times the same filter is a query that SQLite refuses."""
+        """Return only the last value of each parameter. SQLite refuses a query with a filter 1,000 times."""
         given: dict[str, Any] = super().get_filters_params(params)
         return {name: values[-1:] for name, values in given.items()}
 
     def get_filters(self, request: HttpRequest) -> Any:
-        """Django refuses what a list may not be asked for: an attack. What is no column is a slip, or a
-        parameter of something else: it leads to the whole list."""
+        """Raise IncorrectLookupParameters for a parameter that is neither a column nor a filter.
+
+        It is a typing mistake, or belongs to something else: Django then shows the whole list. For a column
+        that the list does not offer Django raises DisallowedModelAdminLookup, since that is an attack."""
         for name in self.get_filters_params():
             if not (is_column(self.model, name) or self.model_admin.lookup_allowed(name, "", request)):
                 raise IncorrectLookupParameters(name)
         return super().get_filters(request)
 
     def get_ordering_field(self, field_name: Any) -> Any:
-        """Django offers no column outside `sortable_by`, but takes it from the address."""
+        """Return None for a column outside `sortable_by`. Django does not offer it, but would accept it."""
         return super().get_ordering_field(field_name) if field_name in (self.sortable_by or ()) else None
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> Any:

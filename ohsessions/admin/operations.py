@@ -1,4 +1,4 @@
-"""Ask, then do: what operators do to rows, each with a page that says before what will happen."""
+"""Operations on the rows of a table. A page first explains the consequences and asks for confirmation."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ from ohsessions.core.errors import OhSessionsError
 
 REFUSED = "This site's policy does not let you do that."
 MOST = 200
-"""Rows at a time. Each is a transaction of its own, while the operator waits for the answer."""
+"""The most rows at a time. Each row takes a transaction, and the operator waits for all of them."""
 
 
 class Operation(ABC):
-    """One thing that operators do to the rows of a table."""
+    """One operation that operators can run on the rows of a table."""
 
     verb: ClassVar[str]
     intro: ClassVar[str]
-    """What it means, whatever the row."""
+    """Explains the operation, for any row."""
     is_disturbing: ClassVar[bool] = True
-    """Whether somebody may notice: its button then is red."""
+    """True if users may notice the operation: its button is red then."""
     permission: ClassVar[str] = "operate"
-    """Which of the admin's permissions it needs: `has_…_permission()`."""
+    """The permission that it needs: the admin's method `has_…_permission()`."""
 
     @abstractmethod
     def applies_to(self, row: Any) -> bool:
-        """Whether it would do anything."""
+        """Return whether the operation would change anything for this row."""
 
     @abstractmethod
     def consequence(self, row: Any) -> str:
-        """What it does to a row that it applies to."""
+        """Return what the operation does to a row that it applies to, as sentences."""
 
     def warnings(self, rows: Sequence[Any]) -> list[str]:
-        """What an operator should not overlook; `rows` are those it applies to."""
+        """Return warnings for the operator; `rows` are the rows that the operation applies to."""
         return []
 
     @abstractmethod
     def do(self, key: UUID, by: str) -> str:
-        """Does it; gives what happens now, in words. Raises OhSessionsError if it cannot be done."""
+        """Run the operation and return its outcome in words. Raises OhSessionsError if it is impossible."""
 
     @property
     def name(self) -> str:
-        """Its name in addresses, and for the site's policy."""
+        """The name in addresses, and for the site's policy."""
         return slugify(self.verb)
 
     def said_of(self, row: Any) -> str:
@@ -67,12 +67,12 @@ class Operation(ABC):
 
 
 class OperatedAdmin(ReadOnlyAdmin):
-    """Rows that nobody edits, and that operators do something to."""
+    """A read-only admin with operations."""
 
     operations: ClassVar[tuple[Operation, ...]] = ()
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
-        """Nobody edits the rows, so the right to change them is the right to operate them."""
+        """Return whether the user has Django's change permission. Nobody edits the rows in another way."""
         return bool(request.user.has_perm(f"{self.opts.app_label}.change_{self.opts.model_name}"))
 
     def get_urls(self) -> list[URLPattern]:
@@ -89,7 +89,7 @@ class OperatedAdmin(ReadOnlyAdmin):
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
-        """Offers what applies to the row."""
+        """Add the operations that apply to the row, and that the user may run."""
         row = context["original"]
         context["history_url"] = reverse(f"admin:ohsessions_{self.opts.model_name}_history", args=[row.pk])
         context["offers"] = [
@@ -103,14 +103,17 @@ class OperatedAdmin(ReadOnlyAdmin):
         return bool(getattr(self, f"has_{operation.permission}_permission")(request))
 
     def _is_for(self, request: HttpRequest, operation: Operation, row: Any) -> bool:
-        """Whether it would do anything to this row, and the site's policy lets this user do it."""
+        """Return whether the operation applies to this row and the site's policy allows it to this user."""
         return operation.applies_to(row) and policy().may_operate(request.user, operation.name, row)
 
     def url_of(self, operation: Operation) -> str:
         return reverse(f"admin:ohsessions_{self.opts.model_name}_{operation.name}")
 
     def operate_view(self, request: HttpRequest, operation: Operation) -> HttpResponse:
-        """Asks at a GET, does it at a POST. Both name the rows by the model's name, as often as needed."""
+        """Show the page to confirm on GET, run the operation on POST.
+
+        The parameter with the model's name has the id of a row. It may be repeated.
+        """
         if not self._has_permission(request, operation):
             raise PermissionDenied
         values = request.POST if request.method == "POST" else request.GET
@@ -119,11 +122,11 @@ class OperatedAdmin(ReadOnlyAdmin):
         return (self._do if request.method == "POST" else self._ask)(request, operation, keys)
 
     def ask_about(self, request: HttpRequest, operation: Operation, rows: QuerySet[Any]) -> HttpResponse:
-        """The same page for what was selected in the list."""
+        """Return the page to confirm for the rows that were selected in the list."""
         return self._ask(request, operation, list(rows.values_list("pk", flat=True)[: MOST + 1]))
 
     def _ask(self, request: HttpRequest, operation: Operation, keys: Sequence[UUID]) -> HttpResponse:
-        """The page on which the operator confirms."""
+        """Return the page on which the operator confirms the operation."""
         rows: list[Model] = list(self.get_queryset(request).filter(pk__in=keys[:MOST]))
         if not rows or len(keys) > MOST:
             many = f"Select at most {MOST} {self.opts.verbose_name_plural} at a time."
@@ -149,7 +152,7 @@ class OperatedAdmin(ReadOnlyAdmin):
         return REFUSED if refused else operation.said_of(row)
 
     def _do(self, request: HttpRequest, operation: Operation, keys: Sequence[UUID]) -> HttpResponse:
-        """Does it to each row in turn, and tells the operator what came of it: each outcome once."""
+        """Run the operation on each row in turn, and show the operator each outcome once, with its count."""
         by = f"operator {request.user.get_username()}"
         outcomes: Counter[tuple[int, str]] = Counter()
         rows = self.get_queryset(request).in_bulk(keys[:MOST])
@@ -174,7 +177,7 @@ class OperatedAdmin(ReadOnlyAdmin):
         return HttpResponseRedirect(self._after(keys))
 
     def _after(self, keys: Sequence[UUID]) -> str:
-        """Where to go then: to the row, or to the list if there were several."""
+        """Return the address to go to afterwards: the page of a single row, or the list."""
         if len(keys) == 1:
             return reverse(f"admin:ohsessions_{self.opts.model_name}_change", args=[keys[0]])
         return display.list_of(self.model)

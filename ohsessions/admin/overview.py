@@ -1,6 +1,6 @@
-"""Why a session is awake, or asleep: the facts of its row as an operator asks for them, with their meaning.
+"""Explanations for operators: why a session is awake or asleep, from the facts in its row.
 
-Pure functions of a row, numbers and a time; what they say follows the rules of `core.policy`.
+These are pure functions of a row, numbers and a time. They follow the rules of `core.policy`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from ohsessions.models import Session
 
 AWAKE = frozenset({State.STARTING, State.RUNNING, State.PASSIVATING})
 PUNCTUAL = timedelta(seconds=3)
-"""A due session is claimed within 2 s of its time; later than this something holds it, or is broken."""
+"""A due session is claimed within 2 s. If that takes longer than this, something holds it or is broken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One of the things that decide. `holds`: it keeps the session awake."""
+    """One fact that decides whether a session sleeps. `holds`: it keeps the session awake."""
 
     name: str
     detail: str
@@ -29,24 +29,24 @@ class Fact:
 
 
 def is_late(session: Session, now: datetime) -> bool:
-    """Whether the session should have been passivated by now."""
+    """Return whether the session should have been passivated by now."""
     due = session.passivate_at
     return session.state in AWAKE and due is not None and now - due > PUNCTUAL
 
 
 def is_unowned(session: Session) -> bool:
-    """Whether it is awake and no worker works for it."""
+    """Return whether the session is awake and no worker owns it."""
     return session.state in AWAKE and session.worker_id is None
 
 
 def question(session: Session) -> str:
-    """What an operator asks who opens its page."""
+    """Return the question that the session's page answers."""
     asked = {State.PASSIVATED: "is it asleep", State.FAILED: "did it fail", State.CLOSED: "is it closed"}
     return f"Why {asked.get(State(session.state), 'is it awake')}?"
 
 
 def summary(session: Session, attached: int, now: datetime) -> str:
-    """One sentence: why it is in this state, and what comes next."""
+    """Return in one or two sentences why the session is in its state, and what comes next."""
     if session.state == State.CLOSED:
         return "It was ended for good. Its log can still be read."
     if session.state == State.FAILED:
@@ -77,7 +77,7 @@ def _cause(session: Session, attached: int, now: datetime) -> str:
 
 
 def facts(session: Session, attached: int, now: datetime) -> list[Fact]:
-    """What keeps an awake session awake, and what does not; for one that sleeps, what would wake it."""
+    """Return what keeps an awake session awake, and what does not. For a sleeping one: what would wake it."""
     found = [_connections(attached), _actions(session)]
     if session.state in AWAKE:
         found += [_due(session, attached, now), _worker(session)]

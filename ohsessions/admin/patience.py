@@ -1,7 +1,7 @@
-"""How long a list may keep the database busy: a search through millions of rows must not stop a site.
+"""A time limit for the queries of a list: a search through millions of rows must not stop a site.
 
-PostgreSQL ends a statement by itself; SQLite asks now and then whether it is to go on. (What Python does for
-SQLite inside of a row, like regular expressions, is not asked: no list uses any.)
+PostgreSQL cancels a statement by itself. SQLite regularly calls a function that can stop it. (SQLite does not
+call it while Python code works for it, as for a regular expression. No list uses one.)
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 from django.db import OperationalError, connections, transaction
 
 LIMIT = 5.0
-"""Seconds: of a statement on PostgreSQL, of all statements of the list on SQLite."""
+"""Seconds for each statement on PostgreSQL, for all statements of the list together on SQLite."""
 STEPS = 10_000
-"""Instructions of SQLite's between two looks at the clock: well under a millisecond."""
+"""SQLite's instructions between two looks at the clock. They take well under a millisecond."""
 QUERY_CANCELED = "57014"
 
 
 class TooSlow(Exception):
-    """The database was stopped."""
+    """A query took too long and was stopped."""
 
 
 @contextmanager
 def limited(alias: str) -> Iterator[None]:
-    """Raises TooSlow where what is inside takes the database longer than LIMIT; other vendors have none."""
+    """Raise TooSlow if the queries inside take longer than LIMIT. Other databases have no limit."""
     connection = connections[alias]
     limits = {"postgresql": _limited_postgresql, "sqlite": _limited_sqlite}
     if connection.vendor not in limits:
@@ -39,7 +39,7 @@ def limited(alias: str) -> Iterator[None]:
 @contextmanager
 def _limited_postgresql(connection: Any) -> Iterator[None]:
     try:
-        with transaction.atomic(using=connection.alias):  # for the setting to end with it
+        with transaction.atomic(using=connection.alias):  # SET LOCAL lasts until its end
             with connection.cursor() as cursor:
                 cursor.execute(f"SET LOCAL statement_timeout = {round(LIMIT * 1000)}")
             yield

@@ -1,4 +1,4 @@
-"""Processes: who lives, who is late, and what each holds."""
+"""The admin of processes: which are alive, which are late, and what each holds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 
 def counted(rows: QuerySet[Any], by: str) -> Coalesce:
-    """How many of `rows` belong to each row of the outer query: no join, so it costs the rows shown only."""
+    """Return an annotation that counts the `rows` that belong to each row of the outer query.
+
+    It is a subquery and no join, so it is computed for the rows shown only.
+    """
     groups = rows.filter(**{by: OuterRef("pk")}).order_by().values(by)
     return Coalesce(Subquery(groups.annotate(n=Count("pk")).values("n")), 0, output_field=IntegerField())
 

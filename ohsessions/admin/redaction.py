@@ -1,4 +1,4 @@
-"""Settings as an operator may see them. Secrets have their own column; this is for rows of older versions."""
+"""Settings as an operator may see them. Rows of older versions have secrets among them, in clear."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ REDACTED = "••••••"
 
 
 def redact(value: JSON, declared: Collection[str] = ()) -> JSON:
-    """Return a copy in which every secret is masked: what INIT would keep apart today."""
+    """Return a copy in which every secret is masked: every value that INIT would store as a secret today."""
     return mask_secrets(value, REDACTED, declared)

@@ -1,4 +1,4 @@
-"""Sessions: the list an operator starts from, and the page that says why one is awake."""
+"""The admin of sessions: the list, and a page for each session that explains why it is awake."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class SessionAdmin(OperatedAdmin):
         return shown
 
     def search(self, request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
-        if key := uuid_or_none(term):  # in any spelling, and by its index
+        if key := uuid_or_none(term):  # accepts any spelling of an id, and uses its index
             return rows.filter(pk=key)
         for word in term.split():
             owner = Q((f"owner__{get_user_model().USERNAME_FIELD}__icontains", word))
@@ -204,7 +204,7 @@ class SessionAdmin(OperatedAdmin):
 
     @admin.display(description="snapshot")
     def snapshot_size(self, row: Session) -> str:
-        """Its size only: what a runtime stores in it may be a secret."""
+        """Return the size only: a runtime may store a secret in its snapshot."""
         if row.snapshot_file:
             return f"In the file {row.snapshot_file}"
         if row.snapshot is None:
@@ -214,7 +214,7 @@ class SessionAdmin(OperatedAdmin):
 
 
 def passivation(session: Session, now: datetime) -> str:
-    """When a session is due to be passivated, and whether that is overdue."""
+    """Return as HTML when a session is due to be passivated, with a warning if that is overdue."""
     due = session.passivate_at
     if due is None:
         return display.NOTHING
@@ -224,7 +224,7 @@ def passivation(session: Session, now: datetime) -> str:
 
 
 def state_counts(request: HttpRequest) -> list[tuple[str, int]]:
-    """How many sessions are in each state, in the order of a session's life. One query over an index."""
+    """Return the number of sessions in each state, in the order of their life. One query, by an index."""
     counts = dict(
         access.visible(request.user, Session.objects.order_by()).values_list("state").annotate(Count("pk"))
     )
@@ -232,7 +232,10 @@ def state_counts(request: HttpRequest) -> list[tuple[str, int]]:
 
 
 def page(request: HttpRequest, session: Row) -> dict[str, Any]:
-    """What a session's page shows beside the fields of its row; of each table only what the user may see."""
+    """Return the context of a session's page beside the fields of its row.
+
+    It has rows of another table only if the user may view that table.
+    """
     now = timezone.now()
     shown: dict[str, Any] = {
         "now": now,

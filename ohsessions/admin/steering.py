@@ -1,4 +1,4 @@
-"""What operators do to sessions: passivate and wake them, and revoke their links."""
+"""The operations on sessions: passivate, wake, and revoke links."""
 
 from __future__ import annotations
 

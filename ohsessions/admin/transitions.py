@@ -1,4 +1,4 @@
-"""Transitions: every move between states, with who made it and why."""
+"""The admin of transitions: every move between states, its author and its reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class TransitionAdmin(ReadOnlyAdmin):
     list_display = ("move", "session_link", "reason", "actor", "epoch", "moved")
     list_filter = (SessionFilter, TargetFilter)
-    ordering = ("-pk",)  # as they happened, by an index
+    ordering = ("-pk",)  # the newest first, by an index
     sortable_by = ()
     search_fields = ("reason", "by")
     search_help_text = "A session's id, or a part of the reason or of who made the move."

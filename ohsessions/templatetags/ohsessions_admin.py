@@ -1,4 +1,4 @@
-"""What the admin's own templates need to show values as its lists do, from `ohsessions.admin.display`."""
+"""Template filters that show values as the admin's lists do; see `ohsessions.admin.display`."""
 
 from __future__ import annotations
 
