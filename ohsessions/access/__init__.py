@@ -1,4 +1,4 @@
-"""Who may do what: roles, the policy, logins, tokens, and the encryption of secrets at rest.
+"""Permissions: roles, the policy, logins, tokens, and the encryption of stored secrets.
 
 The setting ACCESS_POLICY names a subclass of AccessPolicy. No token or secret is ever logged.
 """

@@ -1,4 +1,4 @@
-"""The encryption of secrets at rest, and the keys that it uses (the setting SECRETS_KEYS)."""
+"""The encryption of stored secrets, and its keys (the setting SECRETS_KEYS)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SECRETS_SALT = b"ohsessions.secrets"
 
 
 def encrypt(text: str) -> str:
-    """Encrypts a secret for a column. The first key encrypts, all of them decrypt."""
+    """Encrypt a secret for a column. The first key encrypts, all keys decrypt."""
     return _fernet().encrypt(text.encode()).decode()
 
 
 def decrypt(text: str) -> str:
-    """The reverse of encrypt. Raises WireError 500 if no key fits."""
+    """Decrypt a text that encrypt() returned. Raises WireError 500 if no key fits."""
     try:
         return _fernet().decrypt(text.encode()).decode()
     except InvalidToken as error:
@@ -32,7 +32,7 @@ def decrypt(text: str) -> str:
 
 def _fernet() -> MultiFernet:
     keys: Sequence[str | bytes] = conf.SECRETS_KEYS or [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
-    # A key may be any string: what Fernet needs (32 bytes, base64) is derived from it.
+    # A key may be any string. Fernet needs 32 bytes in base64, so they are derived from it.
     return MultiFernet([Fernet(_derive(key)) for key in keys])
 
 

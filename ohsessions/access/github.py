@@ -1,7 +1,7 @@
-"""Whether the GitHub token of an INIT is one of somebody whom this site lets in (GITHUB_TOKEN_CHECK).
+"""The check of the GitHub token of an INIT: does its user have access to this site? (GITHUB_TOKEN_CHECK)
 
-A site names a class that decides: none by default, AllowedLogins, or one of its own. No token is logged, kept
-in clear, or sent anywhere but to GITHUB_API_URL.
+The setting names the class that decides: none by default, AllowedLogins, or a class of the site. No token is
+logged, kept in clear, or sent anywhere but to GITHUB_API_URL.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from ohsessions.core.outages import Outage
 logger = logging.getLogger(__name__)
 
 ASK_LIMIT = 5.0
-"""Seconds that GitHub may take to connect, to send the next bytes, and in all for its answer."""
+"""Seconds that GitHub may take to connect, to send the next bytes, and to send the whole answer."""
 MAX_ANSWER = 64 * 1024
 MAX_TOKEN = 255
 KNOWN_FOR, UNKNOWN_FOR = 300.0, 60.0
-"""Seconds for which a token's login, or that GitHub knows none, is remembered."""
+"""Seconds for which a token's login is remembered, and for which a token that GitHub does not know is."""
 MOST_REMEMBERED = 10_000
 
 
 class TokenCheck:
-    """Decides about the GitHub tokens of INITs. Made anew for each; called in a thread, may block."""
+    """The check of GitHub tokens. Each INIT gets a new instance, called in a thread, so it may block."""
 
     def check(self, user: Any, token: str | None) -> None:
-        """Raise WireError if an INIT of this user with this token (None: without one) is refused.
+        """Raise WireError to refuse an INIT of this user with this token (None: without a token).
 
         See refused() and unreachable() for the two errors of the protocol.
         """
@@ -47,7 +47,7 @@ class TokenCheck:
 
 
 class AllowedLogins(TokenCheck):
-    """Asks GitHub whose token it is, and lets in the people of GITHUB_LOGINS."""
+    """A check that asks GitHub for the token's login, and accepts the logins in GITHUB_LOGINS."""
 
     def check(self, user: Any, token: str | None) -> None:
         """See TokenCheck."""
@@ -57,7 +57,7 @@ class AllowedLogins(TokenCheck):
 
 
 def check_github_token(user: Any, token: str | None) -> None:
-    """Ask the site's class; see TokenCheck.check()."""
+    """Call the site's class, if there is one; see TokenCheck.check()."""
     if conf.GITHUB_TOKEN_CHECK is not None:
         made: TokenCheck = import_string(conf.GITHUB_TOKEN_CHECK)()
         made.check(user, token)
@@ -69,12 +69,12 @@ def refused() -> WireError:
 
 
 def unreachable() -> WireError:
-    """Return the error for when nobody can say whose token it is."""
+    """Return the error for a token that cannot be checked, because GitHub does not answer."""
     return WireError(503, "unavailable", "GitHub cannot be asked at the moment. Try again.", retry_after=5.0)
 
 
 class _Remembered:
-    """The logins of tokens, under a digest with a key of this process. Bounded: the oldest goes first."""
+    """The logins of tokens, by a digest with a key of this process. If full, it deletes the oldest one."""
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
@@ -101,7 +101,7 @@ class _Remembered:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """What redirects would be sent the token: to another host, perhaps."""
+    """A handler that follows no redirects: they would send the token on, perhaps to another host."""
 
     def redirect_request(self, *args: Any) -> None:
         return None
@@ -113,7 +113,7 @@ _opener = urllib.request.build_opener(_NoRedirects)
 
 
 def _login_of(token: str) -> str | None:
-    """Return whose token it is, None if nobody's. Raises WireError 503."""
+    """Return the token's login, or None if it has none. Raises WireError 503 if GitHub does not answer."""
     if len(token) > MAX_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         return None
     key = _remembered.key_of(token)
@@ -148,7 +148,7 @@ def _ask(token: str) -> str | None:
 
 
 def _read(answer: Any) -> bytes:
-    """Return the body. Raises TimeoutError if it drips, ValueError if it is too large."""
+    """Return the body. Raises TimeoutError if it arrives too slowly, ValueError if it is too large."""
     body, deadline = b"", time.monotonic() + ASK_LIMIT
     while chunk := answer.read1(16 * 1024):
         body += chunk

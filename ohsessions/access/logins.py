@@ -1,7 +1,7 @@
-"""Whether a login still holds: a person may log out, be deactivated or deleted, or change the password.
+"""Checks of logins. A login ends if the user logs out, changes the password, or is deactivated or deleted.
 
-A socket outlives the request that knew who came, and so does a token. Both keep what the login was known by,
-and ask here whether it still is one. Many are asked about at once, in few queries.
+A socket and a token outlive the request that authenticated the user. Both keep a Login, and check here that
+it is still valid. Many logins are checked at once, in few queries.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from django.utils import timezone
 from ohsessions.core.errors import WireError
 
 AT_ONCE = 500
-"""Rows that one query asks for: SQLite takes a bounded number of parameters."""
+"""Rows that one query asks for: SQLite limits the number of parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What a login is known by. `auth` changes with the password; empty, it is not asked about. `session` is
-    the key of Django's session, as secret as a password; empty if the site logs people in without one."""
+    """The values that identify a login. `auth` changes with the password; an empty one is not checked.
+    `session`: the key of Django's session, as secret as a password; empty if the login does not use one."""
 
     user: str
     auth: str = ""
@@ -37,19 +37,19 @@ class Login:
 
 
 def login_of(user: Any, session: Any = None) -> Login | None:
-    """The login of a user and Django's session, as a request or a scope has them; None for strangers."""
+    """Return the login of a request's or scope's user and Django session; None if the user is anonymous."""
     if not user.is_authenticated:
         return None
-    # One that nobody has read yet did not log anybody in, and reading it may ask the database.
+    # A session that was not read yet did not log the user in, and reading it may query the database.
     by_session = session is not None and session.accessed and SESSION_KEY in session
     key = (session.session_key or "") if by_session else ""
     return Login(str(user.pk), next(_auths(user), ""), key)
 
 
 def ended_logins(logins: Iterable[Login]) -> set[Login]:
-    """Those that hold no more. A query for each AT_ONCE people, and for each AT_ONCE of Django's sessions.
+    """Return the logins that have ended. One query per AT_ONCE users, and one per AT_ONCE Django sessions.
 
-    A site that keeps Django's sessions elsewhere than in the database is asked for each session by itself.
+    If the site does not store Django's sessions in the database, each session is loaded by itself.
     """
     asked = set(logins)
     users = _read_users({login.user for login in asked})
@@ -65,7 +65,7 @@ def check_login(login: Login | None) -> None:
 
 
 def _auths(user: Any) -> Iterator[str]:
-    """Digests of what a password is known by: the present one first, then those of older SECRET_KEYs."""
+    """Yield digests of the user's session auth hash: for SECRET_KEY first, then for SECRET_KEY_FALLBACKS."""
     if not hasattr(user, "get_session_auth_hash"):
         return
     for made in (user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()):
@@ -73,7 +73,7 @@ def _auths(user: Any) -> Iterator[str]:
 
 
 def _read_users(keys: set[str]) -> dict[str, set[str]]:
-    """Of each user who may log in: what `auth` may be of logins that hold."""
+    """Return, for each of these users that may log in, the values that `auth` of a valid login may have."""
     found: dict[str, set[str]] = {}
     for some in _chunks(keys):
         for user in get_user_model()._default_manager.filter(pk__in=some):
@@ -83,13 +83,16 @@ def _read_users(keys: set[str]) -> dict[str, set[str]]:
 
 
 def _may_log_in(user: Any) -> bool:
-    """As the site's backends see it: one of Django's lets inactive people in."""
+    """Return whether a backend of the site lets this user log in. One of Django's accepts inactive users."""
     checks = [check for one in get_backends() if (check := getattr(one, "user_can_authenticate", None))]
     return any(check(user) for check in checks) if checks else bool(user.is_active)
 
 
 def _living_sessions(keys: dict[str, str]) -> set[str]:
-    """Which of Django's sessions, by key, live and are those of the users given."""
+    """Return the keys of the Django sessions that have not ended. `keys` has the user of each key.
+
+    Sessions outside the database must also belong to their user.
+    """
     store: Any = import_module(settings.SESSION_ENGINE).SessionStore
     if not issubclass(store, DatabaseStore):
         return {key for key, user in keys.items() if str(store(key).load().get(SESSION_KEY)) == user}

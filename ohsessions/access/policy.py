@@ -1,4 +1,4 @@
-"""The site's policy: who may do what. Asked wherever somebody wants something; what it raises refuses."""
+"""The site's policy, which decides about the permissions of users, and the checks that raise its refusals."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ohsessions.models import Session
 
 
 class AccessPolicy:
-    """Decides who may do what. A site subclasses it and names the subclass in `ACCESS_POLICY`.
+    """The permissions of users. A site subclasses it and names the subclass in `ACCESS_POLICY`.
 
-    `user` is Django's user, or an AnonymousUser. An answer of False (or None) refuses, and so does an
-    exception, which is logged. All methods but `may_act` are called in a thread and may read the database.
+    `user` is Django's user, or an AnonymousUser. A method refuses by returning False (or None), or by raising
+    an exception, which is logged. All methods but `may_act` are called in a thread and may read the database.
     """
 
     # Starting and joining
@@ -34,23 +34,24 @@ class AccessPolicy:
         return self.may_open(user)
 
     def role_of(self, user: Any, session: Session) -> Role | None:
-        """Return the role that this user has without a token; None: the session does not exist for them."""
+        """Return the role that this user has without a token. None: for this user, no such session exists."""
         if user.is_authenticated and session.owner_id == user.pk:
             return Role.OWNER
         return None
 
     def may_join(self, user: Any, session: Session, role: Role, by_token: bool) -> bool:
-        """Return whether this user may join in this role, or look over HTTP.
+        """Return whether this user may join in this role, or read the session over HTTP.
 
-        `by_token`: the role comes from a token, else from role_of(). Default: yes.
+        `by_token`: True if the role comes from a token, False if it comes from role_of(). Default: yes.
         """
         return True
 
-    # In a session, whose `role` the user has
+    # In a session, in which the user has `role`
 
     def may_act(self, user: Any, role: Role, action: str) -> bool:
-        """Return whether this user may send an action of this type. Asked in the event loop for each action:
-        it must not block, and cannot read the database. Default: editors and owners."""
+        """Return whether this user may send an action of this type. Default: editors and owners.
+
+        It is called on the event loop for each action: it must not block, and cannot read the database."""
         return role.may_act
 
     def may_close(self, user: Any, session: Session, role: Role) -> bool:
@@ -62,26 +63,26 @@ class AccessPolicy:
         return role.may_act
 
     def may_share(self, user: Any, session: Session, role: Role) -> bool:
-        """Return whether this user may give out links, list and revoke them. Default: owners.
+        """Return whether this user may share links, list and revoke them. Default: owners.
 
-        Nobody gives out a higher role than their own, or a link that outlives their own.
+        A user cannot share a higher role than the own one, or a link that outlives the user's own link.
         """
         return role is Role.OWNER
 
     # Lists and the admin
 
     def listed(self, user: Any, sessions: QuerySet[Session]) -> QuerySet[Session]:
-        """Return those sessions that the HTTP API lists for this user. Default: the user's own."""
+        """Return the sessions that the HTTP API lists for this user. Default: the user's own."""
         return sessions.filter(owner=user)
 
     def administered(self, user: Any, sessions: QuerySet[Session]) -> QuerySet[Session]:
-        """Return those sessions that this user sees in the admin, with their events, connections, links and
-        transitions. Django's permissions are asked besides. Default: all."""
+        """Return the sessions that this user sees in the admin, with their events, connections, links and
+        transitions. Django's permissions are checked too. Default: all."""
         return sessions
 
     def may_operate(self, user: Any, verb: str, row: Any) -> bool:
         """Return whether this user may do `verb` (`passivate`, `wake`, `revoke-links`, `drain`) to a session
-        or process in the admin. Django's permissions are asked besides. Default: yes."""
+        or process in the admin. Django's permissions are checked too. Default: yes."""
         return True
 
 
@@ -92,8 +93,8 @@ def policy() -> AccessPolicy:
 
 
 def check_may_open(user: Any) -> None:
-    """Raise WireError if this user may not start sessions at all: 401 `login_required`, or 403 `role` if they
-    have logged in."""
+    """Raise WireError if this user may not start sessions at all: 403 `role` if the user has logged in, else
+    401 `login_required`."""
     if not policy().may_open(user):
         raise _no_start(user)
 
@@ -111,8 +112,8 @@ def _no_start(user: Any) -> WireError:
 
 
 def check_may_join(user: Any, session: Session, role: Role, *, by_token: bool) -> None:
-    """Raise WireError if this user may not join: 401 `login_required` for strangers with a token, 403 `role`
-    for others with one, 404 `unknown_session` without."""
+    """Raise WireError if this user may not join: 404 `unknown_session` without a token. With one: 403 `role`
+    if the user has logged in, else 401 `login_required`."""
     if policy().may_join(user, session, role, by_token):
         return
     if not by_token:
@@ -123,9 +124,9 @@ def check_may_join(user: Any, session: Session, role: Role, *, by_token: bool) -
 
 
 def visible(user: Any, rows: QuerySet[Any]) -> QuerySet[Any]:
-    """Return those rows of any table that this user sees in the admin; see AccessPolicy.administered().
+    """Return the rows of any table that this user sees in the admin; see AccessPolicy.administered().
 
-    Where a site does not override it, the query stays what it was.
+    If the site does not override that method, the query is not changed.
     """
     site = policy()
     if type(site).administered is AccessPolicy.administered:
@@ -138,5 +139,5 @@ def visible(user: Any, rows: QuerySet[Any]) -> QuerySet[Any]:
 
 
 def unknown_session() -> WireError:
-    """Return the error for a session that does not exist, or that this user may not know of."""
+    """Return the error for a session that does not exist, or that the user may not know of."""
     return WireError(404, "unknown_session", "There is no such session, or you may not know of it.")

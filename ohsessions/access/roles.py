@@ -1,4 +1,4 @@
-"""Roles: what a connection may do, from the least to the most."""
+"""Roles: the permissions of a connection, from the least to the most."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What a connection may do: a viewer reads, an editor acts, the owner may also close."""
+    """The permissions of a connection: a viewer reads, an editor also acts, the owner may also close."""
 
     VIEWER = "viewer"
     EDITOR = "editor"

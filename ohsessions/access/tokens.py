@@ -1,14 +1,15 @@
-"""Tokens, and what they let in.
+"""Tokens, and the rights that they give.
 
-A token is a Django-signed statement «whoever has this may join session S as R», with the session's token
-version in it: raising `Session.token_version` revokes all tokens of a session. There are three kinds:
+A token is a text that Django signed: «the client that has this may join session S as R». It contains the
+session's token version: raising `Session.token_version` revokes all tokens of a session. There are three
+kinds:
 
-- A **link**'s token names a row of Link, which says its end, and by which it is revoked. It is meant to
-  outlive the login of whoever gave it out.
-- A **person**'s token was answered to somebody logged in. It holds while that login does, or if whoever shows
-  it is logged in as that person.
-- A **browser**'s token was answered to a stranger, and holds until TOKEN_MAX_AGE. So do tokens of versions
-  before there were kinds; as an owner's they hold only while the session's owner may log in.
+- A **link**'s token names a row of Link, which stores when the link ends and whether it was revoked. The
+  token is meant to outlive the login of the user who shared the link.
+- A **person**'s token was issued to a user who had logged in. It is valid while that login is, or if the
+  client that shows it is logged in as the same user.
+- A **browser**'s token was issued to a user who had not logged in. It is valid until TOKEN_MAX_AGE. So are
+  tokens of versions that had no kinds, but those of an owner only while the session's owner may log in.
 
 Keys rotate as Django's do, by `SECRET_KEY_FALLBACKS`. No token is stored or logged.
 """
@@ -34,12 +35,12 @@ from ohsessions.models import Link, Session
 
 TOKEN_SALT = "ohsessions.token"
 MAX_SESSION_KEY = 64
-"""Longer keys of Django's sessions are in no token: those are a cookie that holds the whole session."""
+"""A longer key of Django's session is not put into tokens: it is a cookie that holds the whole session."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a token says."""
+    """The content of a token."""
 
     session_id: UUID
     role: Role
@@ -51,10 +52,10 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The right to join one session. `token` is the valid one that came in, or None (its owner came).
+    """The right to join one session. `token`: the valid token that was shown; None for a user without one.
 
-    It ends with its `link`, and with `issued_to`: the login of whom the token was issued to, if somebody else
-    shows it. `expires_at`: when it ends at the latest; None without a token.
+    The right ends with its `link`, and with `issued_to`: the login that the token was issued to, or None if
+    the same user shows it. `expires_at`: when the right ends at the latest; None without a token.
     """
 
     session: Session
@@ -66,11 +67,11 @@ class Grant:
 
 
 def authorize(user: Any, token: str | None, session_id: UUID | None = None) -> Grant:
-    """Find the session that a token, or a user without one, may join, and in which role.
+    """Return the session that a token, or a user without one, may join, and the role.
 
     Raises WireError 401 `invalid_token` for a token that is malformed, forged, expired, revoked or of another
     session; 404 `unknown_session` if there is no such session for this user; what check_may_join() raises.
-    One query; a link costs one more, and a person's token two, if it is not that person who shows it.
+    Makes one query. A link needs one more, and a person's token two more if another user shows it.
     """
     grant = _by_login(user, session_id) if token is None else _by_token(user, token, session_id)
     check_may_join(user, grant.session, grant.role, by_token=token is not None)
@@ -102,7 +103,7 @@ def _by_token(user: Any, text: str, session_id: UUID | None) -> Grant:
     if login is None and token.role is Role.OWNER and session.owner_id is not None:
         login = Login(str(session.owner_id))
     if login is not None and user.is_authenticated and str(user.pk) == login.user:
-        login = None  # who shows it has shown more
+        login = None  # the user's present login proves more than the token
     if login is not None and ended_logins([login]):
         raise invalid_token()
     return Grant(session, token.role, text, issued_to=login, expires_at=token.expires_at)
@@ -120,9 +121,9 @@ def issue_token(
     link: Link | None = None,
     expires_at: datetime | None = None,
 ) -> str:
-    """Make a token for a session: a link's, a person's with this login, or a browser's.
+    """Return a new token for a session: of a link, of a person with this login, or else of a browser.
 
-    It is valid for TOKEN_MAX_AGE seconds, unless what it is bound to, or `expires_at`, comes before.
+    It is valid for TOKEN_MAX_AGE seconds, or until `expires_at` or the end of its link or login.
     """
     content: dict[str, Any] = {"s": session.pk.hex, "r": role.value, "v": session.token_version}
     if expires_at is not None:
@@ -136,7 +137,7 @@ def issue_token(
 
 
 def parse_token(text: str) -> Token:
-    """Read a token. Raises WireError 401 `invalid_token` if it is forged or older than TOKEN_MAX_AGE."""
+    """Return the content of a token. Raises WireError 401 `invalid_token` if it is forged or has expired."""
     age = timedelta(seconds=conf.TOKEN_MAX_AGE)
     try:
         content = signing.loads(text, salt=TOKEN_SALT, max_age=age)
@@ -158,6 +159,6 @@ def parse_token(text: str) -> Token:
 
 
 def read_token(text: str) -> tuple[UUID, Role, int]:
-    """Return session id, role and version from a token; see parse_token()."""
+    """Return the session id, the role and the version of a token; see parse_token()."""
     token = parse_token(text)
     return token.session_id, token.role, token.version

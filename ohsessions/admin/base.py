@@ -34,7 +34,7 @@ class BoundedPaginator(RowPaginator):
     @cached_property
     def _counted(self) -> int:
         rows: Any = self.object_list
-        # Only the key: else the list's annotations are computed for each counted row, not for 100 rows.
+        # Only the key: else the database computes the list's annotations for all of these rows.
         counted: int = rows.order_by().values("pk")[: MOST_COUNTED + 1].count()
         return counted
 
@@ -49,7 +49,7 @@ class BoundedPaginator(RowPaginator):
 
 
 class ReadOnlyAdmin(ModelAdmin):
-    """An admin without add, change and delete: their writers use locks and rules that a form lacks."""
+    """A read-only admin: the code that writes the rows holds locks and rules that a form does not know."""
 
     actions: Any = None
     show_full_result_count = False

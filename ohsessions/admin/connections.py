@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Row = WithAnnotations[Connection, Named]
 
 SHOWN_OF_A_SID = 8
-"""Characters of a sid. Anybody with the whole sid could use the connection, so a search uses no others."""
+"""Characters of a sid. Anybody with the whole sid could use the connection, so a search ignores the rest."""
 
 
 @admin.register(Connection)

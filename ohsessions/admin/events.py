@@ -59,7 +59,7 @@ def gist(excerpt: str) -> str:
 
 
 def pretty(data: str) -> str:
-    """Return an event's JSON indented, or a text that is not JSON unchanged. Longer ones are cut."""
+    """Return an event's JSON indented, or a text that is not JSON unchanged. A long one is cut."""
     try:
         text = json.dumps(json.loads(data), indent=2, ensure_ascii=False)
     except ValueError:

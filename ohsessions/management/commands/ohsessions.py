@@ -1,4 +1,4 @@
-"""``manage.py ohsessions <sub-command>``: runs the processes of ohsessions and looks after its sessions."""
+"""``manage.py ohsessions <sub-command>``: run and drain the processes of ohsessions, and prune its data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ohsessions.wakeups import is_embedded
 from ohsessions.worker.worker import SessionWorker, stop_limit
 
 ABOVE = 64 * 1024
-"""Bytes by which the server's limit lies above the gateway's own, which answers more kindly."""
+"""Bytes by which the server's limit is above the gateway's own: the gateway refuses with a better message."""
 
 
 class Command(BaseCommand):
@@ -53,7 +53,7 @@ class Command(BaseCommand):
     def serve(
         self, *, bind: str, port: int, max_body: int | None, proxy_headers: bool, **options: Any
     ) -> None:
-        # Not at the top: importing the server installs the reactor, which must precede the application.
+        # Imported here: importing the server installs the reactor, which must come before the application.
         from channels.routing import get_default_application
 
         from ohsessions import server
@@ -69,7 +69,7 @@ class Command(BaseCommand):
         if proxy_headers and (risk := proxy_headers_risk(bind)):
             self.stderr.write(risk)
         connections.close_all()
-        # It bounds what is sent, too: the event of an action may have its content twice.
+        # This also limits the messages that are sent: the event of an action may have its content twice.
         max_message = 2 * conf.MAX_ACTION_BYTES + FRAME_SLACK + ABOVE
         if max_body is None:
             max_body = settings.DATA_UPLOAD_MAX_MEMORY_SIZE or sys.maxsize
@@ -112,7 +112,8 @@ class Command(BaseCommand):
         asyncio.run(work_until_told(lambda: self.stdout.write("Working")))
 
     def warn_of_migrations(self) -> None:
-        """A database that is away is no reason to end: as later, the process waits for it."""
+        """Warn of migrations that are not applied. A database that does not answer is no reason to end: the
+        process waits for it, as it does later."""
         try:
             self.check_migrations()
         except OperationalError:
@@ -147,7 +148,7 @@ class Command(BaseCommand):
 
 
 async def work_until_told(announce: Callable[[], None]) -> None:
-    """Runs a worker until SIGTERM, SIGINT or an operator's drain; a second signal ends it at once."""
+    """Run a worker until SIGTERM, SIGINT or an operator's drain. A second signal ends it at once."""
     loop = asyncio.get_running_loop()
     signalled, told = asyncio.Event(), asyncio.Event()
 
@@ -170,15 +171,15 @@ async def work_until_told(announce: Callable[[], None]) -> None:
         await waiting
         await worker.stop("its worker stopped")
     else:
-        starting.cancel()  # it waits for a database that is away, and holds nothing yet
+        starting.cancel()  # the worker waits for the database, and holds nothing yet
     await services.close()
 
 
 def rows_named(name: str, living: list[Process]) -> list[Process]:
-    """The rows of the one process with this name: two if it is gateway and worker at once.
+    """Return the rows of the one process with this name: two if it is gateway and worker at once.
 
-    An id, its beginning, `host:pid` or the pid. Raises CommandError if none has it, or several: containers
-    may share host and pid.
+    A name is an id, its beginning, `host:pid` or the pid. Raises CommandError if no process or several have
+    it: containers may share host and pid.
     """
     start = name.replace("-", "").lower()
     found = [
