@@ -1,4 +1,4 @@
-"""The Django app: registers the system checks."""
+"""The configuration of the Django app. It registers the system checks."""
 
 from django.apps import AppConfig
 

@@ -1,11 +1,11 @@
 """
-System checks: mistakes in the settings, said at start with what to write instead. Nothing here repairs.
+System checks of the settings. Each reports a mistake at start, with a hint what to write instead.
 
-E001 OHSESSIONS is no dict             W001 a shell without a sandbox (deploy)
+E001 OHSESSIONS is not a dict          W001 a shell without a sandbox (deploy)
 E002 unknown setting                   W002 SQLite without IMMEDIATE or WAL
 E003 wrong type                        W003 channel layer in memory (deploy)
 E004 value out of range
-E005 no runtimes, or DEFAULT_RUNTIME is none of them
+E005 DEFAULT_RUNTIME is not in RUNTIMES, which may be empty
 E006 a runtime's BACKEND cannot be used
 E007 no channel layer
 E008 ACCESS_POLICY or GITHUB_TOKEN_    W021 ALLOWED_ORIGINS without the site's own
@@ -79,7 +79,7 @@ LEAST = {
 
 
 def setting_types() -> dict[str, Any]:
-    """The type of each setting, as `Settings` declares it."""
+    """Return the type of each setting, as `Settings` declares it."""
     known = typing.get_type_hints(Settings)
     for name, attribute in vars(Settings).items():
         if isinstance(attribute, property) and name.isupper():
@@ -88,7 +88,7 @@ def setting_types() -> dict[str, Any]:
 
 
 def fits(value: object, kind: Any) -> bool:
-    """Whether `value` is of the type `kind`, of those that settings have. True is no number here."""
+    """Return whether `value` has the type `kind`, one of the types of settings. A bool is no number here."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, arg) for arg in args)
@@ -122,7 +122,7 @@ def describe(kind: Any) -> str:
 
 @register(TAG)
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Names and types first: with those wrong, the values' checks would only stumble."""
+    """Check names and types first. The values are checked only if these are right: wrong ones would raise."""
     site = getattr(settings, "OHSESSIONS", {})
     if not isinstance(site, Mapping):
         return [
@@ -188,12 +188,12 @@ def proxies() -> Iterator[CheckMessage]:
 
 @register(TAG)
 def check_own_origin(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Once ALLOWED_ORIGINS lists anything, the site's own pages have to be listed, too."""
+    """Warn if ALLOWED_ORIGINS lists origins, but none of the site's own."""
     origins = conf.ALLOWED_ORIGINS
     if not isinstance(origins, list | tuple) or not origins or "*" in origins:
         return []
     if not all("://" in str(origin) and not str(origin).endswith("/") for origin in origins):
-        return []  # an error already
+        return []  # values() reports an error already
     names = settings.ALLOWED_HOSTS or ([".localhost", "127.0.0.1", "[::1]"] if settings.DEBUG else [])
     hosts = [str(origin).partition("://")[2] for origin in origins]
     if not names or any(validate_host(split_domain_port(host)[0], names) for host in hosts):
@@ -242,7 +242,7 @@ def runtimes() -> Iterator[CheckMessage]:
 
 
 def access_classes() -> Iterator[CheckMessage]:
-    """The classes that decide who may do what."""
+    """Check ACCESS_POLICY, GITHUB_TOKEN_CHECK and the settings of GitHub."""
     named: list[tuple[str, type, str]] = [("ACCESS_POLICY", AccessPolicy, "ohsessions.access.AccessPolicy")]
     if conf.GITHUB_TOKEN_CHECK is not None:
         named.append(("GITHUB_TOKEN_CHECK", TokenCheck, "ohsessions.access.github.TokenCheck"))
@@ -320,7 +320,7 @@ def check_shell(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[
 
 
 def is_isolated(entry: RuntimeEntry) -> bool:
-    """Return whether an entry of RUNTIMES keeps its users from the host: in a sandbox, if it is a shell."""
+    """Return whether an entry of RUNTIMES isolates its users from the host, as a shell in a sandbox does."""
     try:
         backend = import_string(entry["BACKEND"])
         return bool(backend.is_isolated(entry.get("OPTIONS", {})))

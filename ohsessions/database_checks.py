@@ -1,8 +1,7 @@
 """
-System checks of the databases: what ohsessions cannot work with, or only badly. None of them connects.
-
+System checks of the default database: its vendor, routers and pool. No check connects to it.
 E020 a database that is neither SQLite nor PostgreSQL     W020 a pool with few connections to spare
-E021 a router that leads elsewhere than to `default`
+E021 a router that sends a model to another database
 E022 a pool with fewer connections than a process has threads
 """
 
@@ -22,11 +21,11 @@ from ohsessions.database import THREADS
 
 VENDORS = frozenset({"sqlite", "postgresql"})
 PAGES = 4
-"""Connections of a pool beside those of a process's threads: for Django's pages and /readyz."""
+"""Connections that a pool needs beside those of a process's threads: for Django's pages and /readyz."""
 POOL_DEFAULT = 4
-"""Connections of a psycopg pool that is given no size."""
+"""Connections of a psycopg pool without a configured size."""
 ROUTED_TRIES = 8
-"""How often a router is asked: it may choose among replicas by chance."""
+"""The number of times that a router is asked: it may choose a replica at random."""
 
 
 @register(TAG)
@@ -46,7 +45,7 @@ def check_vendor(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list
 
 @register(TAG)
 def check_routers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Reads and writes of a transaction meet in one database, and all go through its locks."""
+    """Check that all models are in one database: reads and writes of a transaction need its locks."""
     models: list[type[Model]] = [*apps.get_app_config("ohsessions").get_models(), get_user_model()]
     astray = sorted({(alias, model._meta.label) for model in models for alias in _aliases(model)})
     return [
@@ -62,7 +61,7 @@ def check_routers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> lis
 
 
 def _aliases(model: type[Model]) -> set[str]:
-    """Return where a model is routed to, apart from the default database."""
+    """Return the databases that a model is routed to, except the default one."""
     asked = (router.db_for_read, router.db_for_write)
     return {ask(model) for ask in asked for _ in range(ROUTED_TRIES)} - {DEFAULT_DB_ALIAS}
 

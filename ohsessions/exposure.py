@@ -1,13 +1,13 @@
 """
-Deployment checks: settings that each work and that together open a site to strangers.
+Deployment checks: settings that work, but open a site to strangers.
 
-`manage.py check --deploy` shows them. Each says who can do what because of it, and what to write instead.
-Settings that are wrong by themselves belong to `ohsessions.checks`.
+`manage.py check --deploy` shows the warnings. Each explains the risk, and what to write instead. Settings
+that do not work are checked in `ohsessions.checks`.
 
-W004 anybody may start sessions        W007 tokens are taken from the query
-W005 pages of any origin may connect   W008 limits that were taken off
-W006 any host name is ours             W009 a key for secrets that can be guessed
-W010 forwarded headers of nobody's     W011 proxies that are too wide
+W004 anybody may start sessions        W007 tokens are accepted in the query
+W005 pages of any origin may connect   W008 limits that were removed
+W006 any host name is accepted         W009 a key for secrets that can be guessed
+W010 a proxy without TRUSTED_PROXIES   W011 networks of proxies that are too wide
 W012 GitHub tokens sent in clear
 """
 
@@ -27,18 +27,18 @@ from ohsessions.core.addresses import parse_networks
 
 TAG = "ohsessions"
 LEAST_PREFIX_4, LEAST_PREFIX_6 = 8, 7
-"""The widest networks of proxies, in bits that are fixed: 10.0.0.0/8 and fc00::/7 are private."""
+"""The shortest prefixes of proxies' networks, in bits: 10.0.0.0/8 and fc00::/7 are private."""
 LEAST_KEY_LENGTH = 32
 """Characters of a key: 128 bits in hexadecimal."""
 LEAST_KEY_VARIETY = 8
-"""Different characters of a key. One that is random has twice as many."""
+"""Different characters of a key. A random key has twice as many."""
 PLACEHOLDERS = ("django-insecure-", "insecure:", "changeme", "change-me", "secret")
-"""How keys begin that came from an example."""
+"""The beginnings of keys that were copied from an example."""
 
 
 @register(TAG, deploy=True)
 def check_strangers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Who may come: logins, origins, host names, tokens in addresses, rates."""
+    """Warn of settings that let strangers in: logins, origins, host names, tokens in addresses, limits."""
     return list(_strangers())
 
 
@@ -79,7 +79,7 @@ def _strangers() -> Iterator[CheckMessage]:
 
 
 def _unlimited() -> Iterator[str]:
-    """Yield the limits that have a default and were taken off."""
+    """Yield the names of limits that have a default and are None."""
     for name, default in vars(Settings).items():
         is_limit = name.startswith("MAX_") or "RATE" in name.split("_")
         if is_limit and default is not None and getattr(conf, name) is None:
@@ -92,7 +92,7 @@ def _are(names: list[str]) -> str:
 
 @register(TAG, deploy=True)
 def check_proxies(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Headers that a proxy sets and a visitor may set as well."""
+    """Warn of headers that a proxy sets and a visitor can set as well."""
     return list(_proxies())
 
 
@@ -117,7 +117,7 @@ def _proxies() -> Iterator[CheckMessage]:
 
 
 def _is_wide(name: str) -> bool:
-    """Return whether a network is too wide for proxies. One that is none is an error elsewhere."""
+    """Return whether a network is too wide for proxies. `ohsessions.checks` reports an invalid one."""
     try:
         networks = parse_networks((name,))
     except ValueError:
@@ -127,7 +127,7 @@ def _is_wide(name: str) -> bool:
 
 
 def is_local(host: str) -> bool:
-    """Return whether a name or address is this host's own, which no other one reaches."""
+    """Return whether a name or address is this host's own, which no other host can reach."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -135,7 +135,7 @@ def is_local(host: str) -> bool:
 
 
 def proxy_headers_risk(bind: str) -> str | None:
-    """Return what is wrong with `serve --proxy-headers` on this address; None on one of this host alone."""
+    """Return the risk of `serve --proxy-headers` on this address; None if no other host can reach it."""
     if is_local(bind.strip("[]")):
         return None
     return (
@@ -146,7 +146,7 @@ def proxy_headers_risk(bind: str) -> str | None:
 
 @register(TAG, deploy=True)
 def check_github(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Where other people's tokens are sent. That somebody is let in is checked by `ohsessions.checks`."""
+    """Warn if the GitHub tokens of users are sent in clear. `ohsessions.checks` checks GITHUB_LOGINS."""
     address = urlsplit(conf.GITHUB_API_URL)
     if conf.GITHUB_TOKEN_CHECK is None or address.scheme == "https" or is_local(address.hostname or ""):
         return []
@@ -161,7 +161,7 @@ def check_github(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list
 
 @register(TAG, deploy=True)
 def check_keys(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """The keys of secrets at rest. Django checks SECRET_KEY, which stands in where there are none."""
+    """Warn of weak keys for stored secrets. Without any, SECRET_KEY is used, which Django checks."""
     return [
         Warning(
             f"Key {number} of SECRETS_KEYS can be guessed: whoever gets the database can read its secrets.",
@@ -175,7 +175,7 @@ def check_keys(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[C
 
 
 def is_weak_key(key: str) -> bool:
-    """Return whether a key is short, repeats itself, or looks like an example's."""
+    """Return whether a key is short, has few characters, repeats itself, or begins like an example."""
     plain = key.lower()
     return (
         len(key) < LEAST_KEY_LENGTH

@@ -1,7 +1,7 @@
-"""Whether this process can serve: the checks behind /readyz. What is answered over HTTP is decided in views.
+"""The checks behind /readyz: can this process serve? The view decides what HTTP answers.
 
-A check's detail is for people and is public: it has counts and times. Hosts, names and the texts of errors
-are for the log.
+The detail of a check is public: it has counts and times. Hosts, names and the texts of errors are only in
+the log.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ logger = logging.getLogger(__name__)
 LIMIT = 2.0
 """Seconds that the database, and after it the channel layer, may take."""
 TRIED_ROWS = 40
-"""Rows of about 500 bytes that are stored to try whether there is room."""
+"""Rows of about 500 bytes that are stored to test whether the disk has room."""
 MOST_AT_ONCE = 4
-"""Threads that may wait for the database at a time; a dead one answers none of them."""
+"""Threads that may wait for the database at a time. If it is dead, all of them hang."""
 KEPT = 1.0
-"""Seconds that an answer is kept. Anybody may ask: with this, whoever asks often costs nothing, and takes no
-thread from the balancer's probes."""
+"""Seconds that an answer is kept. Anybody may ask. So frequent requests cost nothing, and take no thread from
+the load balancer's probes."""
 
 
 class Status(StrEnum):
     READY = "ready"
     DEGRADED = "degraded"
-    """It serves, but late or not everything: clients wait for what is missing."""
+    """The process serves, but late or only in part: clients wait for the missing part."""
     UNREADY = "unready"
-    """It cannot serve; send clients elsewhere."""
+    """The process cannot serve: send clients to another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,8 @@ class Readiness:
 
 
 NEEDED = frozenset({"database", "migrations", "storage"})
-"""Without these nothing works. Without a channel layer wake-ups are late; without a worker sessions wait."""
+"""Checks without which nothing works. Without a channel layer wake-ups are late; without a worker sessions
+wait."""
 
 SKIPPED = Check(False, "Not checked: the database does not answer.")
 
@@ -68,12 +69,13 @@ _outages = {
     name: Outage(logger, f"Readiness check {name}", "check")
     for name in ("database", "migrations", "workers", "channel_layer")
 }
-"""Probes come each second: what they find is logged when it begins and when it is over."""
+"""These log the start and the end of a failure only: probes come each second."""
 _free_threads = threading.BoundedSemaphore(MOST_AT_ONCE)
 
 
 def readiness() -> Readiness:
-    """Runs all checks. Returns within about twice LIMIT, whatever hangs; raises nothing."""
+    """Run all checks and return their results. Takes about 2 × LIMIT at most, even if a check hangs; raises
+    nothing."""
     checks = check_database() | {"channel_layer": check_channel_layer(), "processes": _check_company()}
     for name, check in checks.items():
         if check.ok and name in _outages:
@@ -87,14 +89,14 @@ def readiness() -> Readiness:
 
 
 shared_readiness = Shared(lambda: readiness(), KEPT)
-"""What HTTP answers: readiness() at most KEPT seconds ago, found once for all who ask meanwhile."""
+"""The result that HTTP answers: at most KEPT seconds old, and computed once for all concurrent requests."""
 
 
 def check_database() -> dict[str, Check]:
-    """The checks that ask the database, in a thread of their own.
+    """Run the checks that ask the database, in a thread of their own.
 
-    A driver has no limit that holds for a host that swallows packets, so the limit is on the waiting. The
-    thread is a daemon: one that hangs does not keep the process from ending.
+    A driver has no timeout that covers a host that drops packets, so the wait for the thread is limited. The
+    thread is a daemon: if it hangs, the process can still end.
     """
     if not _free_threads.acquire(blocking=False):
         return _unanswered("Earlier checks still wait for the database.")
@@ -157,7 +159,7 @@ def _count_workers() -> Check:
 
 
 def _check_storage() -> Check:
-    """Whether there is room. Nothing is written unless this process found none the last time."""
+    """Check whether the disk has room. Writes only if this process found the disk full the last time."""
     if storage.lasts:
         try:
             _store()
@@ -170,7 +172,7 @@ def _check_storage() -> Check:
 
 
 def _store() -> None:
-    """Store more than a page has room for, and take it away again before anybody sees it."""
+    """Store more rows than fit into one page of the database, and delete them in the same transaction."""
     now = database_now()
     text = "x" * 200
     row = {"kind": Process.Kind.GATEWAY, "state": Process.State.GONE, "host": text, "birth": text, "pid": 0}
@@ -178,17 +180,17 @@ def _store() -> None:
         rows = Process.objects.bulk_create(
             Process(version="", started_at=now, seen_at=now, **row) for _ in range(TRIED_ROWS)
         )
-        # Not delete(): it would look for what refers to them.
+        # Not delete(): it would query the tables that refer to these rows.
         Process.objects.filter(pk__in=[row.pk for row in rows])._raw_delete("default")
 
 
 def _check_company() -> Check:
-    """Whether other processes are where there may be one only, as this one found last."""
+    """Check for other processes where only one may run. Uses what this process found last."""
     return Check(not company.problem, company.problem or "As many as there may be.")
 
 
 def check_channel_layer() -> Check:
-    """Sends to a group without members: it goes the whole way and leaves nothing behind."""
+    """Send to a group without members: this uses the whole layer and leaves nothing behind."""
     return _try("channel_layer", async_to_sync(_send))
 
 

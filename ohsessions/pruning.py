@@ -1,8 +1,8 @@
-"""Nothing grows for ever: what the settings named …_RETENTION let go is deleted, in small steps.
+"""The deletion of old rows in small steps, as the settings …_RETENTION allow: no table grows for ever.
 
-Each kind of row has a pass. A step of it is one transaction over some hundred rows, found by an index; rows
-that somebody has locked are left for the next pass. So any number of processes may prune at once, and nobody
-waits for it. A pass keeps its place: what reads much and deletes little can be interrupted, and goes on.
+Each kind of row has a pass. A step of a pass is one transaction over some hundred rows, found by an index. It
+skips rows that are locked, and leaves them for the next pass. So any number of processes may prune at once,
+and nobody waits for them. A pass keeps its place: if it is interrupted, it goes on from there.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ from ohsessions.journal.trimming import STEP, STEP_BYTES
 from ohsessions.models import Connection, Event, Link, Process, Session, SessionQuerySet, Transition
 
 TRANSITIONS_KEPT = 20
-"""Of each session the newest transitions stay, however old: they say why it is as it is."""
+"""Each session keeps this many of its newest transitions, however old: they explain its state."""
 SPARED = timedelta(minutes=1)
-"""Events that are newer are not trimmed for their size: who was not told that they were stored sends them
-again, and is to find them."""
+"""Events that are newer are not trimmed by size. A writer that did not learn that its event was stored sends
+it again, and must find it."""
 LOCK_WAIT = 0.2
 """Seconds that `prune` waits for a locked row."""
 
 
 class Pass(ABC):
-    """One way through the rows of a kind. `age`: seconds; None: there is nothing to do."""
+    """One walk through the rows of a kind."""
 
     what: ClassVar[str]
 
     def __init__(self, *, dry_run: bool = False) -> None:
         self.dry_run = dry_run
         self.found = 0
-        """How many were deleted; in a dry run, how many would have been."""
+        """The number of rows that were deleted, or that a dry run would have deleted."""
 
     @staticmethod
     @abstractmethod
     def age() -> float | None:
-        """What the setting says."""
+        """Return the age in seconds from the setting. None: there is nothing to do."""
 
     @abstractmethod
     def step(self) -> bool:
-        """Does a little; says whether there may be more. Raises RowLocked: go on with the next step."""
+        """Do a little; return True if there may be more. After RowLocked, go on with the next step."""
 
     def before(self) -> datetime:
-        """The time before which rows are old."""
+        """Return the time before which rows are old."""
         return database_now() - timedelta(seconds=self.age() or 0)
 
 
 class Connections(Pass):
-    """Those that ended long ago. In order of id, which is nearly that of their beginnings."""
+    """The pass of connections that ended long ago. It goes by id: nearly the order in which they began."""
 
     what = "ended connections"
     _after = 0
@@ -83,7 +83,7 @@ class Connections(Pass):
 
 
 class Transitions(Pass):
-    """Those that are old, except the newest of each session."""
+    """The pass of old transitions, except the newest of each session."""
 
     what = "transitions"
     _after = 0
@@ -107,7 +107,7 @@ class Transitions(Pass):
 
 
 class Processes(Pass):
-    """Those that are gone, and that no row names: as long as their connections are kept, so are they."""
+    """The pass of processes that are gone and that no row names: kept connections keep their gateways."""
 
     what = "gone processes"
 
@@ -125,7 +125,7 @@ class Processes(Pass):
 
 
 class Events(Pass):
-    """Old ones. In order of id, which is that of their times: so only what is old is read."""
+    """The pass of old events. It goes by id, which is the order of their times, so it reads old ones only."""
 
     what = "events, by age"
 
@@ -134,7 +134,7 @@ class Events(Pass):
         self._after = 0
         self._more = True
         self._parts: deque[tuple[UUID, int, int]] = deque()
-        """Of each session in the page, the lowest number, and the one after the highest."""
+        """Each session in the page, with its lowest number and the number after its highest."""
 
     @staticmethod
     def age() -> float | None:
@@ -171,7 +171,7 @@ class Events(Pass):
 
 
 class Links(Pass):
-    """Those that ended as long ago as connections are kept: until then these may name theirs."""
+    """The pass of links that expired longer ago than connections are kept: these may name them until then."""
 
     what = "ended links"
 
@@ -184,7 +184,7 @@ class Links(Pass):
         if self.dry_run:
             self.found = ended.count()
             return False
-        # A link that was made with one of these has ended no later, so it goes with it.
+        # A link that was made with one of these ended no later. The cascade deletes it, too.
         keys = list(ended.order_by("pk").values_list("pk", flat=True)[:STEP])
         count = _delete(Link.objects.filter(pk__in=keys))
         self.found += count
@@ -192,7 +192,7 @@ class Links(Pass):
 
 
 class Sessions(Pass):
-    """Those that were closed long ago, and those of visitors who did not come back."""
+    """The pass of sessions that were closed long ago, or whose visitors did not come back."""
 
     what = "sessions"
 
@@ -208,7 +208,7 @@ class Sessions(Pass):
         return min(ages, default=None)
 
     def step(self) -> bool:
-        if self._queries is None:  # asks the clock of the database, so not where a Pass is made
+        if self._queries is None:  # not in __init__(): this reads the database's clock
             self._queries = deque(lifecycle.discardable(database_now()))
         if not self._ready and self._queries:
             self._read_page(self._queries)
@@ -237,7 +237,10 @@ class Sessions(Pass):
 
 
 class LargeLogs(Pass):
-    """The oldest events of logs that are too large. `awake`: only those that may have grown just now."""
+    """The pass of the oldest events of logs that are too large. `awake`: only of awake sessions.
+
+    A dry run counts the logs, not their events.
+    """
 
     what = "events, by size"
 
@@ -292,7 +295,7 @@ PASSES: tuple[type[Pass], ...] = (
 
 
 def _delete(rows: Any) -> int:
-    """Deletes rows, except those that somebody has locked; gives how many."""
+    """Delete rows, except those that are locked, and return how many."""
     with transaction.atomic():
         keys = list(rows.select_for_update(skip_locked=True).values_list("pk", flat=True))
         count: int = rows.model._default_manager.filter(pk__in=keys).delete()[0] if keys else 0
@@ -300,7 +303,7 @@ def _delete(rows: Any) -> int:
 
 
 def prune(*, dry_run: bool = False) -> Iterator[Pass]:
-    """Prunes all there is; gives each pass when it is done."""
+    """Run all passes to their ends, and yield each one when it is done."""
     for kind in PASSES:
         if kind.age() is None:
             continue
@@ -310,12 +313,12 @@ def prune(*, dry_run: bool = False) -> Iterator[Pass]:
             try:
                 with lock_wait(LOCK_WAIT):
                     more = done.step()
-            except RowLocked:  # it has gone on to the next already
+            except RowLocked:  # the pass has skipped that row
                 more = True
         yield done
 
 
 def is_first_worker(process_id: UUID) -> bool:
-    """Whether a worker is the one that prunes: one is enough, so the first by id does."""
+    """Return whether a worker is the one that prunes: only the first by id, since one is enough."""
     workers = Process.objects.filter(kind=Process.Kind.WORKER, state=Process.State.ACTIVE)
     return workers.order_by("pk").values_list("pk", flat=True).first() == process_id

@@ -1,10 +1,10 @@
-"""Where a session's snapshot lives: in its row when small, else in a file of Django's storage.
+"""The storage of a session's snapshot: in its row if it is small, else in a file of Django's storage.
 
-It is encrypted with SECRETS_KEYS in both places, since what a runtime keeps (the variables of a shell, say)
-may be as secret as what INIT brought. A file has a name that was never used before and is never overwritten:
-the row that names it is written after it, under the epoch, and the file it named before is deleted after the
-commit. So a crash at any point leaves the row naming a whole file. A file that no row names is garbage for
-the sweep.
+It is encrypted with SECRETS_KEYS in both places, since a runtime's state (such as the variables of a shell)
+may be as secret as the settings of INIT. A file has a name that was never used before, and is never
+overwritten. The row that names it is written after it, under the epoch. The file that the row named before is
+deleted after the commit. So after a crash at any point the row names a complete file. The sweep deletes files
+that no row names.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from ohsessions.models import Session
 logger = logging.getLogger(__name__)
 
 MAX_INLINE = 64 * 1024
-"""Characters of JSON that are kept in the row, where they take a third more."""
+"""Characters of JSON that are stored in the row, where encryption makes them a third longer."""
 ENCRYPTED = "$encrypted"
-"""The one key of the object that stands in the row for an encrypted snapshot."""
+"""The only key of the object that is stored in the row for an encrypted snapshot."""
 TOKEN_START = b"gAAAA"
-"""How an encrypted file begins, and JSON never does."""
+"""The beginning of an encrypted file. JSON never begins like this."""
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
 FOLDER = "ohsessions/snapshots"
 MOST_AT_ONCE = 16
 """Files that a process reads and writes at a time."""
 MOST_DISCARDS = 1000
-"""Files that may wait for being deleted; should the storage be slow, the sweep does the rest."""
+"""Files that may wait for deletion. If the storage is slow, the sweep deletes the rest."""
 SPARED = timedelta(hours=1)
-"""The age up to which a file without a row may be one whose row is still to be written."""
+"""The sweep keeps files that are younger: their rows may not be written yet."""
 
-# Neither what runtimes do in threads may delay these, nor a storage that hangs what needs no file.
+# Own threads: those of runtimes must not delay these calls, and a storage that hangs must not delay encoding.
 _encoding = Threads("ohsessions-snapshots")
 _storage = Threads("ohsessions-storage", MOST_AT_ONCE)
 _discarding = Threads("ohsessions-discards")
@@ -56,14 +56,17 @@ _discarding = Threads("ohsessions-discards")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A snapshot as its row will name it: the value itself, or a file."""
+    """A snapshot as its row stores it: the value itself, or the name of a file."""
 
     value: Any
     file: str = ""
 
 
 def store(session_id: UUID, value: Any) -> Snapshot:
-    """Makes a snapshot ready to be named by its row. Raises ValueError or TypeError if it is not JSON."""
+    """Return the snapshot of a value, for replace(); store its file if it is large.
+
+    Raises ValueError or TypeError if the value is not JSON.
+    """
     return _inline(value) or _save(session_id, value)
 
 
@@ -76,7 +79,7 @@ async def astore(session_id: UUID, value: Any) -> Snapshot:
 
 
 def _inline(value: Any) -> Snapshot | None:
-    """Return the snapshot for a value that fits into the row. None stays None: there is nothing to keep."""
+    """Return the snapshot of a value that fits into the row, else None. The value None is stored as None."""
     text = _encode(value)
     if len(text) > MAX_INLINE:
         return None
@@ -100,9 +103,10 @@ def _save(session_id: UUID, value: Any) -> Snapshot:
 
 
 def _reach_the_disk(name: str) -> None:
-    """Make a file, and the folders that may have been made for it, durable and readable by this user only.
+    """Make a file, and the folders that may be new, durable and readable by this user only.
 
-    The row that names the file outlives a power cut, so the file must. Other storages see to both.
+    The row that names the file survives a power cut, so the file must, too. Storages other than the file
+    system do both themselves.
     """
     if not isinstance(default_storage, FileSystemStorage):
         return
@@ -112,7 +116,7 @@ def _reach_the_disk(name: str) -> None:
     for part in (path, *folders):
         descriptor = os.open(part, os.O_RDONLY)
         try:
-            if part != root:  # which is the site's, and may be served to the world
+            if part != root:  # the site owns the root, and may serve it to the world
                 _close_to_others(descriptor, FILE_MODE if part == path else FOLDER_MODE)
             os.fsync(descriptor)
         finally:
@@ -121,18 +125,17 @@ def _reach_the_disk(name: str) -> None:
 
 def _close_to_others(descriptor: int, mode: int) -> None:
     if os.fstat(descriptor).st_mode & 0o777 != mode:
-        with contextlib.suppress(PermissionError):  # another user's, who made it
+        with contextlib.suppress(PermissionError):  # it belongs to another user
             os.fchmod(descriptor, mode)
 
 
 def named_by(session: Session) -> Snapshot:
-    """The one that a session's row names."""
+    """Return the snapshot that a session's row names."""
     return Snapshot(session.snapshot, session.snapshot_file)
 
 
 def load(snapshot: Snapshot) -> Any:
-    """Return the value of a snapshot, None if there was none.
-
+    """Return the value of a snapshot, or None if there is none.
     Raises OSError or ValueError if its file is lost, WireError if no key of SECRETS_KEYS decrypts it.
     """
     if snapshot.file:
@@ -147,7 +150,7 @@ def load(snapshot: Snapshot) -> Any:
 
 
 def is_encrypted(value: Any) -> bool:
-    """Return whether what stands in the row is encrypted. Older versions stored the value itself."""
+    """Return whether a row's snapshot is encrypted. Older versions stored the value itself."""
     return isinstance(value, dict) and value.keys() == {ENCRYPTED}
 
 
@@ -159,9 +162,9 @@ async def aload(snapshot: Snapshot) -> Any:
 
 
 def replace(session: Session, snapshot: Snapshot) -> None:
-    """Has a session name another snapshot; the file it named before goes once that is committed.
+    """Set a session's snapshot. The file that it named before is deleted after the commit.
 
-    To be called in the transaction that saves the session.
+    Call it in the transaction that saves the session.
     """
     before = session.snapshot_file
     session.snapshot, session.snapshot_file = snapshot.value, snapshot.file
@@ -170,7 +173,7 @@ def replace(session: Session, snapshot: Snapshot) -> None:
 
 
 def _discard_soon(file: str) -> None:
-    """On a thread of its own: who committed is the one that writes for all sessions, and heartbeats first."""
+    """Queue a file for another thread: the one that commits writes for all sessions, and heartbeats first."""
     if _discarding.waiting < MOST_DISCARDS:
         _discarding.put(_discard, file)
     else:
@@ -181,12 +184,12 @@ def _discard(file: str) -> None:
     try:
         default_storage.delete(file)
     except Exception as error:
-        # The sweep deletes it.
+        # The sweep tries again.
         logger.warning("Still there: %s (%s)", file, error, extra={"verb": "snapshot_left"})
 
 
 def sweep(*, dry_run: bool = False) -> int:
-    """Deletes files that no session names (any more) and that are not new; says how many."""
+    """Delete the files that no session names (any more) and that are not new, and return how many."""
     unnamed = _unnamed(_old_files())
     for file in () if dry_run else unnamed:
         _discard(file)
@@ -209,7 +212,7 @@ def _old_files() -> set[str]:
 
 
 def _unnamed(files: set[str]) -> set[str]:
-    """To be asked after the listing: whoever named a file meanwhile is seen."""
+    """Return the files that no row names. Call it after the listing, so that it sees newly named files."""
     return files - set(Session.objects.exclude(snapshot_file="").values_list("snapshot_file", flat=True))
 
 

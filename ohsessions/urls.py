@@ -1,4 +1,4 @@
-"""The JSON API. A site includes it where it likes: ``path("api/", include("ohsessions.urls"))``."""
+"""The URLs of the JSON API. A site includes them: ``path("api/", include("ohsessions.urls"))``."""
 
 from django.urls import path
 
@@ -11,6 +11,6 @@ urlpatterns = [
     path("sessions/<uuid:session_id>/share/", views.share, name="share"),
     path("sessions/<uuid:session_id>/links/", views.links, name="links"),
     path("sessions/<uuid:session_id>/links/<uuid:link_id>/", views.link, name="link"),
-    # Programs read JSON, also where there is nothing.
+    # Clients get JSON for unknown addresses, too.
     path("sessions/<path:rest>", views.nothing, name="nothing"),
 ]

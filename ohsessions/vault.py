@@ -1,6 +1,6 @@
-"""A session's secrets: at rest encrypted in its row, in use known by name to its runtime and to gateways.
+"""A session's secrets: stored encrypted in its row, and used by name in its runtime and in gateways.
 
-`Session.secrets_version` is raised by each change, so who has read them can tell that there are newer ones.
+Each change raises `Session.secrets_version`, so that their readers notice newer ones.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from ohsessions.models import Session
 logger = logging.getLogger(__name__)
 
 MOST_FORMER = 20
-"""Secrets that newer ones replaced and that are still cut out: a shell may have them in its variables."""
+"""Replaced secrets that are still cut out of events: a shell may have them in its variables."""
 _FORMER = ""
-"""The name, which no secret has, under which those are stored."""
+"""The name under which replaced secrets are stored. No secret has it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A session's secrets by name, and those that newer ones replaced."""
+    """A session's secrets by name, and the replaced ones."""
 
     values: Mapping[str, str] = field(default_factory=dict)
     former: tuple[str, ...] = ()
 
     def renewed(self, secrets: Mapping[str, str]) -> Kept:
-        """Return these with newer ones. Raises WireError 413 if that is too much for a row."""
+        """Return these secrets with newer ones. Raises WireError 413 if they are too large together."""
         values = {**self.values, **secrets}
         replaced = [old for name, old in self.values.items() if values[name] != old]
         former = [old for old in dict.fromkeys((*self.former, *replaced)) if old not in values.values()]
@@ -56,7 +56,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A version of a session's secrets in use: by name, and all texts that are to be cut out for them."""
+    """A version of a session's secrets in use: their values by name, and all texts to cut out for them."""
 
     version: int
     values: Mapping[str, str]
@@ -64,13 +64,13 @@ class Known:
 
 
 def seal(kept: Kept) -> str:
-    """Return secrets as they stand in a row: encrypted, or nothing."""
+    """Return secrets as a row stores them: encrypted, or an empty string if there are none."""
     content = {**kept.values, **({_FORMER: kept.former} if kept.former else {})}
     return access.encrypt(wire.encode(content)) if content else ""
 
 
 def unseal(text: str) -> Kept:
-    """Return the secrets that stand in a row. Raises WireError 500 if no key of SECRETS_KEYS fits."""
+    """Return the secrets from a row's text. Raises WireError 500 if no key of SECRETS_KEYS fits."""
     if not text:
         return Kept()
     values = json.loads(access.decrypt(text))
@@ -79,16 +79,17 @@ def unseal(text: str) -> Kept:
 
 
 def read(session_id: UUID) -> Known:
-    """Return the secrets that a session has now. Raises as unseal()."""
+    """Return the secrets that a session has now, none if it does not exist. Raises what unseal() raises."""
     row = Session.objects.filter(pk=session_id).values_list("secrets_version", "secrets").first()
     return unlock(*row) if row is not None else unlock(0, "")
 
 
 def unlock(version: int, sealed: str, settings: Mapping[str, JSON] | None = None, runtime: str = "") -> Known:
-    """Return secrets as they stand in a row. Raises as unseal(). Settings of megabytes take a second or more.
+    """Return the secrets from a row's text. Raises what unseal() raises. Takes a second or more for settings
+    of megabytes.
 
-    Those among the `settings` are cut out too: older versions left them there, and so do gateways that cannot
-    import the code of the `runtime`, which declares them.
+    Secrets among the `settings` are cut out, too. Older versions left them there, and so does a gateway that
+    cannot import the code of the `runtime` that declares them.
     """
     kept = unseal(sealed)
     strays = take_secrets(settings, declared(runtime))[1] if settings else {}
@@ -97,9 +98,9 @@ def unlock(version: int, sealed: str, settings: Mapping[str, JSON] | None = None
 
 
 def renew(session: Session, secrets: Mapping[str, str]) -> None:
-    """Have a locked session keep further secrets, or newer ones; to be saved by the caller.
+    """Add secrets to a locked session, or replace older ones. The caller saves the session.
 
-    Raises as unseal() and Kept.renewed(). Costs a query where the row was read without its secrets.
+    Raises what unseal() and Kept.renewed() raise. Makes a query if the row was read without its secrets.
     """
     if not secrets:
         return
@@ -111,20 +112,20 @@ def renew(session: Session, secrets: Mapping[str, str]) -> None:
 
 
 def declared(*runtimes: str) -> Collection[str]:
-    """Return the settings that runtimes, by their aliases, declare to be secrets."""
+    """Return the names of the settings that these runtimes declare as secrets. `runtimes` are aliases."""
     names: set[str] = set()
     for runtime in runtimes:
         try:
             backend = import_string(conf.RUNTIMES[runtime]["BACKEND"])
             names.update(name.lower() for name in getattr(backend, "secret_settings", ()))
         except Exception as error:
-            # Its sessions do not start, and their worker says why.
+            # Sessions of this runtime do not start, and their worker logs the reason.
             logger.debug("What the runtime %s declares cannot be read: %r", runtime, error)
     return names
 
 
 def apart(init: wire.Init, *runtimes: str) -> wire.Init:
-    """Return an INIT with the settings that one of these runtimes declares among its secrets."""
+    """Return an INIT whose settings that one of these runtimes declares as secrets are among its secrets."""
     names = declared(*runtimes) if init.settings else ()
     if not names:
         return init

@@ -1,9 +1,9 @@
 """HTTP beside the sockets: a JSON API for a user's sessions, and the answers to probes.
 
-The API is for what needs no connection: to list, look, rename, share. Whoever asks shows a session's token
-(``Authorization: Bearer …``) or has logged in. A login is a cookie, which other sites' pages can make a
-browser send, so those requests need Django's CSRF token too. Errors are those of the wire, with the code as
-status.
+The API is for requests that need no connection: list, show, rename, share. A client sends a session's token
+(``Authorization: Bearer …``) or has logged in. A login is a cookie, and pages of other sites can make a
+browser send it. So requests that change something by a login also need Django's CSRF token. Errors are those
+of the wire, with their code as the status.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from ohsessions.models import Link, Session
 logger = logging.getLogger(__name__)
 
 MAX_BODY = 16 * 1024
-"""Bytes of a request's body: a title of 200 characters, escaped, with room to spare."""
+"""Bytes of a request's body: more than a title of 200 escaped characters needs."""
 MAX_LABEL = 100
 MOST_LISTED = 100
 
 Allows = Callable[[Any, Session, Role], bool]
 """A method of the policy."""
 Handler = Callable[..., JSON]
-"""Takes the request and the address's arguments; gives the answer, or raises WireError."""
+"""A function of the request and the URL's arguments. Returns the answer's JSON, or raises WireError."""
 
 
 def endpoint(**handlers: Handler) -> Callable[..., HttpResponse]:
-    """Makes a view of one handler per HTTP method: what it gives, or the WireError it raises, as JSON."""
+    """Return a view with one handler per HTTP method. It answers results and WireErrors as JSON."""
     if "GET" in handlers:
         handlers["HEAD"] = handlers["GET"]
 
-    @csrf_exempt  # Checked in _check_csrf(), where a cookie is what lets the request in.
+    @csrf_exempt  # _check_csrf() checks the requests that a cookie authenticates.
     def view(request: HttpRequest, **kwargs: Any) -> HttpResponse:
         try:
             handler = handlers.get(request.method or "")
@@ -70,7 +70,7 @@ def endpoint(**handlers: Handler) -> Callable[..., HttpResponse]:
 
 
 def _answer(content: JSON, status: int = 200) -> HttpResponse:
-    # Tokens and titles are nobody else's: no cache may keep them.
+    # No cache may store tokens and titles: they are private.
     return JsonResponse(content, status=status, headers={"Cache-Control": "no-store"})
 
 
@@ -83,7 +83,7 @@ def _refusal(error: WireError) -> HttpResponse:
 
 
 def list_sessions(request: HttpRequest) -> JSON:
-    """The logged-in user's sessions, the last active ones first."""
+    """Return the logged-in user's sessions, the last active ones first."""
     if not request.user.is_authenticated:
         raise _login_required()
     mine = policy().listed(request.user, Session.objects.all()).order_by("-active_at")
@@ -92,13 +92,13 @@ def list_sessions(request: HttpRequest) -> JSON:
 
 
 def show_session(request: HttpRequest, session_id: UUID) -> JSON:
-    """One session, and the role in which whoever asks may join it."""
+    """Return one session, and the role in which the client may join it."""
     grant = _admit(request, session_id)
     return _describe(grant.session) | {"role": grant.role.value}
 
 
 def rename_session(request: HttpRequest, session_id: UUID) -> JSON:
-    """Takes ``{"title": …}``; gives the session as it is then."""
+    """Rename a session, from ``{"title": …}``, and return it."""
     body = _read(request)
     grant = _admit_to(policy().may_rename, request, session_id)
     title = body.get("title")
@@ -109,8 +109,8 @@ def rename_session(request: HttpRequest, session_id: UUID) -> JSON:
 
 
 def share_session(request: HttpRequest, session_id: UUID) -> JSON:
-    """Takes ``{"role": …}``, if wanted with ``"label"`` and ``"expires_in"`` (seconds); gives a token for
-    that role, and the address to hand on."""
+    """Create a link, from ``{"role": …}`` with an optional ``"label"`` and ``"expires_in"`` (seconds). Return
+    a token for that role, and the URL to share."""
     body = _read(request)
     grant = _admit_to(policy().may_share, request, session_id)
     role, label, seconds = _read_share(body)
@@ -118,7 +118,7 @@ def share_session(request: HttpRequest, session_id: UUID) -> JSON:
         raise WireError(403, "role", "Nobody can give out more than they may themselves.")
     link = lifecycle.share(grant, role, request.user, label=label, seconds=seconds)
     token = issue_token(grant.session, role, link=link)
-    # In the fragment, which browsers do not send: no server's log gets the token.
+    # Browsers do not send the fragment, so the token gets into no server's log.
     return {"token": token, "role": role.value, "url": f"{console_path(session_id)}#{token}"}
 
 
@@ -137,22 +137,22 @@ def _read_share(body: dict[str, JSON]) -> tuple[Role, str, float | None]:
 
 
 def list_links(request: HttpRequest, session_id: UUID) -> JSON:
-    """The links to a session that still let somebody in, the newest first; never their tokens."""
+    """Return the links to a session that are still valid, the newest first, without their tokens."""
     _admit_to(policy().may_share, request, session_id)
     links = lifecycle.live_links(session_id).select_related("created_by")
     return {"links": [_describe_link(link) for link in links]}
 
 
 def revoke_link(request: HttpRequest, session_id: UUID, link_id: UUID) -> JSON:
-    """Ends a link, what was made with it, and the connections that came by them."""
+    """Revoke a link and the links that were made with it, and end the connections that came by them."""
     _admit_to(policy().may_share, request, session_id)
     lifecycle.announce(lifecycle.revoke_link(session_id, link_id))
     return {"status": "ok"}
 
 
 def revoke_links(request: HttpRequest, session_id: UUID) -> JSON:
-    """Ends all links and tokens of a session, and all its connections. Whoever asks gets a new token, unless
-    they came by a link themselves."""
+    """Revoke all links and tokens of a session, and end all its connections. Return a new token for the
+    client, or None if the client came by a link."""
     grant = _admit_to(policy().may_share, request, session_id)
     change, count = lifecycle.revoke_all(session_id)
     lifecycle.announce(change)
@@ -177,7 +177,7 @@ nothing = endpoint(**dict.fromkeys(("GET", "POST", "PUT", "PATCH", "DELETE"), no
 
 
 def console_path(session_id: UUID) -> str:
-    """Where the console shows a session."""
+    """Return the path at which the console shows a session."""
     return f"{get_script_prefix()}s/{session_id}"
 
 
@@ -206,7 +206,8 @@ def _describe_link(link: Link) -> dict[str, JSON]:
 
 
 def _admit(request: HttpRequest, session_id: UUID) -> Grant:
-    """See access.authorize(). Somebody unknown who shows nothing is asked to log in, whatever the id."""
+    """Return the grant of a request; see access.authorize(). An anonymous user without a token gets 401
+    `login_required` instead of 404, whether the session exists or not."""
     token = _bearer_token(request)
     try:
         return authorize(request.user, token, session_id)
@@ -217,8 +218,8 @@ def _admit(request: HttpRequest, session_id: UUID) -> Grant:
 
 
 def _admit_to(allows: Allows, request: HttpRequest, session_id: UUID) -> Grant:
-    """The same for what the policy is asked about. Raises WireError 403 `role`, or `csrf` if a cookie is all
-    that a request shows which changes or gives something."""
+    """Return the grant of a request that the policy must allow; see _admit(). Raises WireError 403 `role` if
+    it does not, or `csrf` if a request other than GET and HEAD has no token and fails Django's CSRF check."""
     if request.method not in ("GET", "HEAD") and _bearer_token(request) is None:
         _check_csrf(request)
     grant = _admit(request, session_id)
@@ -228,13 +229,13 @@ def _admit_to(allows: Allows, request: HttpRequest, session_id: UUID) -> Grant:
 
 
 def _bearer_token(request: HttpRequest) -> str | None:
-    # Other schemes are not for us: a proxy may ask for a password of its own.
+    # Other schemes are ignored: a proxy may ask for a password of its own.
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
 
 def _check_csrf(request: HttpRequest) -> None:
-    """Django's own check, with its answer as one of ours. (Django logs why.)"""
+    """Run Django's CSRF check. Raises WireError 403 `csrf` if it fails. (Django logs the reason.)"""
 
     def unprotected(request: HttpRequest) -> HttpResponseBase:
         raise NotImplementedError("The check is made for a view; this one is not called.")
@@ -250,7 +251,7 @@ def _login_required() -> WireError:
 
 
 def _read(request: HttpRequest) -> dict[str, JSON]:
-    """The request's body: one JSON object. Raises WireError 400 or 413."""
+    """Return the request's body: one JSON object. Raises WireError 400 or 413."""
     if request.content_type != "application/json":
         raise malformed("Send JSON, with `Content-Type: application/json`.")
     try:
@@ -270,13 +271,13 @@ def _read(request: HttpRequest) -> dict[str, JSON]:
 
 @require_safe
 def healthz(request: HttpRequest) -> HttpResponse:
-    """The process answers. It asks nobody else: restarting it heals no database."""
+    """Answer that the process is alive. Checks nothing else: to restart the process repairs no database."""
     return _answer({"status": "ok"})
 
 
 @require_safe
 def readyz(request: HttpRequest) -> HttpResponse:
-    """Whether to send clients here: 200, or 503 with the reasons. The answer may be a second old."""
+    """Answer whether to send clients here: 200, or 503 if not, with all checks. It may be a second old."""
     found = shared_readiness.get()
     checks = {name: asdict(check) for name, check in found.checks.items()}
     content = {"status": found.status.value, "checks": checks}

@@ -1,9 +1,9 @@
-"""The directories below WORKSPACE_ROOT: those of sessions that are no more are removed.
+"""The removal of directories below WORKSPACE_ROOT whose sessions no longer exist.
 
-Only directories, named by a session's id, that are not new, and that no row of this database names. What is
-in them was written by users, so no link in them is followed, and however deep they nest nothing breaks. A
-root belongs to one database: a file in it says to which, and the workers of any other leave it alone. Else a
-test, or a site that was given a new database, would remove the work of all sessions of the old one.
+A directory is removed if its name is a session's id, it is not new, and no row of this database has that id.
+Users wrote its contents, so no link in it is followed, and any depth of nesting works. A root belongs to one
+database. A file in the root names that database, and the workers of other databases do not touch the root.
+Else a test, or a site with a new database, would remove the work of all sessions of the old one.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from ohsessions.models import Session
 logger = logging.getLogger(__name__)
 
 MARK = ".ohsessions-database"
-"""The file in a root that says whose it is."""
+"""The file in a root that names its database."""
 SPARED = 3600.0
-"""Seconds: the age up to which a directory may be one whose session is still to be seen."""
+"""The sweep keeps directories that are younger, in seconds: their sessions may not be visible yet."""
 ASKED_AT_ONCE = 500
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -39,9 +39,9 @@ _threads = Threads("ohsessions-workspaces")
 
 
 def sweep(*, dry_run: bool = False) -> int:
-    """Removes directories of sessions that are no more; says how many.
+    """Remove the directories of sessions that no longer exist, and return how many.
 
-    The first sweep of a root only says whose it is.
+    The first sweep of a root only writes the file that names its database.
     """
     if not _is_ours(_database()):
         return 0
@@ -57,14 +57,15 @@ async def asweep(database: Database) -> None:
 
 
 def _database() -> str:
-    """Return what tells this database from any other: when its first table was made. Empty if unknown."""
+    """Return what identifies this database: the time of its first migration. Empty if unknown."""
     applied = MigrationRecorder(connection).applied_migrations()
     first = applied.get(("ohsessions", "0001_initial"))
     return as_aware(first.applied).astimezone(UTC).isoformat() if first is not None else ""
 
 
 def _is_ours(database: str) -> bool:
-    """Whether the root is this database's; one that is nobody's yet is from now on."""
+    """Return whether the root belongs to this database. A root without one belongs to this database from now
+    on; this time the result is False."""
     root = Path(conf.WORKSPACE_ROOT)
     if not database or not root.is_dir():
         return False
@@ -100,7 +101,7 @@ def _old_directories() -> list[UUID]:
 
 
 def _session_of(name: str) -> UUID | None:
-    """The id that a directory is named by, exactly as runtimes name it."""
+    """Return the session's id from a directory's name; None if runtimes would write the name differently."""
     try:
         key = UUID(name)
     except ValueError:
@@ -109,7 +110,7 @@ def _session_of(name: str) -> UUID | None:
 
 
 def _orphans(keys: list[UUID]) -> list[UUID]:
-    """Those that are no session's. To be asked after the listing: a session is there before its directory."""
+    """Return the ids that no session has. Call it after the listing: a session precedes its directory."""
     found: list[UUID] = []
     for start in range(0, len(keys), ASKED_AT_ONCE):
         part = keys[start : start + ASKED_AT_ONCE]
@@ -135,10 +136,10 @@ def _remove_all(keys: list[UUID]) -> int:
 
 
 def remove_tree(parent: int, name: str) -> None:
-    """Removes a directory with all that is in it. `parent`: the descriptor of the directory that has it.
+    """Remove a directory and its contents. `parent`: the descriptor of the directory that contains it.
 
-    Sub-directories are moved up before they are emptied: they may nest deeper than Python recurses, paths may
-    be long, and descriptors are few. Raises OSError.
+    Inner directories are moved to the top before they are emptied: they may nest deeper than Python's
+    recursion limit, paths may be too long, and descriptors are few. Raises OSError.
     """
     top = _open(parent, name)
     try:
@@ -159,10 +160,10 @@ def remove_tree(parent: int, name: str) -> None:
 
 
 def _empty(directory: int, top: int) -> None:
-    """Removes the files of a directory, and moves its sub-directories to the top."""
+    """Remove the files of a directory, and move its sub-directories to the top."""
     for entry in os.listdir(directory):
         if _is_directory(directory, entry):
-            os.close(_open(directory, entry))  # moving one needs the right to write into it
+            os.close(_open(directory, entry))  # to move a directory needs the right to write into it
             os.rename(entry, uuid.uuid4().hex, src_dir_fd=directory, dst_dir_fd=top)
         else:
             os.unlink(entry, dir_fd=directory)
@@ -173,7 +174,7 @@ def _is_directory(parent: int, name: str) -> bool:
 
 
 def _open(parent: int, name: str) -> int:
-    """Opens a directory, never through a link; its user may have taken every right from it."""
+    """Open a directory, never through a link, and return its descriptor. Restores rights that a user took."""
     with contextlib.suppress(PermissionError):
         descriptor = os.open(name, DIRECTORY, dir_fd=parent)
         os.fchmod(descriptor, stat.S_IRWXU)

@@ -1,1 +1,1 @@
-"""The reference site: ohsessions with its console, from the environment."""
+"""The reference site: ohsessions with its console, configured by the environment."""

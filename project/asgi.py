@@ -1,4 +1,4 @@
-"""The ASGI application: Django's pages, and ohsessions beside them at ``/socket.io/``."""
+"""The ASGI application: Django's pages, and ohsessions at ``/socket.io/``."""
 
 import os
 

@@ -1,8 +1,9 @@
 """
-Slows the guessing of passwords at the login page: some tries per account and address, and per address, in a
-time; then 429. Accounts are never locked for other addresses: a stranger must not keep their owner out.
+A limit on password guessing at the login page: WINDOW seconds allow TRIES per account and address, and
+ADDRESS_TRIES per address; more are answered with 429. Accounts are never locked for other addresses: a
+stranger must not keep their owner out.
 
-The counts lie in Django's cache. In memory, its default, each process counts for itself.
+The counts are in Django's cache. If that is in memory, as by default, each process counts for itself.
 """
 
 import hashlib
@@ -26,15 +27,15 @@ Handler = Callable[[HttpRequest], HttpResponseBase]
 AsyncHandler = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
 WINDOW = 300
-"""Seconds from the first try that counts until all of them are forgotten."""
+"""Seconds after the first counted try until all tries are forgotten."""
 TRIES = 5
-"""So many of one account from one address."""
+"""Tries at one account from one address."""
 ADDRESS_TRIES = 30
-"""So many from one address, whatever the accounts."""
+"""Tries from one address at any accounts."""
 
 
 class TooMany(Exception):
-    """A try too many. `seconds`: when the next one is taken."""
+    """A try too many. `seconds`: the time until the next try is allowed."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(seconds)
@@ -42,7 +43,7 @@ class TooMany(Exception):
 
 
 class Tries:
-    """The tries of one kind, counted under a digest: names and addresses are nobody else's."""
+    """The tries of one kind, counted under a digest, so that the cache has no names and addresses."""
 
     def __init__(self, kind: str, most: int) -> None:
         digest = hashlib.sha256(kind.encode()).hexdigest()[:32]
@@ -50,32 +51,32 @@ class Tries:
         self._most = most
 
     def take(self) -> None:
-        """Count one, before the password is looked at: of many at once no more than allowed are. Raises
-        TooMany."""
+        """Count a try. Raises TooMany. Call it before the password is checked: then the limit also holds for
+        many tries at once."""
         now = time.time()
         cache.add(self._until, now + WINDOW, WINDOW)
         cache.add(self._count, 0, WINDOW)
         try:
             count = cache.incr(self._count)
-        except ValueError:  # its time ran out just now
+        except ValueError:  # the count expired just now
             return
         if count > self._most:
             raise TooMany(max(1, math.ceil(cache.get(self._until, now) - now)))
 
     def give_back(self) -> None:
-        """It was no wrong password."""
+        """Subtract a try that was not a wrong password."""
         try:
             cache.decr(self._count)
         except ValueError:
             pass
 
     def forget(self) -> None:
-        """The right password was given."""
+        """Delete the count, after the right password."""
         cache.delete_many([self._count, self._until])
 
 
 def tries_of(request: HttpRequest) -> tuple[Tries, Tries] | None:
-    """Return what a login counts towards, by address and by account; None for any other request."""
+    """Return the counts of a login, by address and by account; None for any other request."""
     if request.method != "POST" or request.path != login_path():
         return None
     address = limit_key(address_of(scope_of(request)))
@@ -84,7 +85,7 @@ def tries_of(request: HttpRequest) -> tuple[Tries, Tries] | None:
 
 
 def login_path() -> str | None:
-    """Return where the login is; None in a site without one."""
+    """Return the path of the login page; None in a site without one."""
     try:
         return resolve_url(settings.LOGIN_URL)
     except NoReverseMatch:
@@ -92,7 +93,7 @@ def login_path() -> str | None:
 
 
 def scope_of(request: HttpRequest) -> dict[str, Any]:
-    """Return the ASGI scope of a request, or what one would say of its address."""
+    """Return the ASGI scope of a request, or if it has none a scope with its address and headers."""
     scope: dict[str, Any] | None = getattr(request, "scope", None)
     if scope is not None:
         return scope
@@ -101,7 +102,7 @@ def scope_of(request: HttpRequest) -> dict[str, Any]:
 
 
 def take(request: HttpRequest, tries: tuple[Tries, Tries]) -> HttpResponseBase | None:
-    """Count a login; return what to answer if it is one too many."""
+    """Count a login. Return the response 429 if it is one too many, else None."""
     try:
         for one in tries:
             one.take()
@@ -114,7 +115,7 @@ def take(request: HttpRequest, tries: tuple[Tries, Tries]) -> HttpResponseBase |
 
 
 def settle(tries: tuple[Tries, Tries], status: int) -> None:
-    """Keep a try that was wrong: Django shows the form again, with status 200."""
+    """Subtract a try that was not wrong. After a wrong one Django shows the form again, with status 200."""
     by_address, by_account = tries
     if status != 200:
         by_address.give_back()
@@ -126,7 +127,7 @@ def settle(tries: tuple[Tries, Tries], status: int) -> None:
 
 @sync_and_async_middleware
 def slow_password_guessing(get_response: Handler | AsyncHandler) -> Handler | AsyncHandler:
-    """Answer a try too many with 429 and Retry-After, before the password is looked at."""
+    """Answer a try too many with 429 and Retry-After, before the password is checked."""
     if iscoroutinefunction(get_response):
 
         async def amiddleware(request: HttpRequest) -> HttpResponseBase:

@@ -14,8 +14,8 @@ AsyncHandler = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
 def policy(request: HttpRequest) -> str:
     """
-    Only what comes from this host runs, is shown or is connected to. Some browsers do not count a websocket
-    of the same host as 'self', so it is named.
+    Return the Content-Security-Policy: pages load and connect to this host only. Some browsers do not count a
+    websocket of the same host as 'self', so the policy names it.
     """
     try:
         socket = f" {'wss' if request.is_secure() else 'ws'}://{request.get_host()}"
@@ -35,7 +35,7 @@ def add_policy(request: HttpRequest, response: HttpResponseBase) -> HttpResponse
 
 @sync_and_async_middleware
 def content_security_policy(get_response: Handler | AsyncHandler) -> Handler | AsyncHandler:
-    """Adds the policy to each response that does not bring one of its own."""
+    """Add the policy to each response that has none of its own."""
     if iscoroutinefunction(get_response):
 
         async def amiddleware(request: HttpRequest) -> HttpResponseBase:

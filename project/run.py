@@ -1,7 +1,7 @@
 """
-What `make run` starts: the reference site on a developer's machine, ready to be used.
+The program of `make run`: it starts the reference site on a developer's machine, ready to use.
 
-Makes what a site has and a fresh clone has not: a secret key, tables and an admin. Keeps key and login in
+It creates what a new clone lacks: a secret key, tables and an admin. It keeps the key and the login in
 git-ignored files below var/, so that sessions and tokens survive a restart.
 """
 
@@ -18,11 +18,11 @@ DEMO_RUNTIMES = {
     "shell": {"BACKEND": "ohsessions.runtimes.shell.ShellRuntime"},
     "echo": {"BACKEND": "ohsessions.runtimes.echo.EchoRuntime"},
 }
-"""No site has a shell unless a setting names it; this demo does."""
+"""The runtimes of the demo. A site has a shell only if a setting names it; this one does."""
 
 
 def kept(name: str) -> str:
-    """A random string that is the same at each start, readable by its owner only."""
+    """Return a random string that is the same at each start, from a file that only its owner can read."""
     file = VAR_DIR / name
     VAR_DIR.mkdir(exist_ok=True)
     try:
@@ -36,7 +36,7 @@ def kept(name: str) -> str:
 
 
 def prepare() -> str:
-    """Brings the database up to date and gives the demo admin's login, to be shown."""
+    """Migrate the database, and return the demo admin's login as text to show."""
     from django.conf import settings
     from django.contrib.auth import get_user_model
     from django.core.management import call_command
@@ -56,7 +56,7 @@ def prepare() -> str:
 
 
 def shells() -> str:
-    """Say who gets a shell from this server, and what keeps it from the rest of the machine."""
+    """Return a text about this server's shells: who gets one, and what isolates it from the machine."""
     from django.utils.module_loading import import_string
 
     from ohsessions.conf import conf

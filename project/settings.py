@@ -1,8 +1,8 @@
 """
 The reference site, configured by its environment (docs/settings.md lists the variables).
 
-Safe without any: DEBUG is off, cookies want HTTPS, and a missing secret key is refused. `make run` sets what
-a developer's machine needs.
+The defaults are safe: DEBUG is off, cookies need HTTPS, and a missing secret key is an error. `make run` sets
+the variables that a developer's machine needs.
 """
 
 import json
@@ -37,7 +37,7 @@ def words(name: str, default: list[str]) -> list[str]:
 
 
 def secret(name: str) -> str | None:
-    """The variable, or the content of the file that NAME_FILE names."""
+    """Return the variable's value, or the content of the file that NAME_FILE names, or None."""
     if value := os.environ.get(name):
         return value
     file = os.environ.get(f"{name}_FILE")
@@ -112,7 +112,7 @@ AUTH_PASSWORD_VALIDATORS = [
     )
 ]
 LOGIN_URL = "admin:login"
-# Holds the tries to log in, of each process by itself. Many addresses must not push each other's out.
+# The cache counts the tries to log in, in each process by itself. Many addresses must not evict each other.
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
@@ -124,18 +124,18 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# Static files: straight from the apps, unless they were collected for a CDN or a proxy.
+# Static files are served from the apps, unless they were collected for a CDN or a proxy.
 STATIC_URL = "/static/"
 STATIC_ROOT = os.environ.get("DJANGO_STATIC_ROOT")
 STATICFILES_DIRS = [path for path in [BASE_DIR / "project" / "static"] if path.is_dir()]
 WHITENOISE_USE_FINDERS = DEBUG or STATIC_ROOT is None
 WHITENOISE_AUTOREFRESH = DEBUG
 
-# Large snapshots of sessions. Nothing serves them; workers on several hosts need them shared.
+# Large snapshots of sessions. Nothing serves these files. Workers on several hosts must share them.
 MEDIA_ROOT = os.environ.get("DJANGO_MEDIA_ROOT", VAR_DIR / "files")
 
-# HTTPS: `check --deploy` is clean with it. Only the site's owner knows what else its domain serves, hence the
-# two silenced checks (HSTS for sub-domains, and browsers' preload lists).
+# With HTTPS `check --deploy` reports nothing. Two checks are silenced (HSTS for sub-domains, and browsers'
+# preload lists), because only the site's owner knows what else its domain serves.
 HTTPS = flag("DJANGO_HTTPS", not DEBUG)
 SECURE_SSL_REDIRECT = HTTPS
 SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]
@@ -148,7 +148,8 @@ if flag("DJANGO_TRUST_PROXY", False):
 
 
 def read_ohsessions() -> dict[str, Any]:
-    """``OHSESSIONS_<NAME>``: JSON, or a bare word for a string. Unknown names are for the system checks."""
+    """Return the settings from ``OHSESSIONS_<NAME>``: JSON, or else a string. Unknown names are not refused
+    here: the system checks report them."""
     site: dict[str, Any] = {}
     for variable, value in os.environ.items():
         name = variable.removeprefix("OHSESSIONS_")
@@ -174,22 +175,22 @@ def read_database() -> dict[str, Any]:
     database: dict[str, Any] = dict(dj_database_url.parse(url))
     if password := secret("DATABASE_PASSWORD"):
         database["PASSWORD"] = password
-    # A connection that the pool kept over a restart of the database is noticed before it is used.
+    # After a restart of the database, the pool's old connections are detected before they are used.
     database["CONN_HEALTH_CHECKS"] = True
     options = database.setdefault("OPTIONS", {})
     if database["ENGINE"].endswith("sqlite3"):
-        # A transaction that read before it wrote cannot wait for a lock: IMMEDIATE takes it at BEGIN.
+        # A transaction that reads before it writes cannot wait for a lock. IMMEDIATE takes the lock at BEGIN.
         options.setdefault("transaction_mode", "IMMEDIATE")
         options.setdefault("timeout", 20)
         options.setdefault("init_command", "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
-        # Tests use threads of their own, as the server does: a database in memory cannot be shared so.
+        # Tests use several threads, as the server does. They cannot share a database in memory.
         database["TEST"] = {"NAME": VAR_DIR / "test.sqlite3"}
     elif database["ENGINE"].endswith("postgresql"):
-        # Nobody waits for a lock, or holds one idly, for longer than it takes to be declared gone.
+        # A process must not wait for a lock, or hold one idly, until its lease has expired.
         lease = float(OHSESSIONS.get("LEASE_TTL", Settings.LEASE_TTL))
         options.setdefault("pool", {"min_size": 1, "max_size": 16, "timeout": 5, "reconnect_timeout": 5})
-        # A host that vanished says nothing: by default a connection to it lasts for a quarter of an hour, or
-        # for ever, and making one takes two minutes.
+        # A host that vanished does not answer. By default a connection to it fails after a quarter of an hour
+        # or never, and a try to connect after two minutes.
         options.setdefault("connect_timeout", 3)
         options.setdefault("tcp_user_timeout", round(lease * 1000))
         options.setdefault("keepalives_idle", 5)
@@ -204,7 +205,7 @@ def read_database() -> dict[str, Any]:
 
 DATABASES = {"default": read_database()}
 
-# Pub/sub is 5 times as fast, and loses nothing under load (measured); with either the database is the truth.
+# Pub/sub is 5 times as fast, and loses nothing under load (measured). With both, the database is the truth.
 REDIS_LAYERS = {
     "pubsub": "channels_redis.pubsub.RedisPubSubChannelLayer",
     "core": "channels_redis.core.RedisChannelLayer",
@@ -213,13 +214,13 @@ if REDIS_URL := os.environ.get("REDIS_URL"):
     CHANNEL_LAYERS: dict[str, Any] = {
         "default": {
             "BACKEND": REDIS_LAYERS[os.environ.get("REDIS_LAYER", "pubsub")],
-            # The core layer waits for messages in reads of 5 s, redis-py (from 8 on) takes a read of 5 s for
-            # failed: each idle process would stop listening for a second, and join all its groups anew.
+            # The core layer waits for messages in reads of 5 s. redis-py (from 8 on) treats a read of 5 s as
+            # failed: each idle process would stop listening for a second, and join all its groups again.
             "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_timeout": 10}], "prefix": "ohsessions"},
         }
     }
 else:
-    # One process: its capacity is reached by a burst in one turn of the event loop, so it is raised from 100.
+    # One process. A burst in one turn of the event loop reaches the default capacity of 100.
     CHANNEL_LAYERS = {
         "default": {"BACKEND": "channels.layers.InMemoryChannelLayer", "CONFIG": {"capacity": 10_000}}
     }
@@ -240,9 +241,9 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {
         "ohsessions": {"level": LOG_LEVEL},
-        # It logs a traceback per message that it cannot receive; ohsessions says once that Redis is gone.
+        # It logs a traceback per message that it cannot receive. ohsessions logs once that Redis is gone.
         "channels_redis": {"level": "CRITICAL"},
-        # The same of the database: it logs each try to connect, and each connection that it gives up.
+        # For the same reason: it logs each try to connect, and each connection that it gives up.
         "psycopg.pool": {"level": "ERROR"},
         "django": {"handlers": [], "level": "INFO", "propagate": True},
         "django.request": {"filters": ["no_probes"]},

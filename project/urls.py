@@ -1,4 +1,4 @@
-"""The pages of the reference site. Socket.IO is mounted beside Django, in project.asgi."""
+"""The URLs of the reference site. Socket.IO is mounted beside Django, in project.asgi."""
 
 from django.contrib import admin
 from django.urls import include, path

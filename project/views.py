@@ -1,4 +1,4 @@
-"""The console: the page in which a user starts a session or joins one."""
+"""The console: the page where a user starts or joins a session."""
 
 from uuid import UUID
 
@@ -14,7 +14,8 @@ from ohsessions.conf import conf
 @require_safe
 @ensure_csrf_cookie
 def console(request: HttpRequest, session_id: UUID | None = None) -> HttpResponse:
-    """The page knows the session's id from its path; the token, in the fragment, never comes here."""
+    """Return the console's page. The session's id is in the path; the token is in the fragment, which is not
+    sent to the server."""
     config = {
         "path": "/" + conf.PATH,
         "runtimes": list(conf.RUNTIMES),

@@ -65,7 +65,7 @@ class AccessPolicy:
     def may_share(self, user: Any, session: Session, role: Role) -> bool:
         """Return whether this user may share links, list and revoke them. Default: owners.
 
-        A user cannot share a higher role than the own one, or a link that outlives the user's own link.
+        A user can share neither a higher role than they have, nor a link that outlives their own.
         """
         return role is Role.OWNER
 

@@ -179,7 +179,7 @@ class FieldFilter(admin.ChoicesFieldListFilter):
 
     template = "admin/ohsessions/filter.html"
     declared_lookups = ("exact",)
-    """The lookups that it accepts in an address; see admin.lookups."""
+    """The lookups of this filter that an address may have; see admin.lookups."""
 
 
 class RuntimeFilter(admin.SimpleListFilter):
