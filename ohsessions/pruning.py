@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -37,7 +37,7 @@ LOCK_WAIT = 0.2
 class Pass(ABC):
     """One walk through the rows of a kind."""
 
-    what: ClassVar[str]
+    what: str
 
     def __init__(self, *, dry_run: bool = False) -> None:
         self.dry_run = dry_run
@@ -239,13 +239,15 @@ class Sessions(Pass):
 class LargeLogs(Pass):
     """The pass of the oldest events of logs that are too large. `awake`: only of awake sessions.
 
-    A dry run counts the logs, not their events.
+    A dry run counts the logs, not their events, and says so.
     """
 
     what = "events, by size"
 
     def __init__(self, *, dry_run: bool = False, awake: bool = False) -> None:
         super().__init__(dry_run=dry_run)
+        if dry_run:
+            self.what = "logs that are too large"
         self._awake = awake
         self._after: UUID | None = None
         self._more = True

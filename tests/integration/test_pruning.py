@@ -409,6 +409,15 @@ def test_dry_run_deletes_nothing_and_says_what_would_be(world: World, settings) 
     assert output.getvalue().endswith("Nothing was deleted: a dry run\n")
 
 
+def test_dry_run_counts_logs_that_are_too_large_and_not_their_events(world: World, settings) -> None:
+    keep(settings, **dict.fromkeys(FOR_EVER, None) | {"EVENT_RETENTION_BYTES": 100})
+    session_id, epoch = world.run("a")
+    grow(session_id, epoch, 5)
+    output = StringIO()
+    call_command("ohsessions", "prune", "--dry-run", stdout=output)
+    assert "logs that are too large: 1\n" in output.getvalue()
+
+
 def test_command_prunes_what_the_settings_let_go_and_says_so(world: World, settings) -> None:
     keep(settings, CLOSED_RETENTION=60)
     close(world)
