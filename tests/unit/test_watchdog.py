@@ -376,9 +376,11 @@ async def test_an_older_renewal_takes_no_time_away(world):
     await supervisor.kill_all()
 
 
-async def test_what_the_watchdog_does_not_understand_is_an_order_to_kill(supervisor, world):
-    process = await supervisor.spawn(["sleep", "1000"], env=world.env)
-    process._send(b"garbled\n")
+@pytest.mark.parametrize("line", [b"garbled\n", b"feed it\n", b"feed\n"])
+async def test_what_the_watchdog_does_not_understand_is_an_order_to_kill(supervisor, world, line):
+    process = await supervisor.spawn(["sh", "-c", "setsid sleep 1000 & sleep 1000"], env=world.env)
+    wait_until(lambda: len(world.alive()) >= 3, "the sleeping processes")
+    process._send(line)
     async with asyncio.timeout(LIMIT):
         assert await process.wait() == -signal.SIGKILL
     world.wait_for_end()
