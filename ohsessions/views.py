@@ -22,7 +22,7 @@ from django.urls import get_script_prefix
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
 
-from ohsessions import lifecycle
+from ohsessions import api, lifecycle
 from ohsessions.access import Grant, Role, authorize, issue_token, login_of, policy
 from ohsessions.conf import conf
 from ohsessions.core.errors import WireError
@@ -104,7 +104,7 @@ def rename_session(request: HttpRequest, session_id: UUID) -> JSON:
     title = body.get("title")
     if set(body) != {"title"} or not isinstance(title, str) or len(title) > MAX_TITLE:
         raise malformed(f"Send one key, `title`: a string of at most {MAX_TITLE} characters.")
-    grant.session.title = lifecycle.rename(session_id, title)
+    grant.session.title = api.rename(session_id, title)
     return _describe(grant.session) | {"role": grant.role.value}
 
 
@@ -146,7 +146,7 @@ def list_links(request: HttpRequest, session_id: UUID) -> JSON:
 def revoke_link(request: HttpRequest, session_id: UUID, link_id: UUID) -> JSON:
     """Revoke a link and the links that were made with it, and end the connections that came by them."""
     _admit_to(policy().may_share, request, session_id)
-    lifecycle.announce(lifecycle.revoke_link(session_id, link_id))
+    api.revoke_link(session_id, link_id)
     return {"status": "ok"}
 
 
@@ -154,8 +154,7 @@ def revoke_links(request: HttpRequest, session_id: UUID) -> JSON:
     """Revoke all links and tokens of a session, and end all its connections. Return a new token for the
     client, or None if the client came by a link."""
     grant = _admit_to(policy().may_share, request, session_id)
-    change, count = lifecycle.revoke_all(session_id)
-    lifecycle.announce(change)
+    count = api.revoke_links(session_id)
     token = None
     if grant.link is None:
         grant.session.refresh_from_db(fields=["token_version"])

@@ -12,7 +12,7 @@ from ohsessions.conf import conf
 from ohsessions.models import Process
 
 if TYPE_CHECKING:
-    from ohsessions.admin.processes import Row
+    from ohsessions.admin.rows import ProcessRow
 
 ACTIVE = Process.State.ACTIVE
 WITHOUT = {
@@ -45,7 +45,7 @@ class Drain(Operation):
                 said.append(meaning)
         return said
 
-    def consequence(self, row: Row) -> str:
+    def consequence(self, row: ProcessRow) -> str:
         if row.kind == Process.Kind.GATEWAY:
             clients = _count(row.served_count, "client is", "clients are")
             return f"{clients} told to connect elsewhere, where nothing is lost to them. Then it ends."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.db.models import Count, IntegerField, OuterRef, Q, QuerySet, Subquery
@@ -20,13 +20,7 @@ from ohsessions.conf import conf
 from ohsessions.models import Connection, Process, Session
 
 if TYPE_CHECKING:
-    from django_stubs_ext import WithAnnotations
-
-    class Held(TypedDict):
-        owned_count: int
-        served_count: int
-
-    Row = WithAnnotations[Process, Held]
+    from ohsessions.admin.rows import ProcessRow
 
 
 def counted(rows: QuerySet[Any], by: str) -> Coalesce:
@@ -100,11 +94,11 @@ class ProcessAdmin(OperatedAdmin):
         return display.timed(row.seen_at, text, "oh-warning" if late else "oh-time")
 
     @admin.display(description="sessions", ordering="owned_count")
-    def owned(self, row: Row) -> str:
+    def owned(self, row: ProcessRow) -> str:
         return display.count_link(row.owned_count, Session, worker=row.pk)
 
     @admin.display(description="connections", ordering="served_count")
-    def served(self, row: Row) -> str:
+    def served(self, row: ProcessRow) -> str:
         return display.count_link(row.served_count, Connection, gateway=row.pk, status="attached")
 
     @admin.display(description="started", ordering="started_at")

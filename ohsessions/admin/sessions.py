@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.contrib.auth import get_user_model
@@ -35,12 +35,7 @@ from ohsessions.models import Connection, Event, Session, Transition
 from ohsessions.views import console_path
 
 if TYPE_CHECKING:
-    from django_stubs_ext import WithAnnotations
-
-    class Counted(TypedDict):
-        attached_count: int
-
-    Row = WithAnnotations[Session, Counted]
+    from ohsessions.admin.rows import SessionRow
 
 LATEST = 50
 """Rows of each kind on a session's page."""
@@ -148,7 +143,7 @@ class SessionAdmin(OperatedAdmin):
         return row.owner.get_username() if row.owner else display.NOTHING
 
     @admin.display(description="conn.", ordering="attached_count")
-    def attached(self, row: Row) -> str:
+    def attached(self, row: SessionRow) -> str:
         return display.count_link(row.attached_count, Connection, session=row.pk, status="attached")
 
     @admin.display(description="worker", ordering="worker__host")
@@ -187,7 +182,7 @@ class SessionAdmin(OperatedAdmin):
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
-        session: Row = context["original"]
+        session: SessionRow = context["original"]
         context |= page(request, session)
         return super().render_change_form(request, context, *args, **kwargs)
 
@@ -231,7 +226,7 @@ def state_counts(request: HttpRequest) -> list[tuple[str, int]]:
     return [(state.value, counts.get(state.value, 0)) for state in State]
 
 
-def page(request: HttpRequest, session: Row) -> dict[str, Any]:
+def page(request: HttpRequest, session: SessionRow) -> dict[str, Any]:
     """Return the context of a session's page beside the fields of its row.
 
     It has rows of another table only if the user may view that table.

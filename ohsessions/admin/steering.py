@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from ohsessions import lifecycle
+from ohsessions import api
 from ohsessions.admin.operations import Operation
 from ohsessions.conf import conf
 from ohsessions.core.states import ASLEEP, State
 
 if TYPE_CHECKING:
-    from ohsessions.admin.sessions import Row
+    from ohsessions.admin.rows import SessionRow
 
 
 class Passivate(Operation):
@@ -22,10 +22,10 @@ class Passivate(Operation):
         " goes on where it was as soon as somebody attaches."
     )
 
-    def applies_to(self, row: Row) -> bool:
+    def applies_to(self, row: SessionRow) -> bool:
         return row.state in (State.STARTING, State.RUNNING)
 
-    def warnings(self, rows: Sequence[Row]) -> list[str]:
+    def warnings(self, rows: Sequence[SessionRow]) -> list[str]:
         attached = sum(row.attached_count for row in rows)
         if not attached:
             return []
@@ -36,7 +36,7 @@ class Passivate(Operation):
         )
         return [f"{attached} {'connection' if attached == 1 else 'connections'} {told}, and closed."]
 
-    def consequence(self, row: Row) -> str:
+    def consequence(self, row: SessionRow) -> str:
         if row.state == State.STARTING:
             said = ["It sleeps again at once, before it has started."]
         elif row.worker_id is None:
@@ -54,7 +54,7 @@ class Passivate(Operation):
         return " ".join(said)
 
     def do(self, key: UUID, by: str) -> str:
-        return lifecycle.request_passivation(key, by=by)
+        return api.passivate(key, by=by)
 
 
 class Wake(Operation):
@@ -65,10 +65,10 @@ class Wake(Operation):
     )
     is_disturbing = False
 
-    def applies_to(self, row: Row) -> bool:
+    def applies_to(self, row: SessionRow) -> bool:
         return row.state in ASLEEP
 
-    def consequence(self, row: Row) -> str:
+    def consequence(self, row: SessionRow) -> str:
         said = ["It starts as soon as a worker takes it."]
         if row.crashes:
             times = "once" if row.crashes == 1 else f"{row.crashes} times in a row"
@@ -83,7 +83,7 @@ class Wake(Operation):
         return " ".join(said)
 
     def do(self, key: UUID, by: str) -> str:
-        return lifecycle.request_wake(key, by=by)
+        return api.wake(key, by=by)
 
 
 class RevokeLinks(Operation):
@@ -94,23 +94,26 @@ class RevokeLinks(Operation):
     )
     permission = "revoke"
 
-    def applies_to(self, row: Row) -> bool:
+    def applies_to(self, row: SessionRow) -> bool:
         return True
 
-    def warnings(self, rows: Sequence[Row]) -> list[str]:
+    def warnings(self, rows: Sequence[SessionRow]) -> list[str]:
         lost = sum(row.owner_id is None for row in rows)
         if not lost:
             return []
         which = "A session here was" if lost == 1 else f"{lost} of the sessions were"
         return [f"{which} started without an account: nobody can come back to what has no owner."]
 
-    def consequence(self, row: Row) -> str:
+    def consequence(self, row: SessionRow) -> str:
         count = row.attached_count
         ended = {0: "Nobody is attached.", 1: "Its connection is told and ended."}
         return ended.get(count, f"Its {count} connections are told and ended.")
 
     def do(self, key: UUID, by: str) -> str:
-        return lifecycle.request_revocation(key)
+        count = api.revoke_links(key)
+        ended = {0: "nobody was attached", 1: "the connection that was attached is ended"}
+        many = f"the {count} connections that were attached are ended"
+        return f"No link or token to it is valid any more; {ended.get(count, many)}."
 
 
 PASSIVATE, WAKE, REVOKE_LINKS = Passivate(), Wake(), RevokeLinks()

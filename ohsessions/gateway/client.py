@@ -10,10 +10,11 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser
@@ -24,7 +25,8 @@ from ohsessions.conf import conf
 from ohsessions.core import wire
 from ohsessions.core.errors import StaleSecrets, Unavailable, WireError
 from ohsessions.core.runtime import JSON
-from ohsessions.gateway.guests import HELD_SECONDS
+from ohsessions.gateway.github import GitHubCheck
+from ohsessions.gateway.guests import HELD_SECONDS, Guests
 from ohsessions.gateway.handshake import describe, read_handshake
 from ohsessions.gateway.held import Held, HeldAction
 from ohsessions.gateway.pump import Pump
@@ -32,10 +34,8 @@ from ohsessions.gateway.refusals import client_id_of, not_attached, translate
 from ohsessions.gateway.secrecy import Secrecy
 from ohsessions.journal import Append, Appended, NewEvent
 from ohsessions.lifecycle import Attached
+from ohsessions.services import Services
 from ohsessions.socketio import LARGE_TEXT, Ack, ConnectionRefused, MalformedEvent, Socket
-
-if TYPE_CHECKING:
-    from ohsessions.gateway.gateway import Gateway
 
 UNATTACHED_SECONDS = 30.0
 """Seconds that a client may stay connected before its first attach."""
@@ -49,10 +49,32 @@ STAY_AWAY = frozenset({"logged_out", "operator", "revoked", "unattached"})
 """Reasons for the end of a connection after which its client must not reconnect by itself."""
 
 
+class GatewayPort(Protocol):
+    """The gateway of a client, as far as the client uses it; see ohsessions.gateway.gateway."""
+
+    services: Services
+    guests: Guests
+    github: GitHubCheck
+    clients: dict[str, Client]
+
+    @property
+    def process_id(self) -> UUID: ...
+
+    def check_lease(self) -> None: ...
+
+    def spawn(self, job: Coroutine[Any, Any, Any], name: str) -> None: ...
+
+    def detach_later(self, client: Client, reason: str) -> None: ...
+
+    def pump(self, session_id: UUID) -> AbstractAsyncContextManager[Pump]: ...
+
+    def leave_pump(self, pump: Pump, client: Client) -> None: ...
+
+
 class Client:
     """See ohsessions.socketio.Handler; and ohsessions.gateway.pump.Outlet."""
 
-    def __init__(self, gateway: Gateway, socket: Socket) -> None:
+    def __init__(self, gateway: GatewayPort, socket: Socket) -> None:
         self.socket = socket
         self.sid = socket.sid
         self.session_id: UUID | None = None

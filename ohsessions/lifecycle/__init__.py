@@ -17,14 +17,10 @@ from ohsessions.lifecycle.discards import discard, discardable
 from ohsessions.lifecycle.links import live_links, revoke_all, revoke_link, share
 from ohsessions.lifecycle.locked import Change
 from ohsessions.lifecycle.operators import (
-    announce,
     close,
     close_for,
     force_passivation,
     rename,
-    request_passivation,
-    request_revocation,
-    request_wake,
     wake,
 )
 from ohsessions.lifecycle.owners import (
@@ -56,7 +52,6 @@ __all__ = [
     "Change",
     "Claimed",
     "Socket",
-    "announce",
     "attach",
     "claim",
     "claim_passivation",
@@ -80,9 +75,6 @@ __all__ = [
     "presence",
     "release",
     "rename",
-    "request_passivation",
-    "request_revocation",
-    "request_wake",
     "revoke_all",
     "revoke_link",
     "revoked",

@@ -1,4 +1,4 @@
-"""Operations of owners and operators on a session: rename, close, wake, passivate, revoke its links."""
+"""Operations of owners and operators on a session: rename, close, wake and passivate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from asgiref.sync import async_to_sync
 from django.db import transaction
 from django.db.models import Min
 
@@ -18,26 +17,19 @@ from ohsessions.core.errors import WireError
 from ohsessions.core.redaction import Redactor
 from ohsessions.core.states import State
 from ohsessions.core.titles import MAX_TITLE, clean_title
-from ohsessions.lifecycle import links
 from ohsessions.lifecycle.locked import Change, lock
 from ohsessions.models import Event, Session
-from ohsessions.wakeups import Wakeups
 
 
 @transaction.atomic
-def rename(session_id: UUID, title: str) -> str:
-    """Store a session's title, cleaned and cut to MAX_TITLE characters; from a request's thread.
-
-    Notify all attached clients. Return the title as it was stored: without secrets of the session.
-    """
+def rename(session_id: UUID, title: str) -> Change:
+    """Store a session's title, cleaned, cut to MAX_TITLE characters, and without secrets of the session."""
     locked = lock(session_id)
     title = clean_title(title)  # first: a removed character could stand in the middle of a secret
     if locked.session.secrets_version:
         title = Redactor(vault.unlock(0, locked.session.secrets).texts).redact(title)
     locked.session.title = title[:MAX_TITLE]
-    change = replace(locked.save(), moved=True)
-    announce(change)
-    return change.title
+    return replace(locked.save(), moved=True)
 
 
 def close_for(user: Any, role: Role, session_id: UUID) -> Change:
@@ -119,37 +111,3 @@ def wake(session_id: UUID, *, by: str) -> tuple[Change, str]:
     if session.passivate_at is not None:
         outcome += f" Unless somebody attaches, it sleeps again after {conf.CLOSE_DELAY:g} s."
     return locked.save(), outcome
-
-
-def request_passivation(session_id: UUID, *, by: str) -> str:
-    """Passivate a session for an operator, from a request's thread; return a message that says what happens.
-
-    Raises WireError 404 if there is no such session.
-    """
-    change, outcome = force_passivation(session_id, by=by)
-    announce(change)
-    return outcome
-
-
-def request_wake(session_id: UUID, *, by: str) -> str:
-    """Wake a session for an operator; see request_passivation()."""
-    change, outcome = wake(session_id, by=by)
-    announce(change)
-    return outcome
-
-
-def request_revocation(session_id: UUID) -> str:
-    """Revoke a session's links for an operator, from a request's thread; return a message on what happens.
-
-    Raises WireError 404 if there is no such session.
-    """
-    change, count = links.revoke_all(session_id)
-    announce(change)
-    told = {0: "nobody was attached", 1: "the connection that was attached is ended"}
-    many = f"the {count} connections that were attached are ended"
-    return f"No link or token to it is valid any more; {told.get(count, many)}."
-
-
-def announce(change: Change) -> None:
-    """Notify all processes concerned, from a request's thread; in a transaction, after the commit."""
-    transaction.on_commit(lambda: async_to_sync(Wakeups().change)(change), robust=True)

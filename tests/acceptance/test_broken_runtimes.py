@@ -323,8 +323,8 @@ async def test_an_operator_puts_a_session_to_sleep_whose_action_never_ends(world
     client = await world.start()
     hanging = await client.act(kind)
     passivate = (
-        "from ohsessions.lifecycle import request_passivation; from uuid import UUID;"
-        f"print(request_passivation(UUID('{client.session_id}'), by='ann'))"
+        "from ohsessions import api; from uuid import UUID;"
+        f"print(api.passivate(UUID('{client.session_id}'), by='ann'))"
     )
     await asyncio.to_thread(world.site.manage, "shell", "-c", passivate)
     reason = await world.wait_transition(client, "passivated")

@@ -117,7 +117,7 @@ def test_what_older_versions_left_among_the_settings_is_cut_out(world: World):
 
 def test_a_title_is_stored_without_the_sessions_secrets(world: World):
     session_id = world.open(github_token="gh-7c2a").change.session_id
-    assert lifecycle.rename(session_id, "Look for gh-7c2a") == "Look for <secret>"
+    assert lifecycle.rename(session_id, "Look for gh-7c2a").title == "Look for <secret>"
     assert session(session_id).title == "Look for <secret>"
 
 

@@ -6,17 +6,17 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from channels.exceptions import ChannelFull
 from channels.layers import InMemoryChannelLayer, channel_layers
 from django.db import OperationalError, transaction
 
-from ohsessions import lifecycle, wakeups
+from ohsessions import api, lifecycle, wakeups
 from ohsessions import services as services_module
 from ohsessions.core import tasks
-from ohsessions.core.errors import Unavailable
+from ohsessions.core.errors import Unavailable, WireError
 from ohsessions.journal import Append
 from ohsessions.services import Services
 from ohsessions.wakeups import PROBE_GROUP, WORK_CHANNEL, Wakeups, session_group, worker_channel
@@ -135,7 +135,7 @@ async def test_a_repeated_action_is_announced_again(world: World, services: Serv
 def test_a_new_title_is_told_after_the_commit(world: World, layer: Layer):
     session_id = world.open("a").change.session_id
     with transaction.atomic():
-        lifecycle.rename(session_id, "title")
+        api.rename(session_id, "title")
         assert layer.sent == []
     assert layer.sent[0][1]["title"] == session(session_id).title == "title"
 
@@ -143,8 +143,30 @@ def test_a_new_title_is_told_after_the_commit(world: World, layer: Layer):
 def test_workers_hear_of_a_session_that_an_operator_wakes(world: World, layer: Layer):
     session_id, epoch = world.run("a")
     world.sleep(session_id, epoch)
-    lifecycle.request_wake(session_id, by="op")
+    api.wake(session_id, by="op")
     assert layer.take() == [(session_group(session_id), "session.state"), (WORK_CHANNEL, "session.wanted")]
+
+
+def test_all_processes_concerned_hear_of_what_django_code_does(world: World, layer: Layer):
+    session_id, _ = world.run("a")
+    group, owner = session_group(session_id), worker_channel(world.worker)
+    assert api.revoke_links(session_id) == 1
+    assert layer.take() == [(group, "session.ended"), (owner, "session.work")]
+    assert "passivates" in api.passivate(session_id, by="op")
+    assert layer.take() == [(owner, "session.work")]
+    api.close(session_id, by="me")
+    assert layer.take() == [(group, "session.events"), (group, "session.state"), (owner, "session.work")]
+    with pytest.raises(WireError):
+        api.close(uuid4(), by="me")
+
+
+def test_what_is_rolled_back_is_told_to_nobody(world: World, layer: Layer):
+    session_id, _ = world.run("a")
+    with transaction.atomic():
+        api.close(session_id, by="me")
+        transaction.set_rollback(True)
+    assert layer.sent == []
+    assert session(session_id).state == "running"
 
 
 async def test_a_layer_that_fails_is_logged_once_and_once_when_it_works_again(layer: Layer, caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ ROWS = [
     ["socketio"],
     ["conf", "database", "models", "migrations"],
     ["company", "journal", "leases", "lifecycle", "wakeups", "access", "snapshots", "vault", "workspaces"],
-    ["pruning"],
+    ["api", "pruning"],
     ["services", "membership"],
     ["runtimes"],
     ["gateway", "worker"],
@@ -55,23 +56,15 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 
 def imports(module: str, path: Path) -> Iterator[str]:
-    """The absolute names that `module` imports anywhere, those only for types excepted."""
+    """The absolute names that `module` imports anywhere, those for types included."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in runtime_nodes(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             parts = package.split(".")[: -(node.level - 1) or None] if node.level else []
             base = ".".join([*parts, *([node.module] if node.module else [])])
             yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(tree):
-        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
-            continue
-        yield child
-        yield from runtime_nodes(child)
 
 
 def part(module: str) -> str | None:
@@ -99,6 +92,34 @@ def test_every_module_has_a_row():
 def test_modules_import_only_what_stands_lower():
     found = [line for module, path in modules() for line in violations(module, path)]
     assert found == []
+
+
+def circle(files: dict[str, Path]) -> list[str]:
+    """The names of files that import one another in a circle; empty if there is none."""
+    graph: dict[str, set[str]] = {}
+    for module, path in files.items():
+        # `from ohsessions.core import wire` imports a file, `from ohsessions.core.wire import Act` a name.
+        found = {name if name in files else name.rpartition(".")[0] for name in imports(module, path)}
+        graph[module] = (found & files.keys()) - {module}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_files_do_not_import_one_another_in_a_circle():
+    assert circle(dict(modules())) == []
+
+
+def test_a_circle_is_found_though_it_is_for_types_only(tmp_path):
+    files = {f"ohsessions.core.{name}": tmp_path / f"{name}.py" for name in "abc"}
+    files["ohsessions.core.a"].write_text("from ohsessions.core import b")
+    files["ohsessions.core.b"].write_text("if TYPE_CHECKING:\n    from ohsessions.core.c import C")
+    files["ohsessions.core.c"].write_text("")
+    assert circle(files) == []
+    files["ohsessions.core.c"].write_text("def f():\n    from .a import A")
+    assert set(circle(files)) == files.keys()
 
 
 def test_an_import_of_a_higher_row_is_found(tmp_path):
