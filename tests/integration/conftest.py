@@ -12,6 +12,8 @@ import pytest
 from django.core.management import call_command
 from django.db import connection, connections
 
+from ohsessions.database import connections as database_connections
+from ohsessions.database import storage
 from tests.integration.world import World
 
 
@@ -56,8 +58,15 @@ def postgres(transactional_db: None, postgres_settings: Any) -> Iterator[None]:
     connections["default"] = main
 
 
+@pytest.fixture
+def no_outage() -> None:
+    """End the outages that an earlier test began, and that no later call of it ended."""
+    for outage in (database_connections._outage, storage):
+        outage.lasts = False
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, transactional_db: None) -> str:
+def database(request: pytest.FixtureRequest, transactional_db: None, no_outage: None) -> str:
     """Each of the two; what holds must hold on both."""
     if request.param == "postgresql":
         request.getfixturevalue("postgres")
