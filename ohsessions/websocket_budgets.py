@@ -99,11 +99,13 @@ class Line:
 
     def _run(self) -> None:
         begun = self._now()
-        if self._waiting:
-            self._waiting.popleft().read_on()
-        self._planned = False
-        if self._waiting:
-            self._plan(self._now() - begun)
+        try:
+            if self._waiting:
+                self._waiting.popleft().read_on()
+        finally:  # an error in one connection must not stop the others
+            self._planned = False
+            if self._waiting:
+                self._plan(self._now() - begun)
 
 
 class Trimmer:

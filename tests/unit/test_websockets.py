@@ -147,6 +147,30 @@ def test_strangers_are_read_in_turn_with_rests_as_long_as_that_takes():
     assert not clock.getDelayedCalls()
 
 
+def test_an_error_in_one_stranger_does_not_stop_the_others():
+    calls: list[Any] = []
+    line = Line(lambda seconds, call: calls.append(call), lambda: 0.0)
+    read: list[str] = []
+
+    class Stranger:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def read_on(self) -> None:
+            read.append(self.name)
+            if self.name == "broken":
+                raise ValueError(self.name)
+
+    for name in ("broken", "sound"):
+        line.join(Stranger(name))
+    with pytest.raises(ValueError, match="broken"):
+        calls.pop()()
+    calls.pop()()
+    line.join(Stranger("later"))
+    calls.pop()()
+    assert read == ["broken", "sound", "later"]
+
+
 def test_a_stranger_in_line_is_not_read_once_it_is_lost():
     world = World()
     world.receive(frame(b"x"))
