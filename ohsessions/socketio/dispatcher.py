@@ -31,7 +31,7 @@ logger = logging.getLogger("ohsessions.socketio")
 
 # Longer texts, in characters, are parsed in a thread. For shorter ones the thread would cost more.
 LARGE_TEXT = 64 * 1024
-# Events longer than LARGE_TEXT that a server handles at once: each takes several times its size meanwhile.
+# Texts longer than LARGE_TEXT that a server parses at once: each takes several times its size meanwhile.
 LARGE_AT_ONCE = 1
 # Refused events of an unknown client that may wait for their answers; more is flooding.
 MAX_REFUSALS = 20
@@ -144,11 +144,7 @@ class Dispatcher:
                 self._inbox_bytes -= len(packet.data)
                 self._refusals -= refusal is not None
                 try:
-                    if len(packet.data) > LARGE_TEXT:
-                        async with self._large:
-                            await self._handle(packet, refusal)
-                    else:
-                        await self._handle(packet, refusal)
+                    await self._handle(packet, refusal)
                 finally:
                     self._handled(packet)
                     del packet  # else the last packet stays in memory until the next one
@@ -173,7 +169,8 @@ class Dispatcher:
         self.socket.event_size = len(packet.data)
         if len(packet.data) <= LARGE_TEXT:
             return parse_event(packet, self._max_values)
-        return await asyncio.to_thread(parse_event, packet, self._max_values)
+        async with self._large:
+            return await asyncio.to_thread(parse_event, packet, self._max_values)
 
     async def _handle(self, packet: Packet, refusal: Exception | None) -> None:
         problem: MalformedEvent | None = None
