@@ -17,13 +17,14 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q
 
-from ohsessions import journal, leases, lifecycle
+from ohsessions import journal, lifecycle
 from ohsessions.conf import conf
 from ohsessions.core import states
 from ohsessions.core.errors import RowLocked
 from ohsessions.database import database_now, lock_wait
 from ohsessions.journal.trimming import STEP, STEP_BYTES
 from ohsessions.models import Connection, Event, Link, Process, Session, SessionQuerySet, Transition
+from ohsessions.processes import leases
 
 TRANSITIONS_KEPT = 20
 """Each session keeps this many of its newest transitions, however old: they explain its state."""

@@ -21,11 +21,11 @@ from channels.auth import AuthMiddlewareStack
 
 from ohsessions.admission import admit, cookie_attributes
 from ohsessions.conf import conf
-from ohsessions.gateway.addresses import address_of
 from ohsessions.gateway.client import HANDSHAKE_AT
-from ohsessions.gateway.farewells import say_farewell
+from ohsessions.gateway.client_address import address_of
 from ohsessions.gateway.gateway import FIRST_PAYLOAD, Gateway
-from ohsessions.services import Services
+from ohsessions.gateway.refusals import say_farewell
+from ohsessions.processes.store import Store
 from ohsessions.socketio import SocketIOConsumer, SocketIOServer
 from ohsessions.wakeups import is_embedded
 from ohsessions.worker.worker import SessionWorker, stop_limit
@@ -92,8 +92,8 @@ class Mount:
         await asyncio.shield(self._starting)
 
     async def _start(self) -> None:
-        self._services = Services()
-        self._gateway = Gateway(self._services)
+        self._store = Store()
+        self._gateway = Gateway(self._store)
         server = SocketIOServer(
             self._gateway.accept,
             settings=self._gateway.engine_settings,
@@ -106,7 +106,7 @@ class Mount:
         self._server = server
         self._socketio = SocketIOConsumer.as_asgi(server=server)
         self._with_login = self._authenticate(self._socketio)
-        self._worker = SessionWorker(self._services) if is_embedded() else None
+        self._worker = SessionWorker(self._store) if is_embedded() else None
         await self._gateway.start()
         if self._worker is not None:
             await self._worker.start()
@@ -125,7 +125,7 @@ class Mount:
         if not self._starting.done():
             self._starting.cancel()  # it waits for a database that is away, and serves no client yet
             await asyncio.wait([self._starting])
-            await self._services.close()
+            await self._store.close()
             return
         self._starting.result()
         await self._gateway.stop("draining")
@@ -133,7 +133,7 @@ class Mount:
             await self._server.close("draining")
         if self._worker is not None:
             await self._worker.stop("the server stopped")
-        await self._services.close()
+        await self._store.close()
         logger.info("ohsessions has stopped", extra={"verb": "stopped"})
 
     async def _stop_in_time(self) -> None:

@@ -26,7 +26,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from ohsessions import access
-from ohsessions.core.threads import Threads
+from ohsessions.concurrency.threads import Threads
 from ohsessions.core.wire import encode
 from ohsessions.database import Database
 from ohsessions.models import Session

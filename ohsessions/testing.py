@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from ohsessions.core.errors import InvalidEvent
 from ohsessions.core.runtime import JSON, Action, Runtime, SupervisedProcess
-from ohsessions.worker.processes import ProcessSupervisor
+from ohsessions.programs.supervisor import ProcessSupervisor
 
 Event = dict[str, Any]
 

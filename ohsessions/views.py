@@ -29,8 +29,8 @@ from ohsessions.core.errors import WireError
 from ohsessions.core.runtime import JSON
 from ohsessions.core.titles import MAX_TITLE
 from ohsessions.core.wire import check_json, malformed, timestamp
-from ohsessions.health import Status, shared_readiness
 from ohsessions.models import Link, Session
+from ohsessions.processes.health import Status, shared_readiness
 
 logger = logging.getLogger(__name__)
 

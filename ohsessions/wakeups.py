@@ -16,10 +16,10 @@ from uuid import UUID
 from channels.exceptions import ChannelFull
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
-from ohsessions.core.outages import Outage
+from ohsessions.concurrency.outages import Outage
+from ohsessions.concurrency.tasks import cancellable
 from ohsessions.core.runtime import JSON
 from ohsessions.core.states import State
-from ohsessions.core.tasks import cancellable
 
 if TYPE_CHECKING:
     from ohsessions.lifecycle import Change

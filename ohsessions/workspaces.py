@@ -21,8 +21,8 @@ from uuid import UUID
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
 
+from ohsessions.concurrency.threads import Threads
 from ohsessions.conf import conf
-from ohsessions.core.threads import Threads
 from ohsessions.database import Database, as_aware
 from ohsessions.models import Session
 

@@ -21,7 +21,7 @@ from django.urls import NoReverseMatch
 from django.utils.decorators import sync_and_async_middleware
 
 from ohsessions.core.addresses import limit_key
-from ohsessions.gateway.addresses import address_of
+from ohsessions.gateway.client_address import address_of
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 AsyncHandler = Callable[[HttpRequest], Awaitable[HttpResponseBase]]

@@ -5,7 +5,7 @@ import logging
 
 def is_no_probe(record: logging.LogRecord) -> bool:
     """Return False for the requests of /readyz. Django logs each 503 of theirs, which may come each second;
-    ohsessions.health logs the failure once."""
+    ohsessions.processes.health logs the failure once."""
     return getattr(getattr(record, "request", None), "path", None) != "/readyz"
 
 

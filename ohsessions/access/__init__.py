@@ -3,9 +3,7 @@
 The setting ACCESS_POLICY names a subclass of AccessPolicy. No token or secret is ever logged.
 """
 
-from ohsessions.access.encryption import decrypt, encrypt
-from ohsessions.access.logins import Login, check_login, ended_logins, login_of
-from ohsessions.access.policy import (
+from ohsessions.access.access_policy import (
     AccessPolicy,
     check_may_join,
     check_may_open,
@@ -14,6 +12,8 @@ from ohsessions.access.policy import (
     unknown_session,
     visible,
 )
+from ohsessions.access.encryption import decrypt, encrypt
+from ohsessions.access.logins import Login, check_login, ended_logins, login_of
 from ohsessions.access.roles import Role
 from ohsessions.access.tokens import (
     TOKEN_SALT,

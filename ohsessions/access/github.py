@@ -20,9 +20,9 @@ from typing import Any
 
 from django.utils.module_loading import import_string
 
+from ohsessions.concurrency.outages import Outage
 from ohsessions.conf import conf
 from ohsessions.core.errors import WireError
-from ohsessions.core.outages import Outage
 
 logger = logging.getLogger(__name__)
 

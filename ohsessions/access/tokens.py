@@ -24,9 +24,9 @@ from uuid import UUID
 
 from django.core import signing
 
+from ohsessions.access.access_policy import check_may_join, policy, unknown_session
 from ohsessions.access.encryption import decrypt, encrypt
 from ohsessions.access.logins import Login, ended_logins
-from ohsessions.access.policy import check_may_join, policy, unknown_session
 from ohsessions.access.roles import Role
 from ohsessions.conf import conf
 from ohsessions.core.errors import WireError

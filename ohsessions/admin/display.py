@@ -122,3 +122,8 @@ def list_of(model: type[Model], **filters: Any) -> str:
 def count_link(count: int, model: type[Model], **filters: Any) -> str:
     """Return a number as a link to the rows that it counts."""
     return anchor(list_of(model, **filters), f"{count:,}") if count else "0"
+
+
+def plural(count: int, one: str, many: str) -> str:
+    """Return a count with its noun: «1 session», «2 sessions»."""
+    return f"{count} {one if count == 1 else many}"

@@ -14,9 +14,8 @@ from django.utils import timezone
 
 from ohsessions.access import Role
 from ohsessions.admin.base import may_see_sessions
-from ohsessions.admin.overview import AWAKE
 from ohsessions.conf import conf
-from ohsessions.core.states import State
+from ohsessions.core.states import AWAKE, State
 from ohsessions.models import Connection, Process, Session
 
 Rows = QuerySet[Any]

@@ -8,12 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ohsessions.admin.display import relative
+from ohsessions.admin.display import plural, relative
 from ohsessions.core.policy import is_suspect
-from ohsessions.core.states import State
+from ohsessions.core.states import AWAKE, State
 from ohsessions.models import Session
 
-AWAKE = frozenset({State.STARTING, State.RUNNING, State.PASSIVATING})
 PUNCTUAL = timedelta(seconds=3)
 """A due session is claimed within 2 s. If that takes longer than this, something holds it or is broken."""
 
@@ -64,7 +63,7 @@ def _cause(session: Session, attached: int, now: datetime) -> str:
     if session.forced_by:
         return "its worker has not yet answered an operator's wish to passivate it"
     if attached:
-        return f"{_plural(attached, 'connection is', 'connections are')} attached"
+        return f"{plural(attached, 'connection is', 'connections are')} attached"
     if session.has_pending_work:
         return "an action is pending (for MAX_BUSY at most, once it is due)"
     if session.passivate_at is None:
@@ -86,7 +85,7 @@ def facts(session: Session, attached: int, now: datetime) -> list[Fact]:
     if session.crashes:
         retry = session.retry_at
         tried = f"; it may be tried again {relative(retry, now)}" if retry and retry > now else ""
-        times = _plural(session.crashes, "time", "times")
+        times = plural(session.crashes, "time", "times")
         found.append(Fact("Crashes", f"It crashed {times} in a row{tried}.", is_warning=True))
     if session.suspicion:
         died = "Its last workers died while it was being started, or soon after; it may be the cause."
@@ -134,10 +133,6 @@ def _worker(session: Session) -> Fact:
         word = {"draining": "is draining", "gone": "is gone: another one takes over"}[session.worker.state]
         return Fact("Worker", f"Its worker {word}.", is_warning=True)
     return Fact("Worker", f"The {session.worker} owns it.")
-
-
-def _plural(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
 
 
 def _number(number: int) -> str:

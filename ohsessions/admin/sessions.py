@@ -25,9 +25,9 @@ from ohsessions.admin.filters import (
     WorkerFilter,
     uuid_or_none,
 )
+from ohsessions.admin.masking import redact
 from ohsessions.admin.operations import OperatedAdmin
 from ohsessions.admin.processes import counted
-from ohsessions.admin.redaction import redact
 from ohsessions.admin.steering import PASSIVATE, REVOKE_LINKS, WAKE
 from ohsessions.core.states import State
 from ohsessions.core.wire import encode
@@ -35,7 +35,7 @@ from ohsessions.models import Connection, Event, Session, Transition
 from ohsessions.views import console_path
 
 if TYPE_CHECKING:
-    from ohsessions.admin.rows import SessionRow
+    from ohsessions.admin.annotations import SessionRow
 
 LATEST = 50
 """Rows of each kind on a session's page."""

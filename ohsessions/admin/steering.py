@@ -12,7 +12,7 @@ from ohsessions.conf import conf
 from ohsessions.core.states import ASLEEP, State
 
 if TYPE_CHECKING:
-    from ohsessions.admin.rows import SessionRow
+    from ohsessions.admin.annotations import SessionRow
 
 
 class Passivate(Operation):

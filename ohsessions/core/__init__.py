@@ -1,1 +1,1 @@
-"""The rules of ohsessions, free of Django: which changes are allowed, when, and the form of each payload."""
+"""The rules of ohsessions: pure functions and types, without Django, threads, logging or environment."""

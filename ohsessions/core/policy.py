@@ -42,6 +42,17 @@ class Sleeper(Protocol):
     handled_number: int
 
 
+class Owned(Protocol):
+    """The column of a session that says whose writes it takes."""
+
+    epoch: int
+
+
+def is_stale(session: Owned, epoch: int) -> bool:
+    """Return whether a write under this epoch is refused: it comes from a former owner of the session."""
+    return session.epoch != epoch
+
+
 def due_time(connections: int, now: datetime, close_delay: float | None) -> datetime | None:
     """Return when a session falls due for passivation; None if it has connections or no delay is set."""
     if connections or close_delay is None:

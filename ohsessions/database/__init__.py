@@ -13,12 +13,12 @@ commit: 10 to 20 times the throughput of one transaction each, measured). An idl
 
 from __future__ import annotations
 
+from ohsessions.database.attempts import means_lost_connection
 from ohsessions.database.causes import NO_ROOM, describe, is_disk_full, storage
-from ohsessions.database.clock import as_aware, as_stored, database_clock, database_now
-from ohsessions.database.connections import means_lost_connection
+from ohsessions.database.database import THREADS, Database
 from ohsessions.database.lanes import LATER, Later
+from ohsessions.database.now import as_aware, as_stored, database_clock, database_now
 from ohsessions.database.rowlocks import lock_name, lock_rows, lock_wait
-from ohsessions.database.threads import THREADS, Database
 
 __all__ = [
     "LATER",

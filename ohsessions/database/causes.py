@@ -8,7 +8,7 @@ import time
 
 from django.db import connection
 
-from ohsessions.core.outages import Outage
+from ohsessions.concurrency.outages import Outage
 
 logger = logging.getLogger(__name__)
 

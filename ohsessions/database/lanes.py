@@ -17,14 +17,14 @@ from typing import Any, Final
 from django.db import connections, reset_queries
 
 from ohsessions.core.errors import OhSessionsError, RowLocked, Unavailable
-from ohsessions.database.causes import storage
-from ohsessions.database.connections import (
+from ohsessions.database.attempts import (
     drop_broken_connection,
     drop_connection,
     guarded,
     servers_left,
     tell,
 )
+from ohsessions.database.causes import storage
 from ohsessions.database.rowlocks import lock_wait
 
 Commit = Callable[[list[Any]], Sequence[Any]]

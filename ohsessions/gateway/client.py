@@ -25,7 +25,7 @@ from ohsessions.conf import conf
 from ohsessions.core import wire
 from ohsessions.core.errors import StaleSecrets, Unavailable, WireError
 from ohsessions.core.runtime import JSON
-from ohsessions.gateway.github import GitHubCheck
+from ohsessions.gateway.github_check import GitHubCheck
 from ohsessions.gateway.guests import HELD_SECONDS, Guests
 from ohsessions.gateway.handshake import describe, read_handshake
 from ohsessions.gateway.held import Held, HeldAction
@@ -34,7 +34,7 @@ from ohsessions.gateway.refusals import client_id_of, not_attached, translate
 from ohsessions.gateway.secrecy import Secrecy
 from ohsessions.journal import Append, Appended, NewEvent
 from ohsessions.lifecycle import Attached
-from ohsessions.services import Services
+from ohsessions.processes.store import Store
 from ohsessions.socketio import LARGE_TEXT, Ack, ConnectionRefused, MalformedEvent, Socket
 
 UNATTACHED_SECONDS = 30.0
@@ -52,7 +52,7 @@ STAY_AWAY = frozenset({"logged_out", "operator", "revoked", "unattached"})
 class GatewayPort(Protocol):
     """The gateway of a client, as far as the client uses it; see ohsessions.gateway.gateway."""
 
-    services: Services
+    store: Store
     guests: Guests
     github: GitHubCheck
     clients: dict[str, Client]
@@ -85,7 +85,7 @@ class Client:
         self.changing = False
         """True during an attach or detach: the values here may differ from the stored ones."""
         self._gateway = gateway
-        self._services = gateway.services
+        self._store = gateway.store
         self._user: Any = socket.scope.get("user") or AnonymousUser()
         self.login = access.login_of(self._user, socket.scope.get("session"))
         """The login of the handshake; None for a stranger."""
@@ -204,16 +204,16 @@ class Client:
             self._gateway.check_lease()
             await self._gateway.github.check(self._user, init)
             here = self._describe()
-            attached = await self._services.change_soon(attach, here, init)
+            attached = await self._store.change_soon(attach, here, init)
             async with self._gateway.pump(attached.change.session_id) as pump:
                 self._attached(init, attached, pump, ack)
         finally:
             self.changing = False
-        await self._services.announce(attached.left, *attached.evicted, attached.change)
+        await self._store.announce(attached.left, *attached.evicted, attached.change)
         for change in filter(None, (attached.left, attached.change)):
-            await self._services.wakeups.presence(change.session_id)
+            await self._store.wakeups.presence(change.session_id)
 
-    def _describe(self) -> lifecycle.Socket:
+    def _describe(self) -> lifecycle.Arrival:
         is_doubted = time.monotonic() - self.login_seen_at > LOGIN_TRUSTED
         gateway, since = self._gateway.process_id, self._connected_at
         return describe(self.socket, self._user, gateway, since, login=self.login, is_doubted=is_doubted)
@@ -259,11 +259,11 @@ class Client:
         if not self._policy.may_act(self._user, self._role, act.type):
             raise WireError(403, "role", "You may watch this session, not act in it.")
         assert self._pump is not None
-        done = await self._store(act, self._pump.session_id, self._pump.secrecy)
+        done = await self._append(act, self._pump.session_id, self._pump.secrecy)
         if ack is not None:
             ack({"status": "ok", "id": done.numbers[0]})
 
-    async def _store(self, act: wire.Act, session_id: UUID, secrecy: Secrecy) -> Appended:
+    async def _append(self, act: wire.Act, session_id: UUID, secrecy: Secrecy) -> Appended:
         """Store an action without its session's secrets. Try again if they have changed meanwhile."""
         key: dict[str, Any] = {"write_key": f"c:{self._author}:{act.client_id}"} if act.client_id else {}
         for _ in range(MOST_TRIES):
@@ -272,7 +272,7 @@ class Client:
             event = NewEvent("user", act.type, shown.body, **options)
             append = Append(session_id, [event], sid=self.sid, secrets_version=version)
             try:
-                return await self._services.append(append)
+                return await self._store.append(append)
             except StaleSecrets as error:
                 secrecy.notice(error.version)
         raise Unavailable
@@ -282,29 +282,29 @@ class Client:
         assert session_id is not None
         self.changing = True
         try:
-            change = await self._services.change_soon(lifecycle.detach, self.sid, "left", leave=True)
+            change = await self._store.change_soon(lifecycle.detach, self.sid, "left", leave=True)
             self.forget_session()
         finally:
             self.changing = False
         if ack is not None:
             ack({"status": "ok"})
-        await self._services.announce(change)
-        await self._services.wakeups.presence(session_id)
+        await self._store.announce(change)
+        await self._store.wakeups.presence(session_id)
 
     async def _close(self, ack: Ack | None) -> None:
         assert self.session_id is not None
         close = lifecycle.close_for
-        change = await self._services.change_soon(close, self._user, self._role, self.session_id)
+        change = await self._store.change_soon(close, self._user, self._role, self.session_id)
         if ack is not None:
             ack({"status": "ok"})
-        await self._services.announce(change)
+        await self._store.announce(change)
 
     # Actions that came before INIT
 
     async def _hold(self, action: HeldAction) -> None:
         """Keep an action until INIT. Raises WireError 409, 429, or 401 if the INIT will need a token."""
         if not self._may_start:
-            await self._services.database.read(access.check_may_open, self._user)
+            await self._store.database.read(access.check_may_open, self._user)
             self._may_start = True
         self._held.put(action)
         if len(self._held) == 1:

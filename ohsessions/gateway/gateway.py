@@ -18,18 +18,19 @@ from uuid import UUID
 
 from ohsessions import lifecycle
 from ohsessions.conf import conf
-from ohsessions.core import switches, wire
+from ohsessions.core import wire
 from ohsessions.core.errors import Unavailable
 from ohsessions.gateway.client import Client
-from ohsessions.gateway.farewells import farewell
-from ohsessions.gateway.github import GitHubCheck
+from ohsessions.gateway.github_check import GitHubCheck
 from ohsessions.gateway.guests import Guests
 from ohsessions.gateway.pump import Pump
 from ohsessions.gateway.reconciliation import Reconciliation
+from ohsessions.gateway.refusals import farewell
 from ohsessions.gateway.subscriptions import Subscriptions
-from ohsessions.membership import Membership, Reaper, end_this_process
 from ohsessions.models import Process
-from ohsessions.services import Services
+from ohsessions.processes.membership import Membership, end_this_process
+from ohsessions.processes.reaper import Reaper
+from ohsessions.processes.store import Store
 from ohsessions.socketio import EngineSettings, Socket
 
 logger = logging.getLogger(__name__)
@@ -52,17 +53,17 @@ FRAME_SLACK = 1024 * 1024
 class Gateway:
     """One gateway process. Call `start` in the event loop. `stop` ends its connections in the database."""
 
-    def __init__(self, services: Services) -> None:
-        self.services = services
+    def __init__(self, store: Store) -> None:
+        self.store = store
         self.clients: dict[str, Client] = {}
         self.guests = Guests()
         self.github = GitHubCheck()
         self._pumps: dict[UUID, Pump] = {}
         self._subscriptions = Subscriptions(self._pumps.keys(), self._hear)
-        self._membership = Membership(services, Process.Kind.GATEWAY, self)
-        self._reaper = Reaper(services, lambda: self.process_id, on_drain=self._asked_to_drain)
+        self._membership = Membership(store, Process.Kind.GATEWAY, self)
+        self._reaper = Reaper(store, lambda: self.process_id, on_drain=self._asked_to_drain)
         self._reconciliation = Reconciliation(
-            services, lambda: self.process_id, self.clients, self._pumps, self._subscriptions
+            store, lambda: self.process_id, self.clients, self._pumps, self._subscriptions
         )
         self._stopping = False
         self._written_off: set[str] = set()
@@ -104,7 +105,7 @@ class Gateway:
             "reconcile": self._reconcile_for_ever(),
             # A task of its own, since a layer that hangs must not delay deliveries.
             "subscriptions": self._renew_subscriptions_for_ever(),
-            "probe": self.services.wakeups.probe_for_ever(),
+            "probe": self.store.wakeups.probe_for_ever(),
         }
         self._background = [asyncio.create_task(job, name=f"gateway {name}") for name, job in jobs.items()]
 
@@ -139,8 +140,8 @@ class Gateway:
                 await self._membership.leave()
 
     async def _write_off(self, session_id: UUID, cursors: dict[str, int], reason: str) -> None:
-        change = await self.services.change(lifecycle.write_off, session_id, self.process_id, reason, cursors)
-        await self.services.announce(change)
+        change = await self.store.change(lifecycle.write_off, session_id, self.process_id, reason, cursors)
+        await self.store.announce(change)
 
     async def _send_away(self, clients: list[Client]) -> None:
         """End the clients in batches. Each gets a random time to reconnect, so they return one by one."""
@@ -206,17 +207,17 @@ class Gateway:
         self.spawn(job, f"detach {client.sid}")
 
     async def _detach(self, sid: str, session_id: UUID | None, reason: str, cursor: int) -> None:
-        change = await self.services.change_patiently(lifecycle.detach, sid, reason, sent_number=cursor)
-        await self.services.announce(change)
+        change = await self.store.change_patiently(lifecycle.detach, sid, reason, sent_number=cursor)
+        await self.store.announce(change)
         if session_id is not None:
-            await self.services.wakeups.presence(session_id)
+            await self.store.wakeups.presence(session_id)
 
     @asynccontextmanager
     async def pump(self, session_id: UUID) -> AsyncIterator[Pump]:
         """Yield the pump of a session, to add a connection. The subscription comes before any read for it."""
         pump = self._pumps.get(session_id)
         if pump is None:
-            pump = self._pumps[session_id] = Pump(self.services, session_id)
+            pump = self._pumps[session_id] = Pump(self.store, session_id)
         pump.expected += 1
         try:
             is_new = session_id not in self._subscriptions
@@ -272,16 +273,17 @@ class Gateway:
     async def _reconcile_for_ever(self) -> None:
         while True:
             await asyncio.sleep(RECONCILE_EVERY)
-            if not switches.is_on("reconcile"):
-                continue
             try:
-                await self._reconciliation.logs(list(self._pumps))
-                # stop() ends its connections itself, with their cursors. Here they would look lost.
-                if not self._written_off:
-                    await self._reconciliation.connections()
-                await self._reconciliation.logins()
+                await self._reconcile()
             except Unavailable:
                 continue
             except Exception:
                 extra = {"verb": "reconcile_failed"}
                 logger.exception("Reconciling failed; the next time goes on", extra=extra)
+
+    async def _reconcile(self) -> None:
+        await self._reconciliation.logs(list(self._pumps))
+        # stop() ends its connections itself, with their cursors. Here they would look lost.
+        if not self._written_off:
+            await self._reconciliation.connections()
+        await self._reconciliation.logins()

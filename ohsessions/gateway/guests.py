@@ -12,12 +12,12 @@ from typing import Any
 
 from django.contrib.auth.models import AnonymousUser
 
+from ohsessions.concurrency.counters import over_quota, refusals, too_fast
 from ohsessions.conf import conf
 from ohsessions.core.addresses import limit_key
 from ohsessions.core.clock import Clock
-from ohsessions.core.counters import over_quota, refusals, too_fast
 from ohsessions.core.errors import WireError
-from ohsessions.gateway.addresses import address_of
+from ohsessions.gateway.client_address import address_of
 from ohsessions.gateway.limits import BURST_SECONDS, MINUTE, Bucket, Buckets, cost
 from ohsessions.socketio import RequestRefused, Socket
 
@@ -85,7 +85,7 @@ class Guests:
 
 
 class Guest:
-    """One connection; see socketio.connection.Guest. `key` is the user or address that it counts for."""
+    """One connection; see socketio.connection.GuestPort. `key` is the user or address that it counts for."""
 
     def __init__(self, guests: Guests, scope: Mapping[str, Any]) -> None:
         user = scope.get("user") or AnonymousUser()
@@ -109,7 +109,7 @@ class Guest:
             self._guests.unattached[self.key] += 1
 
     def leave(self) -> None:
-        """See socketio.connection.Guest."""
+        """See socketio.connection.GuestPort."""
         if self._has_left:
             return
         self.attach()
@@ -157,7 +157,7 @@ class Guest:
         return conf.MAX_ACTION_BYTES if self.is_user or conf.ALLOW_ANONYMOUS else SMALL
 
     def arriving(self, size: int) -> WireError | None:
-        """See socketio.connection.Guest. Checks rates, waiting bytes, and, from a stranger, the size."""
+        """See socketio.connection.GuestPort. Checks rates, waiting bytes, and, from a stranger, the size."""
         if wait := self._actions.take(cost(size)):
             message = f"At most {self._actions.rate:g} actions per second, please."
             return too_fast("RATE_LIMIT", message, wait)
@@ -174,7 +174,7 @@ class Guest:
         return None if self.try_hold(size) else self.held_too_much()
 
     def handled(self, size: int) -> None:
-        """See socketio.connection.Guest."""
+        """See socketio.connection.GuestPort."""
         self.release(size)
 
     def try_hold(self, size: int) -> bool:

@@ -17,7 +17,7 @@ from ohsessions import access, lifecycle
 from ohsessions.conf import conf
 from ohsessions.core import wire
 from ohsessions.core.wire import Init
-from ohsessions.gateway.addresses import address_of
+from ohsessions.gateway.client_address import address_of
 from ohsessions.socketio import Socket
 
 
@@ -79,12 +79,12 @@ def _bearer_token(scope: Mapping[str, Any]) -> str | None:
 
 def describe(
     socket: Socket, user: Any, gateway: UUID, connected_at: datetime, **login: Any
-) -> lifecycle.Socket:
+) -> lifecycle.Arrival:
     """Return the values of a connection that are stored; `login` and `is_doubted` are passed on."""
     headers: dict[bytes, bytes] = dict(socket.scope.get("headers", []))
     address = address_of(socket.scope)
     user_agent = headers.get(b"user-agent", b"").decode("latin-1")
-    return lifecycle.Socket(
+    return lifecycle.Arrival(
         sid=socket.sid,
         gateway=gateway,
         user=user,

@@ -21,7 +21,7 @@ from ohsessions.core import wire
 from ohsessions.core.runtime import JSON
 from ohsessions.gateway.secrecy import Secrecy
 from ohsessions.journal import Head
-from ohsessions.services import Services
+from ohsessions.processes.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Outlet(Protocol):
 class Pump:
     """The feeder of one session's connections. Everything here runs in the event loop's thread."""
 
-    def __init__(self, services: Services, session_id: UUID) -> None:
+    def __init__(self, store: Store, session_id: UUID) -> None:
         self.session_id = session_id
         self.outlets: dict[Outlet, asyncio.Task[None] | None] = {}
         """The connections; for each one that is behind, the task that feeds it."""
@@ -66,8 +66,8 @@ class Pump:
         """The number of connections that are still to be added."""
         self.starved = False
         """True if the connections were notified that no worker takes their session."""
-        self.secrecy = Secrecy(services, session_id)
-        self._services = services
+        self.secrecy = Secrecy(store, session_id)
+        self._store = store
         self._head = -1
         self._tail: deque[tuple[int, str]] = deque()
         self._tail_characters = 0
@@ -153,7 +153,7 @@ class Pump:
             while self._count_again:
                 await asyncio.sleep(PRESENCE_PAUSE)
                 self._count_again = False
-                read = self._services.read_patiently
+                read = self._store.read_patiently
                 connections, users = await read(lifecycle.presence, self.session_id)
                 self.notice(wire.notice("presence", connections=connections, users=users))
         finally:
@@ -210,7 +210,7 @@ class Pump:
     async def _feed_page(self, outlet: Outlet) -> bool:
         """Send the next page of the log, as fast as the client reads. Return False if there was none."""
         generation = outlet.generation
-        page = await self._services.read_patiently(journal.read_page, self.session_id, outlet.cursor)
+        page = await self._store.read_patiently(journal.read_page, self.session_id, outlet.cursor)
         if not page:
             return False
         if outlet.generation != generation:

@@ -19,11 +19,11 @@ from ohsessions.core.errors import WireError
 from ohsessions.core.states import State
 from ohsessions.database import database_now
 from ohsessions.gateway.client import Client
-from ohsessions.gateway.farewells import farewell, wire_reason
 from ohsessions.gateway.pump import Pump
+from ohsessions.gateway.refusals import farewell, wire_reason
 from ohsessions.gateway.subscriptions import Subscriptions
 from ohsessions.journal import Head
-from ohsessions.services import Services
+from ohsessions.processes.store import Store
 
 
 class Reconciliation:
@@ -31,13 +31,13 @@ class Reconciliation:
 
     def __init__(
         self,
-        services: Services,
+        store: Store,
         own_id: Callable[[], UUID],
         clients: Mapping[str, Client],
         pumps: Mapping[UUID, Pump],
         subscriptions: Subscriptions,
     ) -> None:
-        self._services = services
+        self._store = store
         self._own_id = own_id
         self._clients = clients
         self._pumps = pumps
@@ -47,7 +47,7 @@ class Reconciliation:
         """Update the pumps of these sessions; notify their clients if no worker takes the session."""
         if not session_ids:
             return
-        heads, now = await self._services.read_patiently(_heads, session_ids)
+        heads, now = await self._store.read_patiently(_heads, session_ids)
         for session_id, head in heads.items():
             pump = self._pumps.get(session_id)
             if pump is None:
@@ -66,7 +66,7 @@ class Reconciliation:
         """Compare the connections here with those in the database; end those that only one side has."""
         clients = self._clients.values()
         before = {client: client.generation for client in clients if not client.changing}
-        rows, revoked = await self._services.database.read(_connections, self._own_id())
+        rows, revoked = await self._store.database.read(_connections, self._own_id())
         for sid, session_id in rows.items():
             client = self._clients.get(sid)
             if client is None:
@@ -88,7 +88,7 @@ class Reconciliation:
         if not asked:
             return
         began = time.monotonic()
-        ended = await self._services.database.read(access.ended_logins, asked)
+        ended = await self._store.database.read(access.ended_logins, asked)
         for client in clients:
             if client.login in ended:
                 # Even during an INIT: it would run with a login that has ended.
@@ -101,10 +101,10 @@ class Reconciliation:
 
     async def _detach(self, sid: str, session_id: UUID, reason: str) -> None:
         """Detach a connection. If another transaction has locked the session, a later look tries again."""
-        change = await self._services.try_change(lifecycle.detach, sid, reason)
+        change = await self._store.try_change(lifecycle.detach, sid, reason)
         if change is not None:
-            await self._services.announce(change)
-            await self._services.wakeups.presence(session_id)
+            await self._store.announce(change)
+            await self._store.wakeups.presence(session_id)
 
     async def end_ended(self, clients: Iterable[Client], otherwise: str | None = None) -> None:
         """End those of these clients whose connection was ended in the database.
@@ -115,7 +115,7 @@ class Reconciliation:
         if not before:
             return
         sids = [client.sid for client in before]
-        reasons = await self._services.read_patiently(lifecycle.end_reasons, sids)
+        reasons = await self._store.read_patiently(lifecycle.end_reasons, sids)
         for client in before:
             reason = reasons.get(client.sid, otherwise)
             if reason is not None and _is_unchanged(client, before):

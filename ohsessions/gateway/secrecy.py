@@ -9,7 +9,7 @@ from uuid import UUID
 from ohsessions import vault
 from ohsessions.core import wire
 from ohsessions.core.redaction import Redactor
-from ohsessions.services import Services
+from ohsessions.processes.store import Store
 
 Clean = Callable[[str], str]
 
@@ -20,9 +20,9 @@ class Secrecy:
     A session that never had secrets costs nothing. `version` is the newest version that is known to exist.
     """
 
-    def __init__(self, services: Services, session_id: UUID) -> None:
+    def __init__(self, store: Store, session_id: UUID) -> None:
         self.version = 0
-        self._services = services
+        self._store = store
         self._session_id = session_id
         self._known = 0
         self._redactor = Redactor(())
@@ -37,7 +37,7 @@ class Secrecy:
         The function is None if there are no secrets. Raises WireError if the secrets cannot be read.
         """
         if self.version != self._known:
-            known = await self._services.database.read(vault.read, self._session_id)
+            known = await self._store.database.read(vault.read, self._session_id)
             self._redactor = Redactor(known.texts)
             self.version = self._known = known.version
         if not self._known:

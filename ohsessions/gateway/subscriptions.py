@@ -15,7 +15,7 @@ from uuid import UUID
 
 from channels.layers import get_channel_layer
 
-from ohsessions.core.tasks import cancellable
+from ohsessions.concurrency.tasks import cancellable
 from ohsessions.wakeups import Hearing, session_group
 
 logger = logging.getLogger(__name__)
@@ -29,14 +29,14 @@ RENEW_EVERY = 3600.0
 IN_DOUBT = float("-inf")
 
 
-class Wanted(Container[UUID], Iterable[UUID], Protocol):
+class SessionIds(Container[UUID], Iterable[UUID], Protocol):
     """The sessions to listen to. The collection may change at any time."""
 
 
 class Subscriptions:
     """The subscriptions to the `wanted` sessions. `hear` is called with each message of the layer."""
 
-    def __init__(self, wanted: Wanted, hear: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, wanted: SessionIds, hear: Callable[[dict[str, Any]], None]) -> None:
         self._wanted = wanted
         self._hear = hear
         self._layer: Any = get_channel_layer()

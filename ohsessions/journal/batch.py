@@ -10,13 +10,13 @@ transaction has locked a session's row, all appends to that session are left for
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from django.db import DataError, IntegrityError, InterfaceError, OperationalError, transaction
 
 from ohsessions import access, snapshots
-from ohsessions.core import switches
+from ohsessions.core import policy
 from ohsessions.core.errors import StaleEpoch, StaleSecrets, WireError
 from ohsessions.core.faults import public_reason
 from ohsessions.core.states import State
@@ -70,7 +70,7 @@ def _commit(appends: list[Append], behind: _Behind) -> list[Result]:
     until the append that causes the error fails alone."""
     try:
         with transaction.atomic():
-            return _Batch(appends, behind).write()
+            return Batch(appends, behind).write()
     except (OperationalError, InterfaceError):
         raise  # an error of the database, not of the data
     except Exception as error:
@@ -90,7 +90,7 @@ def _refused(append: Append, error: Exception, behind: _Behind) -> Exception:
     return error
 
 
-class _Batch:
+class Batch:
     """One transaction of commit_appends()."""
 
     def __init__(self, appends: list[Append], behind: _Behind) -> None:
@@ -147,7 +147,7 @@ class _Batch:
     def _append(self, append: Append) -> Appended:
         session = self._sessions.get(append.session_id)
         if append.epoch is not None:
-            if session is None or (session.epoch != append.epoch and switches.is_on("epoch")):
+            if session is None or policy.is_stale(session, append.epoch):
                 logger.info("Session %s has another owner", append.session_id, extra={"verb": "stale"})
                 raise StaleEpoch
             if append.started is not None and session.state != State.RUNNING:
@@ -185,8 +185,6 @@ class _Batch:
         epoch = append.epoch
         if epoch is None:
             return
-        if not switches.is_on("marks"):
-            append = replace(append, started=None, handled=None)
         if append.started is not None:
             again = session.started_number == append.started
             if not again or session.started_epoch != epoch:

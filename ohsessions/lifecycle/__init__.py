@@ -6,8 +6,8 @@ the epoch, so that writes of the former owner are refused: claim, release, close
 """
 
 from ohsessions.lifecycle.clients import (
+    Arrival,
     Attached,
-    Socket,
     attach,
     detach,
     open_session,
@@ -48,10 +48,10 @@ from ohsessions.lifecycle.sweeps import (
 )
 
 __all__ = [
+    "Arrival",
     "Attached",
     "Change",
     "Claimed",
-    "Socket",
     "attach",
     "claim",
     "claim_passivation",

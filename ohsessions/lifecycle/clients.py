@@ -32,8 +32,8 @@ INIT_REPEAT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
-class Socket:
-    """The fields of a connection's row that describe its socket, and the user of the socket.
+class Arrival:
+    """The fields of a connection's row that describe its arrival, and the user of the arrival.
 
     `user` is Django's, or an AnonymousUser. `login` identifies the user's login; it is checked again if it
     `is_doubted`. `browser` distinguishes anonymous users, and stays the same after a lost connection.
@@ -74,47 +74,47 @@ def _name(user: Any) -> str:
     return f"user {user.get_username()}" if user.is_authenticated else "anonymous user"
 
 
-def open_session(socket: Socket, init: wire.Init) -> Attached:
+def open_session(arrival: Arrival, init: wire.Init) -> Attached:
     """Make a session, or find the one that the same INIT made, and attach the connection to it.
 
     Raises WireError 400 `unknown_runtime`, 401 `login_required`, 403 `role`, 429 `quota`.
     """
-    _check_login(socket)
+    _check_login(arrival)
     runtime = init.runtime or conf.DEFAULT_RUNTIME
-    access.check_may_start(socket.user, runtime, init.settings)
+    access.check_may_start(arrival.user, runtime, init.settings)
     if runtime not in conf.RUNTIMES:
         known = ", ".join(conf.RUNTIMES)
         raise WireError(400, "unknown_runtime", f"There is no runtime {runtime!r}. There are: {known}.")
     init = vault.apart(init, runtime)
     try:
-        return _open(socket, init, runtime)
+        return _open(arrival, init, runtime)
     except (IntegrityError, _FellAsleep):  # made by the same INIT meanwhile, or asleep meanwhile
-        return _open(socket, init, runtime)
+        return _open(arrival, init, runtime)
 
 
-def _check_login(socket: Socket) -> None:
-    if socket.is_doubted:
-        access.check_login(socket.login)
+def _check_login(arrival: Arrival) -> None:
+    if arrival.is_doubted:
+        access.check_login(arrival.login)
 
 
 @transaction.atomic
-def _open(socket: Socket, init: wire.Init, runtime: str) -> Attached:
-    user, now = socket.user, database_now()
-    key = _init_key(socket, init.client_id)
+def _open(arrival: Arrival, init: wire.Init, runtime: str) -> Attached:
+    user, now = arrival.user, database_now()
+    key = _init_key(arrival, init.client_id)
     before = Session.objects.filter(init_key=key).defer(*HEAVY).first() if key else None
     if before is not None and before.created_at <= now - INIT_REPEAT:
         Session.objects.filter(pk=before.pk).update(init_key=None)
         before = None
-    connection = _find_connection(socket.sid)
+    connection = _find_connection(arrival.sid)
     made = before.pk if before is not None else None
     left = connection.session_id if connection is not None else None
-    person = Person(user.pk, quotas.visitor_of(user, socket.address))
+    person = Person(user.pk, quotas.visitor_of(user, arrival.address))
     wakes = before is None or _would_wake(before, now)
     victims = quotas.reserve(person, is_new=made is None) if wakes else []
     locks = lock_all({pk for pk in (made, left, *victims) if pk})
-    evicted = quotas.evict(locks, victims, left, socket.sid)
+    evicted = quotas.evict(locks, victims, left, arrival.sid)
     if made is None:
-        locked = Locked(_new_session(socket, init, runtime, key, now), now)
+        locked = Locked(_new_session(arrival, init, runtime, key, now), now)
         locked.move(State.STARTING, "a new session", _name(user))
     elif made in locks:
         locked = locks.pop(made)
@@ -123,13 +123,13 @@ def _open(socket: Socket, init: wire.Init, runtime: str) -> Attached:
     else:
         raise access.unknown_session()
     grant = Grant(locked.session, Role.OWNER, None)
-    return _attach(socket, grant, init, locked, connection, locks, evicted)
+    return _attach(arrival, grant, init, locked, connection, locks, evicted)
 
 
-def _new_session(socket: Socket, init: wire.Init, runtime: str, key: str | None, now: datetime) -> Session:
+def _new_session(arrival: Arrival, init: wire.Init, runtime: str, key: str | None, now: datetime) -> Session:
     session = Session(
-        owner=socket.user if socket.user.is_authenticated else None,
-        visitor=quotas.visitor_of(socket.user, socket.address),
+        owner=arrival.user if arrival.user.is_authenticated else None,
+        visitor=quotas.visitor_of(arrival.user, arrival.address),
         runtime=runtime,
         settings=init.settings,
         init_key=key,
@@ -141,11 +141,11 @@ def _new_session(socket: Socket, init: wire.Init, runtime: str, key: str | None,
     return session
 
 
-def _init_key(socket: Socket, client_id: str | None) -> str | None:
+def _init_key(arrival: Arrival, client_id: str | None) -> str | None:
     """Return a digest of the client_id and its sender: another sender's client_id must not match."""
     if client_id is None:
         return None
-    who = f"{socket.user.pk}" if socket.user.is_authenticated else f"browser\0{socket.browser}"
+    who = f"{arrival.user.pk}" if arrival.user.is_authenticated else f"browser\0{arrival.browser}"
     return hashlib.sha256(f"{who}\0{client_id}".encode()).hexdigest()
 
 
@@ -153,7 +153,7 @@ class _FellAsleep(Exception):
     """The session fell asleep before its row was locked; now its owner's quota must be locked first."""
 
 
-def attach(socket: Socket, init: wire.Init, session_id: UUID | None = None) -> Attached:
+def attach(arrival: Arrival, init: wire.Init, session_id: UUID | None = None) -> Attached:
     """Attach a connection to the session that its token names; without a token, to its user's `session_id`.
 
     A sleeping session becomes `starting`. So does a failed one if its retry time has come. A closed one stays
@@ -165,18 +165,18 @@ def attach(socket: Socket, init: wire.Init, session_id: UUID | None = None) -> A
     # Before any lock, since a large INIT takes long. For all runtimes: the session is not read yet.
     init = vault.apart(init, *conf.RUNTIMES)
     try:
-        return _join(socket, init, session_id)
+        return _join(arrival, init, session_id)
     except _FellAsleep:
-        return _join(socket, init, session_id, wakes=True)
+        return _join(arrival, init, session_id, wakes=True)
 
 
 @transaction.atomic
-def _join(socket: Socket, init: wire.Init, session_id: UUID | None, *, wakes: bool = False) -> Attached:
+def _join(arrival: Arrival, init: wire.Init, session_id: UUID | None, *, wakes: bool = False) -> Attached:
     """Attach in one transaction. `wakes`: reserve quota even for a session that seems to be awake."""
-    _check_login(socket)
-    grant = access.authorize(socket.user, init.token, session_id)
+    _check_login(arrival)
+    grant = access.authorize(arrival.user, init.token, session_id)
     wanted = grant.session.pk
-    connection = _find_connection(socket.sid)
+    connection = _find_connection(arrival.sid)
     left = connection.session_id if connection is not None else None
     person = Person(grant.session.owner_id, grant.session.visitor)
     wakes = wakes or _would_wake(grant.session)
@@ -191,18 +191,18 @@ def _join(socket: Socket, init: wire.Init, session_id: UUID | None, *, wakes: bo
         raise access.invalid_token()
     if not wakes and person.most_awake is not None and _would_wake(locked.session, locked.now):
         raise _FellAsleep
-    evicted = quotas.evict(locks, victims, left, socket.sid)
-    return _attach(socket, grant, init, locked, connection, locks, evicted)
+    evicted = quotas.evict(locks, victims, left, arrival.sid)
+    return _attach(arrival, grant, init, locked, connection, locks, evicted)
 
 
 def _find_connection(sid: str) -> Connection | None:
-    """Return the row of a socket that was attached before. Only the row names the session for certain: the
+    """Return the row of a arrival that was attached before. Only the row names the session for certain: the
     gateway may not know it, if the answer to an attach was lost."""
     return Connection.objects.filter(sid=sid).only("sid", "session", "ended_at").first()
 
 
 def _attach(
-    socket: Socket,
+    arrival: Arrival,
     grant: Grant,
     init: wire.Init,
     locked: Locked,
@@ -212,22 +212,22 @@ def _attach(
 ) -> Attached:
     """Store an attach.
 
-    `before`: the row that the socket has already. `locks`: the other session that this row names. `evicted`:
+    `before`: the row that the arrival has already. `locks`: the other session that this row names. `evicted`:
     sessions that must sleep, perhaps the other session among them.
     """
-    if not Process.objects.filter(pk=socket.gateway).exclude(state=Process.State.GONE).exists():
+    if not Process.objects.filter(pk=arrival.gateway).exclude(state=Process.State.GONE).exists():
         raise ProcessGone
     role = Role.VIEWER if init.as_viewer else grant.role
     if role.may_act and locked.session.state != State.CLOSED:
         vault.renew(locked.session, init.secrets)
-    _wake_for_attach(locked, _name(socket.user))
+    _wake_for_attach(locked, _name(arrival.user))
     change = locked.save()
-    _save_connection(socket, locked, role, grant, before)
+    _save_connection(arrival, locked, role, grant, before)
     left = None
     for old in locks.values():
         old.set_due(old.attached())
         left = old.save()
-    token = grant.token or access.issue_token(locked.session, grant.role, socket.login)
+    token = grant.token or access.issue_token(locked.session, grant.role, arrival.login)
     first, version = locked.session.first_number, locked.session.token_version
     resets = _is_foreign(init, locked.session)
     slept = tuple(victim.save() for victim in evicted)
@@ -246,30 +246,32 @@ def _is_foreign(init: wire.Init, session: Session) -> bool:
 
 
 def _save_connection(
-    socket: Socket, locked: Locked, role: Role, grant: Grant, before: Connection | None
+    arrival: Arrival, locked: Locked, role: Role, grant: Grant, before: Connection | None
 ) -> None:
     values: dict[str, Any] = {
         "session_id": locked.session.pk,
-        "user_id": socket.user.pk,
-        "gateway_id": socket.gateway,
-        "transport": socket.transport,
-        "address": socket.address[:64],
-        "user_agent": socket.user_agent[:300],
+        "user_id": arrival.user.pk,
+        "gateway_id": arrival.gateway,
+        "transport": arrival.transport,
+        "address": arrival.address[:64],
+        "user_agent": arrival.user_agent[:300],
         "role": role,
         "token_version": locked.session.token_version,
         "link": grant.link,
-        "connected_at": as_stored(socket.connected_at) if socket.connected_at else locked.now,
+        "connected_at": as_stored(arrival.connected_at) if arrival.connected_at else locked.now,
         "attached_at": locked.now,
         "ended_at": None,
         "end_reason": "",
     }
     if before is None:
-        Connection.objects.create(sid=socket.sid, **values)
+        Connection.objects.create(sid=arrival.sid, **values)
         return
-    unchanged = Connection.objects.filter(sid=socket.sid, session=before.session_id)
+    unchanged = Connection.objects.filter(sid=arrival.sid, session=before.session_id)
     if not unchanged.update(**values):
         # The row was detached, or attached to another session, since it was read.
-        logger.info("Connection %s changed during its attach", socket.sid[:8], extra={"verb": "attach_again"})
+        logger.info(
+            "Connection %s changed during its attach", arrival.sid[:8], extra={"verb": "attach_again"}
+        )
         raise Unavailable
 
 

@@ -18,7 +18,7 @@ from django.db.models import Max, Min
 
 from ohsessions import access, journal
 from ohsessions.conf import conf
-from ohsessions.core import policy, states, switches, wire
+from ohsessions.core import policy, states, wire
 from ohsessions.core.errors import StaleEpoch
 from ohsessions.core.faults import public_reason
 from ohsessions.core.states import State
@@ -226,7 +226,7 @@ def lock_owned(session_id: UUID, epoch: int) -> Locked:
 
 def check_owned(locked: Locked | None, session_id: UUID, epoch: int) -> Locked:
     """Return a locked session. Raises StaleEpoch if the session is gone, or has another epoch."""
-    if locked is None or (locked.session.epoch != epoch and switches.is_on("epoch")):
+    if locked is None or policy.is_stale(locked.session, epoch):
         logger.info("Session %s has another owner", session_id, extra={"verb": "stale"})
         raise StaleEpoch
     return locked

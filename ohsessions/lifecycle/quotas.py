@@ -14,10 +14,10 @@ from uuid import UUID
 from django.db.models import Count, F, Q
 from django.utils.crypto import salted_hmac
 
+from ohsessions.concurrency.counters import over_quota
 from ohsessions.conf import conf
 from ohsessions.core import states
 from ohsessions.core.addresses import limit_key
-from ohsessions.core.counters import over_quota
 from ohsessions.core.policy import BY_QUOTA, EVICTED, QUOTA_REASON
 from ohsessions.core.states import State
 from ohsessions.database import lock_name

@@ -24,7 +24,7 @@ from dataclasses import replace
 
 from ohsessions.core.errors import RuntimeFailure
 from ohsessions.core.runtime import RuntimeContext, SupervisedProcess
-from ohsessions.core.watchdog import children, descendants
+from ohsessions.programs.watchdog import children, descendants
 from ohsessions.runtimes.shell_exchange import Exchange, Frames
 from ohsessions.runtimes.shell_output import OutputBuffer
 from ohsessions.runtimes.shell_state import Report, ShellState, parse_traps

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ohsessions.core.watchdog import descendants
+from ohsessions.programs.watchdog import descendants
 from ohsessions.runtimes.shell_options import MIB, ShellOptions
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

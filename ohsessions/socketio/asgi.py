@@ -1,10 +1,15 @@
-"""The differences between servers when an application sends to a websocket that is closed."""
+"""ASGI: its types, and a difference between servers when an application sends to a closed websocket."""
 
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from ohsessions.socketio.connection import Send
+__all__ = ["Credentials", "Receive", "Scope", "Send", "raise_os_error_when_closed"]
 
-__all__ = ["raise_os_error_when_closed"]
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+# Values that must be the same in all requests of a connection: see requests.credentials().
+Credentials = tuple[str | None, ...]
 
 
 def raise_os_error_when_closed(send: Send) -> Send:

@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Callable
 
-from ohsessions.socketio.connection import Scope
+from ohsessions.socketio.asgi import Scope
 from ohsessions.socketio.requests import cookie, header
 
 __all__ = ["COOKIE", "Binding"]

@@ -6,20 +6,17 @@ messages. Every entry point ends in `_settle`, which acts on the engine's new st
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
-from ohsessions.socketio.engine import EngineIO, State, Transport
+from ohsessions.socketio.asgi import Credentials, Scope, Send
+from ohsessions.socketio.binding import Binding
+from ohsessions.socketio.engine import EngineIO, EngineState, Transport
 from ohsessions.socketio.errors import PacketError, RequestRefused
 from ohsessions.socketio.inflow import Inflow
 from ohsessions.socketio.packets import count_packets, decode_payload
 
-__all__ = ["FAIR_SHARE", "Connection", "Credentials", "Guest", "Receiver", "Scope", "Send"]
-
-Scope = Mapping[str, Any]
-# Values that must be the same in all requests of a connection: see requests.credentials().
-Credentials = tuple[str | None, ...]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+__all__ = ["FAIR_SHARE", "EngineConnection", "GuestPort", "Receiver"]
 
 # After this many packets in a row other tasks have their turn, above all the handler. Otherwise the bound of
 # the inbox would refuse a burst that the handler can manage.
@@ -39,7 +36,7 @@ class Receiver(Protocol):
         """Handle the end. Called once, when nothing can be sent or received any more."""
 
 
-class Guest(Protocol):
+class GuestPort(Protocol):
     """The application's record of a connection, from its handshake on; see server.EngineServer."""
 
     def arriving(self, size: int) -> Exception | None:
@@ -52,17 +49,7 @@ class Guest(Protocol):
         """Stop counting the connection. Called once, when the connection is forgotten."""
 
 
-class Binding(Protocol):
-    """See the module binding."""
-
-    def fits(self, scope: Scope) -> bool:
-        """Return True if a request comes from the client of the handshake."""
-
-    def set_cookie(self, attributes: str) -> bytes | None:
-        """Return the value of Set-Cookie, or None if the client has the cookie already."""
-
-
-class Inlet(Protocol):
+class InletPort(Protocol):
     """A server's limits on the messages of a websocket, which apply before we receive them."""
 
     def limit(self, size: int) -> None:
@@ -72,7 +59,7 @@ class Inlet(Protocol):
         """Accept all that the server accepts from a known client."""
 
 
-class Connection:
+class EngineConnection:
     """
     A server's connection to one client.
 
@@ -85,13 +72,13 @@ class Connection:
         engine: EngineIO,
         scope: Scope,
         credentials: Credentials,
-        on_end: Callable[["Connection"], None],
+        on_end: Callable[["EngineConnection"], None],
     ) -> None:
         self.engine = engine
         self.scope = scope
         self.credentials = credentials
         self.receiver: Receiver | None = None
-        self.guest: Guest | None = None
+        self.guest: GuestPort | None = None
         self.binding: Binding | None = None  # None if the handshake was a websocket
         self.closed_by_us = False
         self.is_posting = False  # a POST is being read; a second one would overtake it
@@ -100,7 +87,7 @@ class Connection:
         numbers = engine.settings
         self._inflow = Inflow(numbers.packet_rate, numbers.byte_rate, numbers.max_payload, self._loop.time)
         self._lifted = numbers.first_payload is None
-        self._inlet: Inlet | None = None
+        self._inlet: InletPort | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._writable = asyncio.Event()
@@ -112,7 +99,7 @@ class Connection:
     @property
     def closed(self) -> bool:
         """True if nothing more can be sent."""
-        return self.engine.state is not State.OPEN
+        return self.engine.state is not EngineState.OPEN
 
     @property
     def writable(self) -> bool:
@@ -138,7 +125,7 @@ class Connection:
         if self._inlet is not None:
             self._inlet.lift()
 
-    def use_inlet(self, inlet: Inlet | None) -> None:
+    def use_inlet(self, inlet: InletPort | None) -> None:
         """Set the limits of this connection in its websocket's server, if the server has an inlet."""
         self._inlet = inlet
         if inlet is not None:
@@ -301,11 +288,11 @@ class Connection:
 
     def _settle(self) -> None:
         engine = self.engine
-        if engine.state is State.CLOSED:
+        if engine.state is EngineState.CLOSED:
             self._end()
-        elif engine.queue or engine.upgrading or engine.state is not State.OPEN:
+        elif engine.queue or engine.upgrading or engine.state is not EngineState.OPEN:
             self._wake.set()
-        if engine.state is not State.OPEN and not self._told_closed:
+        if engine.state is not EngineState.OPEN and not self._told_closed:
             self._told_closed = True
             if self.receiver is not None:
                 self.receiver.closed(engine.reason)

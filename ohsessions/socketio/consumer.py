@@ -13,8 +13,8 @@ from typing import Any
 
 from channels.consumer import AsyncConsumer
 
-from ohsessions.socketio.asgi import raise_os_error_when_closed
-from ohsessions.socketio.connection import FAIR_SHARE, Connection, Scope, Send
+from ohsessions.socketio.asgi import Scope, Send, raise_os_error_when_closed
+from ohsessions.socketio.connection import FAIR_SHARE, EngineConnection
 from ohsessions.socketio.engine import Transport
 from ohsessions.socketio.errors import PacketError, RequestRefused
 from ohsessions.socketio.requests import Query, header, parse_query
@@ -76,7 +76,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
             await send({"type": "websocket.accept"})
             await self._upgrade(connection, receive, send)
 
-    def _admit_websocket(self, scope: Scope) -> tuple[Connection, bool]:
+    def _admit_websocket(self, scope: Scope) -> tuple[EngineConnection, bool]:
         """Return the connection of a websocket, and True if this is its handshake."""
         self.server.admit(scope)
         query = parse_query(scope)
@@ -84,7 +84,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
             return self.server.open(scope, Transport.WEBSOCKET), True
         return self.server.find(scope, query.sid), False
 
-    async def _upgrade(self, connection: Connection, receive: Receive, send: Send) -> None:
+    async def _upgrade(self, connection: EngineConnection, receive: Receive, send: Send) -> None:
         """
         Carry a polling connection, if the websocket's probe succeeds. If not, only the websocket ends.
 
@@ -104,7 +104,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
             else:
                 connection.end_probe()
 
-    async def _probe(self, connection: Connection, receive: Receive, send: Send) -> bool:
+    async def _probe(self, connection: EngineConnection, receive: Receive, send: Send) -> bool:
         """Return True once the client has upgraded, False if it fails to."""
         try:
             async with asyncio.timeout(connection.engine.settings.upgrade_timeout):
@@ -122,7 +122,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
             return False
         return True
 
-    async def _carry(self, connection: Connection, receive: Receive, send: Send) -> None:
+    async def _carry(self, connection: EngineConnection, receive: Receive, send: Send) -> None:
         """Carry a connection over its websocket. A second task reads; this task writes."""
         peer_left = asyncio.Event()
         reader = asyncio.create_task(
@@ -139,7 +139,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
-    async def _read(self, connection: Connection, receive: Receive, peer_left: asyncio.Event) -> None:
+    async def _read(self, connection: EngineConnection, receive: Receive, peer_left: asyncio.Event) -> None:
         for number in itertools.count(1):
             message = await receive()
             if message["type"] == "websocket.disconnect":
@@ -188,20 +188,20 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
         await self._post(scope, connection, receive)
         return "ok", [(b"content-type", b"text/html")]
 
-    def _set_cookie(self, scope: Scope, connection: Connection) -> Headers:
+    def _set_cookie(self, scope: Scope, connection: EngineConnection) -> Headers:
         if self.server.cookie is None or connection.binding is None:
             return []
         value = connection.binding.set_cookie(self.server.cookie(scope))
         return [] if value is None else [(b"set-cookie", value)]
 
-    def _find_polling(self, scope: Scope, query: Query) -> Connection:
+    def _find_polling(self, scope: Scope, query: Query) -> EngineConnection:
         assert query.sid is not None
         connection = self.server.find(scope, query.sid)
         if connection.is_upgraded:
             raise RequestRefused.bad_request()
         return connection
 
-    async def _post(self, scope: Scope, connection: Connection, receive: Receive) -> None:
+    async def _post(self, scope: Scope, connection: EngineConnection, receive: Receive) -> None:
         if connection.is_posting:
             connection.abort("overlapping posts")
             raise RequestRefused.bad_request()
@@ -218,7 +218,7 @@ class _ClientGone(Exception):
     """The client closed its request, so no answer is possible."""
 
 
-async def _poll(connection: Connection, receive: Receive) -> str:
+async def _poll(connection: EngineConnection, receive: Receive) -> str:
     """Wait for the answer to a GET and return it. Raises _ClientGone if the client gives up before."""
     connection.begin_poll()
     try:
@@ -230,7 +230,7 @@ async def _poll(connection: Connection, receive: Receive) -> str:
     return connection.end_poll()
 
 
-async def _wait_poll(connection: Connection, receive: Receive) -> None:
+async def _wait_poll(connection: EngineConnection, receive: Receive) -> None:
     ready = asyncio.create_task(connection.wait_poll(), name=f"poll {connection.engine.sid}")
     leave = asyncio.create_task(_wait_disconnect(receive), name=f"poller {connection.engine.sid}")
     try:

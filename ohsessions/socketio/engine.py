@@ -26,7 +26,7 @@ from ohsessions.socketio import packets
 from ohsessions.socketio.errors import PacketError, RequestRefused
 from ohsessions.socketio.settings import EngineSettings
 
-__all__ = ["EngineIO", "State", "Transport"]
+__all__ = ["EngineIO", "EngineState", "Transport"]
 
 # python-engineio's client drops the connection if a payload has more (Payload.max_decode_packets).
 PACKETS_PER_POLL = 16
@@ -39,7 +39,7 @@ class Transport(StrEnum):
     WEBSOCKET = "websocket"
 
 
-class State(StrEnum):
+class EngineState(StrEnum):
     """See the module's docstring."""
 
     OPEN = "open"
@@ -54,7 +54,7 @@ class EngineIO:
         self.settings = settings
         self.transport = transport
         self.sid = secrets.token_urlsafe(15)
-        self.state = State.OPEN
+        self.state = EngineState.OPEN
         self.reason = ""
         self.queue: deque[str | bytes] = deque()
         self.probing = False  # there is a websocket that tries to upgrade the connection
@@ -84,7 +84,7 @@ class EngineIO:
 
     def send(self, packet: str | bytes) -> None:
         """Queue an encoded packet: text with its type character, or a binary message. Never blocks."""
-        if self.state is not State.OPEN:
+        if self.state is not EngineState.OPEN:
             return
         self._enqueue(packet)
         if self._barrier_due is not None:
@@ -105,23 +105,23 @@ class EngineIO:
     @property
     def writable(self) -> bool:
         """False while a barrier is out: the client has not shown that it reads. True if not open."""
-        return self._barrier_due is None or self.state is not State.OPEN
+        return self._barrier_due is None or self.state is not EngineState.OPEN
 
     def close(self, reason: str) -> None:
         """End the connection in order: the queue is still sent."""
-        if self.state is not State.OPEN:
+        if self.state is not EngineState.OPEN:
             return
-        self.state = State.CLOSING
+        self.state = EngineState.CLOSING
         self.reason = reason
         self._linger_due = self._clock() + self.settings.ping_timeout
 
     def abort(self, reason: str, last_word: str = packets.CLOSE) -> None:
         """End the connection now and drop the queue. A waiting poll is answered by `last_word`."""
-        if self.state is State.CLOSED:
+        if self.state is EngineState.CLOSED:
             return
-        if self.state is State.OPEN:
+        if self.state is EngineState.OPEN:
             self.reason = reason
-        self.state = State.CLOSED
+        self.state = EngineState.CLOSED
         self._last_word = last_word
         self.queue.clear()
 
@@ -191,18 +191,18 @@ class EngineIO:
         return bool(
             self.queue
             or self.upgrading
-            or self.state is not State.OPEN
+            or self.state is not EngineState.OPEN
             or self.transport is Transport.WEBSOCKET
         )
 
     def end_poll(self) -> str:
         """Return the body that answers the GET."""
         self.poll_waits = False
-        if self.state is State.CLOSED:
+        if self.state is EngineState.CLOSED:
             return self._last_word
         if self.transport is Transport.WEBSOCKET:
             return packets.NOOP
-        if not self.queue and self.state is State.CLOSING:
+        if not self.queue and self.state is EngineState.CLOSING:
             # CLOSE is sent alone: the JavaScript client handles it before a DISCONNECT of the same payload.
             self.abort(self.reason)
             return packets.CLOSE
@@ -225,7 +225,7 @@ class EngineIO:
 
         Raises RequestRefused if the connection cannot upgrade now.
         """
-        if self.transport is Transport.WEBSOCKET or self.probing or self.state is not State.OPEN:
+        if self.transport is Transport.WEBSOCKET or self.probing or self.state is not EngineState.OPEN:
             raise RequestRefused.bad_request()
         self.probing = True
 
@@ -238,7 +238,7 @@ class EngineIO:
         if packet == packets.PROBE_PING and self.probing and not self.upgrading:
             self.upgrading = True
             return packets.PROBE_PONG
-        if packet == packets.UPGRADE and self.upgrading and self.state is State.OPEN:
+        if packet == packets.UPGRADE and self.upgrading and self.state is EngineState.OPEN:
             self.transport = Transport.WEBSOCKET
             self.end_probe()
             return None
@@ -265,8 +265,8 @@ class EngineIO:
     @property
     def deadline(self) -> float | None:
         """The time at which tick() must be called, or None."""
-        if self.state is not State.OPEN:
-            return self._linger_due if self.state is State.CLOSING else None
+        if self.state is not EngineState.OPEN:
+            return self._linger_due if self.state is EngineState.CLOSING else None
         if self.upgrading:
             return None
         if self._barrier_due is not None:
@@ -276,9 +276,9 @@ class EngineIO:
     def tick(self) -> None:
         """Act on a deadline that has passed. Early calls do nothing."""
         now = self._clock()
-        if self.state is State.CLOSING and self._linger_due is not None and now >= self._linger_due:
+        if self.state is EngineState.CLOSING and self._linger_due is not None and now >= self._linger_due:
             self.abort(self.reason)
-        if self.state is not State.OPEN:
+        if self.state is not EngineState.OPEN:
             return
         due = self.deadline
         if due is None or now < due:

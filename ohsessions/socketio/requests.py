@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
-from ohsessions.socketio.connection import Credentials, Scope
+from ohsessions.socketio.asgi import Credentials, Scope
 from ohsessions.socketio.engine import Transport
 from ohsessions.socketio.errors import RequestRefused
 

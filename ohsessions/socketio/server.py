@@ -16,12 +16,13 @@ from urllib.parse import parse_qs
 from django.conf import ENVIRONMENT_VARIABLE
 from django.conf import settings as django_settings
 
+from ohsessions.socketio.asgi import Scope
 from ohsessions.socketio.binding import Binding
-from ohsessions.socketio.client import Client
-from ohsessions.socketio.connection import Connection, Guest, Receiver, Scope
+from ohsessions.socketio.connection import EngineConnection, GuestPort, Receiver
 from ohsessions.socketio.dispatcher import LARGE_AT_ONCE
 from ohsessions.socketio.engine import EngineIO, Transport
 from ohsessions.socketio.errors import RequestRefused
+from ohsessions.socketio.namespaces import Namespaces
 from ohsessions.socketio.requests import credentials
 from ohsessions.socketio.settings import EngineSettings
 from ohsessions.socketio.sockets import Handler, Socket
@@ -47,7 +48,7 @@ class EngineServer(ABC):
         *,
         settings: Callable[[Scope], EngineSettings],
         admit: Callable[[Scope], None],
-        make_guest: Callable[[Scope], Guest] | None = None,
+        make_guest: Callable[[Scope], GuestPort] | None = None,
         cookie: Callable[[Scope], str] | None = None,
         address_of: Callable[[Scope], str] | None = None,
     ) -> None:
@@ -56,26 +57,26 @@ class EngineServer(ABC):
         self.cookie = cookie
         self._address_of = address_of or peer_of
         self._make_guest = make_guest
-        self._connections: dict[str, Connection] = {}
+        self._connections: dict[str, EngineConnection] = {}
         self._stopping = False
         self._empty = asyncio.Event()
 
     @abstractmethod
-    def make_receiver(self, connection: Connection) -> Receiver:
+    def make_receiver(self, connection: EngineConnection) -> Receiver:
         """Return the receiver of a new connection's messages."""
 
     @property
-    def connections(self) -> Mapping[str, Connection]:
+    def connections(self) -> Mapping[str, EngineConnection]:
         """The connections by Engine.IO sid."""
         return MappingProxyType(self._connections)
 
-    def open(self, scope: Scope, transport: Transport) -> Connection:
+    def open(self, scope: Scope, transport: Transport) -> EngineConnection:
         """Return a new connection. Raises RequestRefused while the server stops, or if make_guest does."""
         if self._stopping:
             raise RequestRefused.stopping()
         guest = self._make_guest(scope) if self._make_guest is not None else None
         engine = EngineIO(self.settings(scope), transport, asyncio.get_running_loop().time)
-        connection = Connection(engine, scope, credentials(scope, session_cookie_name), self._forget)
+        connection = EngineConnection(engine, scope, credentials(scope, session_cookie_name), self._forget)
         connection.guest = guest
         if transport is Transport.POLLING:
             connection.binding = Binding(scope, self._address_of)
@@ -83,7 +84,7 @@ class EngineServer(ABC):
         connection.receiver = self.make_receiver(connection)
         return connection
 
-    def find(self, scope: Scope, sid: str) -> Connection:
+    def find(self, scope: Scope, sid: str) -> EngineConnection:
         """Return the connection of a later request. Raises RequestRefused if sid or client is wrong."""
         connection = self._connections.get(sid)
         if connection is None:
@@ -122,7 +123,7 @@ class EngineServer(ABC):
                 for connection in list(self._connections.values()):
                     connection.abort(reason)
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: EngineConnection) -> None:
         if self._connections.pop(connection.engine.sid, None) and connection.guest is not None:
             connection.guest.leave()
         if not self._connections:
@@ -147,7 +148,7 @@ class SocketIOServer(EngineServer):
         namespaces: Iterable[str] = ("/",),
         settings: Callable[[Scope], EngineSettings] | None = None,
         farewell: Callable[[Socket, str], None] | None = None,
-        make_guest: Callable[[Scope], Guest] | None = None,
+        make_guest: Callable[[Scope], GuestPort] | None = None,
         cookie: Callable[[Scope], str] | None = None,
         address_of: Callable[[Scope], str] | None = None,
         **numbers: Any,
@@ -172,9 +173,9 @@ class SocketIOServer(EngineServer):
         """The sockets by Socket.IO sid, from the arrival of CONNECT to the end."""
         return MappingProxyType(self._sockets)
 
-    def make_receiver(self, connection: Connection) -> Receiver:
+    def make_receiver(self, connection: EngineConnection) -> Receiver:
         """See EngineServer."""
-        return Client(self, connection)
+        return Namespaces(self, connection)
 
     async def close(self, reason: str) -> None:
         """See EngineServer. Then handlers get GRACE seconds to end before they are cancelled."""

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ohsessions.socketio import codec
-from ohsessions.socketio.connection import Connection, Guest, Scope
+from ohsessions.socketio.asgi import Scope
+from ohsessions.socketio.connection import EngineConnection, GuestPort
 from ohsessions.socketio.errors import SocketClosedError
 from ohsessions.socketio.packets import MESSAGE
 
@@ -57,7 +58,7 @@ class Socket:
     `scope` is that of the Engine.IO handshake. Call all methods in the event loop's thread.
     """
 
-    def __init__(self, connection: Connection, namespace: str) -> None:
+    def __init__(self, connection: EngineConnection, namespace: str) -> None:
         self.sid = secrets.token_urlsafe(15)
         self.namespace = namespace
         # Characters of the event that is being handled. The handler may use a thread for a large one.
@@ -75,7 +76,7 @@ class Socket:
         return self._connection.scope
 
     @property
-    def guest(self) -> Guest | None:
+    def guest(self) -> GuestPort | None:
         """The guest that the server's make_guest returned for the connection; None without make_guest."""
         return self._connection.guest
 

@@ -14,9 +14,9 @@ from ohsessions import journal
 from ohsessions.core import wire
 from ohsessions.core.runtime import Action, Runtime
 from ohsessions.lifecycle import Claimed
-from ohsessions.services import Services
+from ohsessions.processes.store import Store
+from ohsessions.worker.calls import contained
 from ohsessions.worker.context import HostContext
-from ohsessions.worker.guard import guarded
 from ohsessions.worker.outbox import Outbox
 from ohsessions.worker.renewal import Renewal
 
@@ -26,7 +26,7 @@ class Actions:
 
     def __init__(
         self,
-        services: Services,
+        store: Store,
         claimed: Claimed,
         outbox: Outbox,
         renewal: Renewal,
@@ -36,7 +36,7 @@ class Actions:
         """The action that is being handled."""
         self.interrupting: int | None = None
         """The interrupt that is being delivered."""
-        self._services = services
+        self._store = store
         self._claimed = claimed
         self._outbox = outbox
         self._renewal = renewal
@@ -75,7 +75,7 @@ class Actions:
         while True:
             await self._work.wait()
             self._work.clear()
-            read = self._services.read_patiently
+            read = self._store.read_patiently
             found = await read(journal.new_actions, self._claimed.session_id, self._read_number)
             for number, kind in found:
                 self._read_number = number
@@ -93,7 +93,7 @@ class Actions:
             raise
         # Set after the read: else a crash of the action under way would mark the interrupt as delivered.
         self.interrupting = number
-        await guarded(runtime.interrupt(action))
+        await contained(runtime.interrupt(action))
         context.reveal(number)
         await self._outbox.flush(interrupted=number)
         self.interrupting = None
@@ -119,7 +119,7 @@ class Actions:
             self._outbox.in_action = True
             await self._outbox.flush(started=number)
             self._check_lease()
-            await guarded(runtime.handle(action))
+            await contained(runtime.handle(action))
             context.reveal(number)
         await self._outbox.flush(handled=number)
         self._outbox.in_action = False
@@ -127,7 +127,7 @@ class Actions:
 
     async def _load(self, runtime: Runtime, context: HostContext, number: int) -> Action:
         """Return an action, once the activation knows the secrets that the action may contain."""
-        read = self._services.read_patiently
+        read = self._store.read_patiently
         action, secrets_version = await read(journal.read_action, self._claimed.session_id, number)
         await self._renewal.renew(runtime, context, secrets_version)
         context.hide(action)

@@ -15,10 +15,10 @@ from ohsessions.core.redaction import Redactor
 from ohsessions.core.runtime import JSON, Action, SupervisedProcess
 from ohsessions.core.secret_settings import cut_out, texts_in
 from ohsessions.lifecycle import Claimed
-from ohsessions.membership import HOLD
-from ohsessions.services import Services
+from ohsessions.processes.membership import HOLD
+from ohsessions.processes.store import Store
+from ohsessions.programs.supervisor import ProcessSupervisor
 from ohsessions.worker.outbox import Outbox
-from ohsessions.worker.processes import ProcessSupervisor
 
 ABOVE = 64 * 1024
 """Bytes that an event may have beyond two of the largest actions: an echo has an action's content twice.
@@ -30,7 +30,7 @@ class HostContext:
 
     def __init__(
         self,
-        services: Services,
+        store: Store,
         claimed: Claimed,
         known: vault.Known,
         outbox: Outbox,
@@ -45,7 +45,7 @@ class HostContext:
         self.workspace = Path(conf.WORKSPACE_ROOT) / str(claimed.session_id)
         self.cause: int | None = None
         self.processes = ProcessSupervisor(lease_seconds=HOLD * conf.LEASE_TTL, confirmed_at=confirmed_at)
-        self._services = services
+        self._store = store
         self._outbox = outbox
         self._redactor = Redactor(known.texts)
         self._hidden: dict[int, Redactor] = {}
@@ -73,7 +73,7 @@ class HostContext:
             _check_size(wire.check_json(clean))
         except WireError as error:
             raise InvalidEvent(f"The notice cannot be carried as JSON. {error.message}") from error
-        await self._services.wakeups.notice(self.session_id, clean)
+        await self._store.wakeups.notice(self.session_id, clean)
 
     def _cleaned(self, value: dict[str, JSON]) -> dict[str, JSON]:
         """Return the value without secrets. Raise InvalidEvent if it nests too deeply or contains itself."""

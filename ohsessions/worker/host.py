@@ -16,19 +16,20 @@ from collections.abc import Callable
 from django.utils.module_loading import import_string
 
 from ohsessions import lifecycle, vault
+from ohsessions.concurrency.tasks import cancel_all, to_the_end
+from ohsessions.concurrency.threads import Threads
 from ohsessions.conf import RuntimeEntry, conf
 from ohsessions.core import wire
 from ohsessions.core.errors import NotFed, RuntimeFailure, StaleEpoch, Unavailable, WireError
 from ohsessions.core.faults import Fault
 from ohsessions.core.runtime import Runtime
-from ohsessions.core.threads import Threads
 from ohsessions.lifecycle import Change, Claimed
-from ohsessions.membership import HOLD
-from ohsessions.services import Services
+from ohsessions.processes.membership import HOLD
+from ohsessions.processes.store import Store
 from ohsessions.snapshots import Snapshot
 from ohsessions.worker.actions import Actions
+from ohsessions.worker.calls import within
 from ohsessions.worker.context import HostContext
-from ohsessions.worker.guard import end, to_the_end, within
 from ohsessions.worker.outbox import Outbox
 from ohsessions.worker.renewal import Renewal
 
@@ -46,7 +47,7 @@ class SessionHost:
 
     def __init__(
         self,
-        services: Services,
+        store: Store,
         claimed: Claimed,
         confirmed_at: float,
         on_ready: Callable[[SessionHost], None] = lambda host: None,
@@ -54,14 +55,14 @@ class SessionHost:
         """`confirmed_at`: see Membership. `on_ready` is called once the runtime is ready, if it ever is."""
         self.session_id = claimed.session_id
         self._on_ready = on_ready
-        self._services = services
+        self._store = store
         self._claimed = claimed
         self._confirmed_at = confirmed_at
-        self._outbox = Outbox(services, claimed.session_id, claimed.epoch)
+        self._outbox = Outbox(store, claimed.session_id, claimed.epoch)
         self._runtime: Runtime | None = None
         self._context: HostContext | None = None
-        self._renewal = Renewal(services)
-        self._actions = Actions(services, claimed, self._outbox, self._renewal, self._check_lease)
+        self._renewal = Renewal(store)
+        self._actions = Actions(store, claimed, self._outbox, self._renewal, self._check_lease)
         self._passivating = asyncio.Event()
         self._passivation: Change
         """The change of the passivation's claim."""
@@ -127,7 +128,7 @@ class SessionHost:
     async def _finish(self) -> None:
         await self._close()
         self._outbox.end()
-        await end([self._writing])
+        await cancel_all([self._writing])
 
     # Starting
 
@@ -135,18 +136,18 @@ class SessionHost:
         claimed = self._claimed
         row = (claimed.secrets_version, claimed.secrets, claimed.settings, claimed.runtime)
         known = await _unlocking.call(vault.unlock, *row)
-        self._context = HostContext(self._services, claimed, known, self._outbox, self._confirmed_at)
+        self._context = HostContext(self._store, claimed, known, self._outbox, self._confirmed_at)
         entry = conf.RUNTIMES.get(self._claimed.runtime)
         if entry is None:
             reason = f"its runtime {self._claimed.runtime!r} is not in the setting RUNTIMES any more"
             raise RuntimeFailure("start_failed", reason)
         await within(conf.START_TIMEOUT, "its start", self._rehydrate(entry, self._context))
         await self._outbox.flush()
-        change = await self._services.change_patiently(lifecycle.run, self.session_id, self.epoch)
+        change = await self._store.change_patiently(lifecycle.run, self.session_id, self.epoch)
         self.ready = True
         self._on_ready(self)
         logger.info("Session %s runs", self.session_id, extra={"verb": "running"})
-        await self._services.announce(change)
+        await self._store.announce(change)
 
     async def _rehydrate(self, entry: RuntimeEntry, context: HostContext) -> None:
         snapshot = await context.load(self._claimed.snapshot)
@@ -180,7 +181,7 @@ class SessionHost:
             raise
         finally:
             self._actions.end()
-            await end(tasks)
+            await cancel_all(tasks)
 
     async def _wait_passivating(self) -> None:
         await self._passivating.wait()
@@ -215,7 +216,7 @@ class SessionHost:
         logger.info(
             "Session %s passivates: %s", self.session_id, change.reason, extra={"verb": "passivating"}
         )
-        await self._services.announce(change)
+        await self._store.announce(change)
         return True
 
     async def _claim_passivation(self, reason: str) -> Change | None:
@@ -225,13 +226,9 @@ class SessionHost:
         """
         claim = lifecycle.claim_passivation
         try:
-            return await self._services.change(
-                claim, self.session_id, self.epoch, busy=self.busy, reason=reason
-            )
+            return await self._store.change(claim, self.session_id, self.epoch, busy=self.busy, reason=reason)
         except Unavailable:
-            return await self._services.change(
-                claim, self.session_id, self.epoch, busy=self.busy, reason=reason
-            )
+            return await self._store.change(claim, self.session_id, self.epoch, busy=self.busy, reason=reason)
 
     async def drain(self, reason: str, limit: float) -> bool:
         """Begin no further action, wait up to `limit` seconds for the current one, and claim the passivation.
@@ -247,7 +244,7 @@ class SessionHost:
                 [resting, passivating], timeout=limit, return_when=asyncio.FIRST_COMPLETED
             )
         finally:
-            await end([resting, passivating])
+            await cancel_all([resting, passivating])
         return bool(done) and await self.try_passivate(reason)
 
     async def _rest(self) -> None:
@@ -272,11 +269,11 @@ class SessionHost:
         await self._outbox.flush()
         # Give up the actions that were pending at the claim. The next activation handles later ones.
         give_up = self._passivation.head if self._passivation.gives_up else -1
-        change = await self._services.change_patiently(
+        change = await self._store.change_patiently(
             lifecycle.release, self.session_id, self.epoch, snapshot, problem, give_up=give_up
         )
         logger.info("Session %s is %s", self.session_id, change.state, extra={"verb": change.state})
-        await self._services.announce(change)
+        await self._store.announce(change)
 
     @staticmethod
     async def _save(runtime: Runtime, context: HostContext) -> Snapshot:
@@ -305,13 +302,13 @@ class SessionHost:
         logger.warning("Session %s: %s\n%s", self.session_id, fault.reason, trace, extra={"verb": "crashed"})
         await self._close()
         await self._tell_of_crash(fault)
-        change = await self._services.change_patiently(
+        change = await self._store.change_patiently(
             lifecycle.crash, self.session_id, self.epoch, fault.reason
         )
-        await self._services.announce(change)
+        await self._store.announce(change)
         if not self.ready:
             failed = WireError(503, "start_failed", f"The session is {change.state}: {fault.public}.")
-            await self._services.wakeups.error(self.session_id, wire.error_event(failed))
+            await self._store.wakeups.error(self.session_id, wire.error_event(failed))
 
     async def _tell_of_crash(self, fault: Fault) -> None:
         """Store an error event about the crash, and mark the action or interrupt under way as done.

@@ -11,7 +11,7 @@ from uuid import UUID
 from ohsessions.conf import conf
 from ohsessions.core.errors import StaleEpoch
 from ohsessions.lifecycle import Claimed
-from ohsessions.services import Services
+from ohsessions.processes.store import Store
 from ohsessions.worker.host import SessionHost
 
 logger = logging.getLogger(__name__)
@@ -26,9 +26,9 @@ SLOW_START = 5.0
 class Hosted:
     """A registry of hosts, each from its claim to its end."""
 
-    def __init__(self, services: Services, on_change: Callable[[], None]) -> None:
+    def __init__(self, store: Store, on_change: Callable[[], None]) -> None:
         """`on_change` is called when a host is ready or has ended: there may be room for another one."""
-        self._services = services
+        self._store = store
         self._on_change = on_change
         self._hosts: dict[UUID, tuple[SessionHost, asyncio.Task[None]]] = {}
         self._starting: dict[SessionHost, float] = {}
@@ -62,7 +62,7 @@ class Hosted:
 
     def add(self, claimed: Claimed, confirmed_at: float) -> None:
         """Begin an activation. `confirmed_at`: see Membership."""
-        host = SessionHost(self._services, claimed, confirmed_at, on_ready=self._ready)
+        host = SessionHost(self._store, claimed, confirmed_at, on_ready=self._ready)
         task = asyncio.create_task(host.run(), name=f"session {claimed.session_id}")
         self._hosts[claimed.session_id] = (host, task)
         self._starting[host] = time.monotonic()

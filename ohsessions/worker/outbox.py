@@ -17,9 +17,9 @@ from ohsessions.conf import conf
 from ohsessions.core.errors import StaleEpoch, Unavailable
 from ohsessions.core.runtime import JSON
 from ohsessions.journal import Append, NewEvent
-from ohsessions.services import Services
+from ohsessions.processes.store import Store
 from ohsessions.snapshots import Snapshot
-from ohsessions.worker.guard import within
+from ohsessions.worker.calls import within
 
 MAX_EVENTS = 1000
 MAX_CHARACTERS = 4 * 1024 * 1024
@@ -31,8 +31,8 @@ RETRY_PAUSE = 0.25
 class Outbox:
     """The stream of one activation's writes, under one epoch at a time."""
 
-    def __init__(self, services: Services, session_id: UUID, epoch: int) -> None:
-        self._services = services
+    def __init__(self, store: Store, session_id: UUID, epoch: int) -> None:
+        self._store = store
         self._session_id = session_id
         self.epoch = epoch
         self._sequence = 0
@@ -152,7 +152,7 @@ class Outbox:
             raise self._failure
         while True:
             try:
-                await self._services.append(append)
+                await self._store.append(append)
             except Unavailable:
                 # The write keys make it safe to repeat a write that may have been committed.
                 await asyncio.sleep(RETRY_PAUSE)

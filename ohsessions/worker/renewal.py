@@ -10,16 +10,16 @@ import asyncio
 
 from ohsessions import vault
 from ohsessions.core.runtime import Runtime
-from ohsessions.services import Services
+from ohsessions.processes.store import Store
+from ohsessions.worker.calls import contained
 from ohsessions.worker.context import HostContext
-from ohsessions.worker.guard import guarded
 
 
 class Renewal:
     """Reads a session's secrets again when there are newer ones, and notifies its runtime."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._noticed = 0
         self._news = asyncio.Event()
         self._reading = asyncio.Lock()
@@ -45,6 +45,6 @@ class Renewal:
         async with self._reading:
             if version <= context.secrets_version:
                 return
-            names = context.renew(await self._services.read_patiently(vault.read, context.session_id))
+            names = context.renew(await self._store.read_patiently(vault.read, context.session_id))
         if names:
-            await guarded(runtime.secrets_changed(names))
+            await contained(runtime.secrets_changed(names))

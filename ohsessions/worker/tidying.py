@@ -10,8 +10,8 @@ from uuid import UUID
 
 from ohsessions import pruning, snapshots, workspaces
 from ohsessions.core.errors import Unavailable
+from ohsessions.processes.store import Store
 from ohsessions.pruning import Pass
-from ohsessions.services import Services
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ PAUSE = 0.01
 class Tidying:
     """The tidying of one worker."""
 
-    def __init__(self, services: Services, own_id: Callable[[], UUID]) -> None:
-        self._services = services
+    def __init__(self, store: Store, own_id: Callable[[], UUID]) -> None:
+        self._store = store
         self._own_id = own_id
         self._unfinished: dict[type[Pass], Pass] = {}
         self._swept_logs: float | None = None
@@ -37,12 +37,12 @@ class Tidying:
 
         Each worker sweeps: it may be the only one on its host.
         """
-        await workspaces.asweep(self._services.database)
-        await snapshots.asweep(self._services.database)
+        await workspaces.asweep(self._store.database)
+        await snapshots.asweep(self._store.database)
 
     async def prune(self) -> None:
         """Delete old rows, if this is the worker that prunes for all. Each kind of rows gets one slice."""
-        if not await self._services.database.read(pruning.is_first_worker, self._own_id()):
+        if not await self._store.database.read(pruning.is_first_worker, self._own_id()):
             return
         for kind in pruning.PASSES:
             if kind.age() is None:
@@ -73,7 +73,7 @@ class Tidying:
         more = True
         while more and time.monotonic() < end:
             # None: the row was locked, and the pass has gone on to the next one.
-            more = await self._services.try_change(one.step) is not False
+            more = await self._store.try_change(one.step) is not False
             await asyncio.sleep(PAUSE)
         if more:
             self._unfinished[kind] = one

@@ -17,19 +17,19 @@ from uuid import UUID
 from channels.layers import get_channel_layer
 
 from ohsessions import lifecycle
+from ohsessions.concurrency.tasks import cancel_all
 from ohsessions.conf import conf
-from ohsessions.core import switches
 from ohsessions.core.errors import ProcessGone, StaleEpoch, Unavailable
-from ohsessions.membership import Membership, Reaper, end_this_process
 from ohsessions.models import Process
-from ohsessions.services import Services
+from ohsessions.processes.membership import Membership, end_this_process
+from ohsessions.processes.reaper import Reaper
+from ohsessions.processes.store import Store
+from ohsessions.programs.orphans import kill_orphans
 from ohsessions.wakeups import WORK_CHANNEL, worker_channel
 from ohsessions.worker import tidying
-from ohsessions.worker.guard import end
 from ohsessions.worker.host import SessionHost
 from ohsessions.worker.hosted import Hosted
 from ohsessions.worker.layer import LayerWorker, WakeupConsumer
-from ohsessions.worker.orphans import kill_orphans
 from ohsessions.worker.tidying import Tidying
 
 logger = logging.getLogger(__name__)
@@ -56,18 +56,18 @@ class SessionWorker:
     `on_drain` is called when an operator wants this process to end.
     """
 
-    def __init__(self, services: Services, on_drain: Callable[[], None] = end_this_process) -> None:
-        self._services = services
-        self._membership = Membership(services, Process.Kind.WORKER, self)
-        self._reaper = Reaper(services, lambda: self._membership.process_id, on_drain=self._asked_to_drain)
+    def __init__(self, store: Store, on_drain: Callable[[], None] = end_this_process) -> None:
+        self._store = store
+        self._membership = Membership(store, Process.Kind.WORKER, self)
+        self._reaper = Reaper(store, lambda: self._membership.process_id, on_drain=self._asked_to_drain)
         self._something_wanted = asyncio.Event()
         self._something_due = asyncio.Event()
         self._in_doubt = asyncio.Event()
-        self._hosted = Hosted(services, self._something_wanted.set)
+        self._hosted = Hosted(store, self._something_wanted.set)
         self._claiming: set[UUID] = set()
         self._trying_to_passivate: set[SessionHost] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._tidying = Tidying(services, lambda: self._membership.process_id)
+        self._tidying = Tidying(store, lambda: self._membership.process_id)
         self._stopping = False
         self._on_drain = on_drain
 
@@ -93,7 +93,7 @@ class SessionWorker:
         self._spawn(self._membership.keep(), "lease")
         self._spawn(self._reaper.watch(), "reaper")
         self._spawn(self._listen_for_ever(), "listen")
-        self._spawn(self._services.wakeups.probe_for_ever(), "probe")
+        self._spawn(self._store.wakeups.probe_for_ever(), "probe")
         self._spawn(self._repeat(self._claim_wanted, LOOK_EVERY, self._something_wanted), "claims")
         self._spawn(self._repeat(self._passivate_due, LOOK_EVERY, self._something_due), "passivations")
         self._spawn(self._repeat(self._reconcile, RECONCILE_EVERY, self._in_doubt), "reconcile")
@@ -159,7 +159,7 @@ class SessionWorker:
         process_id = self._membership.process_id
         if self._stopping or not room or not self._membership.holds(process_id):
             return
-        found = await self._services.database.read(lifecycle.wanted, process_id, CLAIMS_AT_ONCE)
+        found = await self._store.database.read(lifecycle.wanted, process_id, CLAIMS_AT_ONCE)
         patience = self._patience(found.lightest)
         ripe = [session_id for session_id, waited in found.sessions if waited >= patience]
         if len(ripe) < len(found.sessions):
@@ -182,7 +182,7 @@ class SessionWorker:
             load = len(self._hosted) + len(self._claiming) - 1
             if not self._membership.holds(process_id):
                 return
-            won = await self._services.try_change(lifecycle.claim, session_id, process_id, load)
+            won = await self._store.try_change(lifecycle.claim, session_id, process_id, load)
             if won is None or not self._membership.holds(process_id):
                 # The answer may come after the end of the lease. Others may own the session by then.
                 return
@@ -190,7 +190,7 @@ class SessionWorker:
             self._hosted.add(claimed, self._membership.confirmed_at)
         finally:
             self._claiming.discard(session_id)
-        await self._services.announce(change)
+        await self._store.announce(change)
 
     # Passivating
 
@@ -198,7 +198,7 @@ class SessionWorker:
         """Try each due session in a task of its own: it may wait for its row while others fall due."""
         if self._stopping:
             return
-        due = await self._services.database.read(lifecycle.due, self._membership.process_id)
+        due = await self._store.database.read(lifecycle.due, self._membership.process_id)
         for host in map(self._hosted.get, due):
             if host is not None and host not in self._trying_to_passivate:
                 self._trying_to_passivate.add(host)
@@ -218,23 +218,21 @@ class SessionWorker:
     async def _end_start(self, host: SessionHost) -> None:
         """Passivate a session that only starts, if an operator asked for it; close its runtime first."""
         task = self._hosted.task(host)
-        if task is None or not await self._services.database.read(
+        if task is None or not await self._store.database.read(
             lifecycle.is_unwanted_start, host.session_id, host.epoch
         ):
             return
         task.cancel()
         await asyncio.wait([task])
-        change = await self._services.change(lifecycle.end_start, host.session_id, host.epoch)
-        await self._services.announce(change)
+        change = await self._store.change(lifecycle.end_start, host.session_id, host.epoch)
+        await self._store.announce(change)
 
     # Reconciling
 
     async def _reconcile(self) -> None:
         """Compare rows and hosted sessions in both directions, and settle sessions without an owner."""
-        if not switches.is_on("reconcile"):
-            return
         before = {host: host.epoch for host in self._hosted if not host.is_passivating}
-        read = self._services.database.read
+        read = self._store.database.read
         process_id = self._membership.process_id
         rows = await read(lifecycle.owned_by, process_id)
         for host, epoch in before.items():
@@ -253,8 +251,8 @@ class SessionWorker:
         if self._stopping:
             return
         for session_id in await read(lifecycle.strays):
-            change = await self._services.try_change(lifecycle.settle, session_id, f"worker {process_id}")
-            await self._services.announce(change)
+            change = await self._store.try_change(lifecycle.settle, session_id, f"worker {process_id}")
+            await self._store.announce(change)
 
     # Stopping
 
@@ -281,7 +279,7 @@ class SessionWorker:
         # A database that hangs must not block the end. Other processes notice LEASE_TTL later.
         with contextlib.suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(GRACE):
-                for session_id in await self._services.database.read(lifecycle.owned_by, process_id):
+                for session_id in await self._store.database.read(lifecycle.owned_by, process_id):
                     await self._give_back(session_id, reason)
                 await self._membership.leave()
 
@@ -299,7 +297,7 @@ class SessionWorker:
         except (StaleEpoch, Unavailable):
             pass
         finally:
-            await end([draining])
+            await cancel_all([draining])
         if not task.done():
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -308,10 +306,10 @@ class SessionWorker:
 
     async def _give_back(self, session_id: UUID, reason: str, epoch: int | None = None) -> None:
         process_id = self._membership.process_id
-        change = await self._services.try_change(
+        change = await self._store.try_change(
             lifecycle.hand_over, session_id, process_id, reason, epoch=epoch
         )
-        await self._services.announce(change)
+        await self._store.announce(change)
 
 
 def _report(task: asyncio.Task[None]) -> None:

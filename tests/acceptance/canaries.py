@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ohsessions.core.watchdog import descendants
+from ohsessions.programs.watchdog import descendants
 from tests.acceptance.operators import Operator
 from tests.acceptance.site import Site
 

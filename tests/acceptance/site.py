@@ -34,7 +34,7 @@ RUNTIMES = {
 
 
 class Site:
-    """One embedded site: SQLite, no services. `settings` are those of OHSESSIONS, `environment` the rest."""
+    """One embedded site: SQLite, no store. `settings` are those of OHSESSIONS, `environment` the rest."""
 
     def __init__(self, folder: Path, *, environment: dict[str, str] | None = None, **settings: Any) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""The harness finds nothing in a short run as it is, and what is missing when a protection is switched off.
+"""The harness finds nothing in a short run as it is, and what is missing when a protection is taken away.
 
 Each run is a process of its own with its own PostgreSQL and Redis (see tests.chaos); machines that run tests
 are busy, hence the patience.
@@ -61,20 +61,20 @@ def test_it_catches_that_stale_writes_are_not_refused(chaos: Chaos) -> None:
     """A worker that goes on mostly learns that its lease has ended before it writes: it takes several tries,
     in the midst of actions that store much."""
     stops = ", ".join(f"worker_pause worker{index % 3} {3 + 3 * index} 4.5" for index in range(6))
-    code, report = chaos(seconds=23, seed=1, switch_off="epoch", script=stops, settle_limit=15, slow=0.6)
+    code, report = chaos(seconds=23, seed=1, without="epoch", script=stops, settle_limit=15, slow=0.6)
     assert code == 1, report
     assert "FAILED  stale writes refused" in report
 
 
 def test_it_catches_that_nobody_looks_for_what_the_layer_lost(chaos: Chaos) -> None:
     script = "redis_restart redis 4 6"
-    code, report = chaos(seconds=9, seed=1, switch_off="reconcile", script=script, settle_limit=8)
+    code, report = chaos(seconds=9, seed=1, without="reconcile", script=script, settle_limit=8)
     assert code == 1, report
     assert "reading to the head" in report or "still has unhandled actions" in report
 
 
 def test_it_catches_that_marks_are_not_stored(chaos: Chaos) -> None:
     script = "worker_kill worker0 4 1, worker_kill worker1 6 1, worker_kill worker2 8 1"
-    code, report = chaos(seconds=11, seed=1, switch_off="marks", script=script, settle_limit=5)
+    code, report = chaos(seconds=11, seed=1, without="marks", script=script, settle_limit=5)
     assert code == 1, report
     assert "FAILED  duplicated" in report

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ohsessions.core.watchdog import descendants
-from ohsessions.leases import start_time
+from ohsessions.processes.leases import start_time
+from ohsessions.programs.watchdog import descendants
 from tests.acceptance.cluster import Cluster
 from tests.acceptance.site import Client
 from tests.requirements import RedisServer, wait_until

@@ -18,8 +18,8 @@ import requests
 import socketio
 from redis import asyncio as aioredis
 
-from ohsessions.services import ANSWER_LIMIT
-from tests import requirements
+from ohsessions.processes.store import ANSWER_LIMIT
+from tests import requirements, weakened
 from tests.acceptance.cluster import Cluster
 from tests.acceptance.site import Client
 from tests.chaos.proxy import Proxy
@@ -49,12 +49,12 @@ def redis() -> Iterator[FallingRedis]:
 
 @pytest.fixture
 def make(tmp_path: Path, postgres_database: str, redis: FallingRedis) -> Iterator[Make]:
-    """Starts one gateway and one worker; `off` names protections that are switched off."""
+    """Starts one gateway and one worker; the gateway is `without` this protection."""
     clusters: list[Cluster] = []
 
-    def make_cluster(off: str = "", **settings: Any) -> Cluster:
+    def make_cluster(without: str = "", **settings: Any) -> Cluster:
         made = Cluster(tmp_path, postgres_database, redis.url, 1, 1, **settings)
-        made.gateways[0].environment["OHSESSIONS_TEST_SWITCH_OFF"] = off
+        made.gateways[0].environment |= weakened.environment(filter(None, [without]))
         clusters.append(made)
         made.start()
         return made
@@ -109,7 +109,7 @@ async def test_wakeups_are_heard_when_redis_is_back(
     monkeypatch.setenv("REDIS_LAYER", layer)
     if how == "gone at the start":
         redis.stop()
-    cluster = make(off="reconcile")
+    cluster = make(without="reconcile")
     client = await connect(cluster.gateways[0])
     await client.initialize("echo")
     await asyncio.to_thread(
@@ -175,7 +175,7 @@ async def test_without_redis_all_goes_on_late_and_that_is_said_once(
     assert (await asyncio.to_thread(readyz, cluster))["status"] == "ready"
     said = [[re.sub(r".* WARNING ([\w.]+): .*", r"\1", line) for line in warnings(log)] for log in logs]
     assert [sorted(names) for names in said] == [
-        ["ohsessions.health", "ohsessions.wakeups"],
+        ["ohsessions.processes.health", "ohsessions.wakeups"],
         ["ohsessions.wakeups"],
     ]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ohsessions.core.watchdog import descendants
-from ohsessions.leases import start_time
+from ohsessions.processes.leases import start_time
+from ohsessions.programs.watchdog import descendants
 from tests.acceptance.site import ROOT, RUNTIMES, Client, Site
 from tests.requirements import find_bwrap, require, wait_until
 

@@ -41,7 +41,7 @@ def main() -> int:
         value = getattr(defaults, name)
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
     parser.add_argument("--faults", default=",".join(ALL_FAULTS), help="kinds of faults, with commas")
-    parser.add_argument("--switch-off", default="", help="protections to do without: epoch, reconcile, marks")
+    parser.add_argument("--without", default="", help="protections to do without: epoch, reconcile, marks")
     parser.add_argument("--runs", type=int, default=1, help="so many runs, with seeds from SEED on")
     parser.add_argument(
         "--folder", type=Path, help="where logs and histories go; a temporary folder if not given"
@@ -56,8 +56,8 @@ def main() -> int:
     )
     given = vars(parser.parse_args())
     keep, folder, runs = given.pop("keep"), given.pop("folder"), given.pop("runs")
-    faults, off = given.pop("faults"), given.pop("switch_off")
-    options = Options(**given, faults=_words(faults), switches_off=_words(off))
+    faults, without = given.pop("faults"), given.pop("without")
+    options = Options(**given, faults=_words(faults), without=_words(without))
     results = [run(replace(options, seed=options.seed + number), folder, keep=keep) for number in range(runs)]
     if runs > 1:
         for line in describe_pool(results):

@@ -28,7 +28,7 @@ ALL_FAULTS = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Times are in seconds. `faults`: kinds to choose from. `switches_off`: see ohsessions.core.switches."""
+    """Times are in seconds. `faults`: kinds to choose from. `without`: see tests.weakened."""
 
     seconds: float = 120.0
     seed: int = 1
@@ -48,7 +48,7 @@ class Options:
     """Faults to inject in place of those of the seed, as (kind, target, at, seconds)."""
     slow: float = 0.04
     """The share of actions that take a second or so, beside those that are interrupted."""
-    switches_off: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     patience: float = 1.0
     """Limits of time are so many times as long: for machines that have other things to do."""
     settle_limit: float = 40.0

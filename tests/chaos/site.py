@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests import weakened
 from tests.acceptance.site import ROOT
 from tests.chaos.node_sockets import NodeClients
 from tests.chaos.options import RUNTIMES, Options
@@ -82,7 +83,7 @@ class Site:
             "REDIS_URL": self.redis.url,
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-            "OHSESSIONS_TEST_SWITCH_OFF": ",".join(options.switches_off),
+            **weakened.environment(options.without),
             **{f"OHSESSIONS_{name}": json.dumps(value) for name, value in settings.items()},
         }
 

@@ -16,10 +16,10 @@ from ohsessions.admission import admit
 from ohsessions.core import addresses
 from ohsessions.core.errors import WireError
 from ohsessions.gateway import handshake
-from ohsessions.http_requests import BodyLimits
 from ohsessions.routing import is_handshake
+from ohsessions.serving.http_requests import BodyLimits
 from ohsessions.socketio import codec, requests
-from ohsessions.socketio.engine import EngineIO, State, Transport
+from ohsessions.socketio.engine import EngineIO, EngineState, Transport
 from ohsessions.socketio.errors import PacketError, RequestRefused
 from ohsessions.socketio.packets import decode_payload, encode_payload
 from ohsessions.socketio.settings import EngineSettings
@@ -78,7 +78,7 @@ def engine_sequence(data: bytes) -> None:
                 engine.receive(step.decode("latin-1"))
         except (PacketError, RequestRefused):
             pass
-        assert engine.state in State
+        assert engine.state in EngineState
         assert len(engine.queue) < 50 + now, "packets pile up for a client that only speaks"
         assert engine.deadline is None or engine.deadline < now + 200
 

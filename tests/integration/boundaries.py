@@ -21,7 +21,7 @@ from ohsessions.core.runtime import JSON, Action, Runtime
 from ohsessions.database import Database
 from ohsessions.gateway.gateway import Gateway
 from ohsessions.models import Connection, Session
-from ohsessions.services import Services
+from ohsessions.processes.store import Store
 from ohsessions.socketio import SocketIOConsumer, SocketIOServer
 from ohsessions.worker.worker import SessionWorker
 from tests.tasks import kind, told
@@ -321,9 +321,9 @@ class Site:
     def __init__(self, database: GatedDatabase, clock: FakeClock) -> None:
         self.database = database
         self.clock = clock
-        self.services = Services(database)
-        self.gateway = Gateway(self.services)
-        self.workers = [SessionWorker(self.services) for _ in range(2)]
+        self.store = Store(database)
+        self.gateway = Gateway(self.store)
+        self.workers = [SessionWorker(self.store) for _ in range(2)]
         self.stopped: list[Any] = []
         self.visitors: list[Visitor] = []
         self.server = SocketIOServer(

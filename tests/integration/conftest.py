@@ -12,7 +12,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connection, connections
 
-from ohsessions.database import connections as database_connections
+from ohsessions.database import attempts as database_connections
 from ohsessions.database import storage
 from tests.integration.world import World
 

@@ -20,7 +20,7 @@ from django.urls import include, path, reverse
 from django.utils import timezone
 
 from ohsessions.admin import base, display, events, operations, overview
-from ohsessions.admin.redaction import REDACTED, redact
+from ohsessions.admin.masking import REDACTED, redact
 from ohsessions.core import wire
 from ohsessions.models import Connection, Event, Process, Session, Transition
 from tests.demo_data import SECRET, Demo, fill

@@ -16,11 +16,12 @@ import pytest
 from channels.layers import get_channel_layer
 from django.core.files.storage import default_storage
 
-from ohsessions import leases, lifecycle, snapshots
+from ohsessions import lifecycle, snapshots
 from ohsessions.core import wire
 from ohsessions.core.clock import FakeClock
 from ohsessions.database import database_clock
 from ohsessions.models import Connection, Event, Session
+from ohsessions.processes import leases
 from tests.integration import boundaries
 from tests.integration.boundaries import (
     UNHURRIED,
@@ -187,13 +188,13 @@ async def somebody_acts(site: Site) -> None:
 
 async def it_is_closed(site: Site) -> None:
     for session in await site.sessions():
-        await site.services.announce(await site.services.change(lifecycle.close, session.pk, by="ann"))
+        await site.store.announce(await site.store.change(lifecycle.close, session.pk, by="ann"))
 
 
 async def an_operator_passivates(site: Site) -> None:
     for session in await site.sessions():
-        change, _ = await site.services.change(lifecycle.force_passivation, session.pk, by="ann")
-        await site.services.announce(change)
+        change, _ = await site.store.change(lifecycle.force_passivation, session.pk, by="ann")
+        await site.store.announce(change)
 
 
 async def stop_its_worker(site: Site) -> None:
@@ -212,14 +213,14 @@ async def its_worker_is_declared_gone(site: Site) -> None:
     """Its lease is over, which it notices; and the session goes on elsewhere."""
     membership = (await site.owner())._membership
     former = membership.process_id
-    await site.services.change(leases.mark_gone, former)
+    await site.store.change(leases.mark_gone, former)
     await membership.renew()
     await until(lambda: site.goes_on_without(former), "it going on under another worker")
 
 
 async def its_gateway_is_declared_gone(site: Site) -> None:
     membership = site.gateway._membership
-    await site.services.change(leases.mark_gone, membership.process_id)
+    await site.store.change(leases.mark_gone, membership.process_id)
     await membership.renew()
 
 
@@ -333,8 +334,8 @@ def quick(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         "ohsessions.worker.worker.LOOK_EVERY",
         "ohsessions.worker.worker.RECONCILE_EVERY",
         "ohsessions.gateway.gateway.RECONCILE_EVERY",
-        "ohsessions.membership.LOOK_EVERY",
-        "ohsessions.services.RETRY_PAUSE",
+        "ohsessions.processes.reaper.LOOK_EVERY",
+        "ohsessions.processes.store.RETRY_PAUSE",
         "ohsessions.worker.outbox.RETRY_PAUSE",
     ):
         monkeypatch.setattr(name, 0.02)

@@ -7,9 +7,9 @@ from uuid import uuid4
 
 import pytest
 
-from ohsessions import company as company_module
-from ohsessions.company import Company
 from ohsessions.models import Process
+from ohsessions.processes import company as company_module
+from ohsessions.processes.company import Company
 from tests.integration.world import World
 
 

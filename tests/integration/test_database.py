@@ -15,7 +15,7 @@ import pytest
 from django.db import IntegrityError, OperationalError, ProgrammingError, connection, transaction
 from django.db import connections as connections_module
 
-from ohsessions import leases, lifecycle
+from ohsessions import lifecycle
 from ohsessions.core import wire
 from ohsessions.core.errors import OhSessionsError, RowLocked, Unavailable
 from ohsessions.database import (
@@ -23,16 +23,17 @@ from ohsessions.database import (
     Database,
     as_aware,
     as_stored,
+    attempts,
     causes,
-    clock,
-    connections,
     database_now,
     lanes,
+    now,
     storage,
-    threads,
 )
+from ohsessions.database import database as database_module
 from ohsessions.journal import Append, batch, commit_appends
 from ohsessions.models import Process
+from ohsessions.processes import leases
 from tests.integration.world import (
     World,
     action,
@@ -361,7 +362,7 @@ class TestPostgres:
         self, world: World, made: Database, caplog: pytest.LogCaptureFixture
     ):
         """It works, but it only reads: a heartbeat sent over it would fail for ever."""
-        caplog.set_level("INFO", connections.logger.name)
+        caplog.set_level("INFO", attempts.logger.name)
         await made.write_urgently(demote)
         caplog.clear()
         with pytest.raises(Unavailable):
@@ -388,7 +389,7 @@ class TestPostgres:
 
     async def test_a_connection_that_idled_is_tried_before_it_is_relied_on(self, made: Database, monkeypatch):
         monkeypatch.setattr(lanes, "MAX_IDLE", 0.0)
-        for _ in range(threads.LIFECYCLE_THREADS):
+        for _ in range(database_module.LIFECYCLE_THREADS):
             pid = await made.write(backend_pid)
             await asyncio.to_thread(in_own_connection, terminate, pid)
         assert await made.write(backend_pid) > 0
@@ -422,7 +423,7 @@ class TestPostgres:
         locked, free = [(await made.write(world.open)).change.session_id for _ in range(2)]
         with row_locked(locked):
             waiting = [asyncio.create_task(made.write(world.attach, locked)) for _ in range(12)]
-            await asyncio.to_thread(in_thread(wait_for_lock_waiters, threads.LOCK_WAITERS))
+            await asyncio.to_thread(in_thread(wait_for_lock_waiters, database_module.LOCK_WAITERS))
             async with asyncio.timeout(LIMIT / 2):
                 for _ in range(12):
                     await made.write(world.attach, free)
@@ -479,7 +480,7 @@ def test_the_clock_of_the_database_has_a_zone(database: str):
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_the_time_is_the_databases_and_goes_on_within_a_transaction(database: str, monkeypatch):
     """Else who has waited for a lock would decide by the time at which it began to."""
-    monkeypatch.setattr(clock.timezone, "now", lambda: datetime(1970, 1, 1, tzinfo=UTC))
+    monkeypatch.setattr(now.timezone, "now", lambda: datetime(1970, 1, 1, tzinfo=UTC))
     with transaction.atomic():
         first, second = database_now(), database_now()
     assert datetime(1970, 1, 1, tzinfo=UTC) < first < second
@@ -499,9 +500,9 @@ async def test_a_write_whose_transaction_idled_too_long_is_repeated_and_no_error
     if connection.vendor != "postgresql":
         pytest.skip("only PostgreSQL ends connections that idle")
     session_id = (await made.write(world.open)).change.session_id
-    look_up, idled = batch._Batch._look_up, []
+    look_up, idled = batch.Batch._look_up, []
 
-    def look_up_late(self: batch._Batch) -> None:
+    def look_up_late(self: batch.Batch) -> None:
         if not idled:
             idled.append(True)
             with connection.cursor() as cursor:
@@ -509,7 +510,7 @@ async def test_a_write_whose_transaction_idled_too_long_is_repeated_and_no_error
             time.sleep(0.3)
         look_up(self)
 
-    monkeypatch.setattr(batch._Batch, "_look_up", look_up_late)
+    monkeypatch.setattr(batch.Batch, "_look_up", look_up_late)
     done = await made.write_gathered(commit_appends, Append(session_id, [action()]))
     assert idled
     assert done.numbers == [0]
@@ -552,20 +553,20 @@ async def test_a_transaction_whose_answer_nobody_waits_for_any_more_is_not_begun
         begun.release()
         release.wait(LIMIT)
 
-    blocked = [asyncio.create_task(made.write(block)) for _ in range(threads.LIFECYCLE_THREADS)]
-    for _ in range(1 if database == "sqlite" else threads.LIFECYCLE_THREADS):
+    blocked = [asyncio.create_task(made.write(block)) for _ in range(database_module.LIFECYCLE_THREADS)]
+    for _ in range(1 if database == "sqlite" else database_module.LIFECYCLE_THREADS):
         assert await asyncio.to_thread(begun.acquire, timeout=LIMIT)
     with pytest.raises(Unavailable):
         await made.write_within(0.05, done.append, "given up")
     release.set()
     await asyncio.gather(*blocked)
-    for _ in range(threads.LIFECYCLE_THREADS):
+    for _ in range(database_module.LIFECYCLE_THREADS):
         await made.write_within(LIMIT, done.append, "written")
-    assert done == ["written"] * threads.LIFECYCLE_THREADS
+    assert done == ["written"] * database_module.LIFECYCLE_THREADS
 
 
 async def test_the_end_does_not_wait_for_a_database_that_hangs(database: str, monkeypatch):
-    monkeypatch.setattr(threads, "CLOSE_LIMIT", 0.05)
+    monkeypatch.setattr(database_module, "CLOSE_LIMIT", 0.05)
     made = Database()
     async with busy(made):
         async with asyncio.timeout(LIMIT):
@@ -575,7 +576,7 @@ async def test_the_end_does_not_wait_for_a_database_that_hangs(database: str, mo
 async def test_an_outage_is_told_once_whatever_fails_in_it(made: Database, database: str, caplog):
     if database == "sqlite":
         pytest.skip("it has no connection to lose")
-    caplog.set_level("INFO", connections.logger.name)
+    caplog.set_level("INFO", attempts.logger.name)
 
     def lose() -> None:
         connection.close()

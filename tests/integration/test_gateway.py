@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
-from ohsessions import journal, leases, lifecycle, vault
+from ohsessions import journal, lifecycle, vault
 from ohsessions.access import Role, issue_token
 from ohsessions.conf import conf
 from ohsessions.core.clock import FakeClock
@@ -24,7 +24,8 @@ from ohsessions.gateway.client import Client
 from ohsessions.gateway.gateway import Gateway
 from ohsessions.gateway.subscriptions import Subscriptions
 from ohsessions.models import Connection, Event, Process, Session
-from ohsessions.services import Services
+from ohsessions.processes import leases
+from ohsessions.processes.store import Store
 from ohsessions.wakeups import session_group
 from tests.integration.boundaries import until
 from tests.integration.world import row_locked
@@ -80,7 +81,7 @@ class FakeSocket:
             raise AssertionError(f"{what} did not come; sent was {self.sent}") from None
 
 
-class ForgetfulServices(Services):
+class ForgetfulStore(Store):
     """Tells of the next `lost` changes that the database was away, though they were committed."""
 
     lost = 0
@@ -105,12 +106,12 @@ async def gateway(
     """A running gateway that reconciles often."""
     monkeypatch.setattr(gateway_module, "RECONCILE_EVERY", 0.1)
     settings.OHSESSIONS = settings.OHSESSIONS | {"ALLOW_ANONYMOUS": True, "DEFAULT_RUNTIME": "echo"}
-    services = ForgetfulServices()
-    made = Gateway(services)
+    store = ForgetfulStore()
+    made = Gateway(store)
     await made.start()
     yield made
     await made.stop("the test is over")
-    await services.close()
+    await store.close()
 
 
 async def connect(gateway: Gateway) -> tuple[Client, FakeSocket]:
@@ -127,7 +128,7 @@ async def ask(client: Client, **payload: Any) -> dict[str, Any]:
 
 
 async def attached(gateway: Gateway) -> dict[str, UUID]:
-    return await gateway.services.database.read(lifecycle.open_connections, gateway.process_id)
+    return await gateway.store.database.read(lifecycle.open_connections, gateway.process_id)
 
 
 async def is_alone(gateway: Gateway) -> bool:
@@ -140,7 +141,7 @@ def stop_reconciling(gateway: Gateway) -> None:
 
 async def test_an_attach_whose_answer_was_lost_is_undone_and_can_be_repeated(gateway: Gateway) -> None:
     client, socket = await connect(gateway)
-    gateway.services.lost = 1  # type: ignore[attr-defined]
+    gateway.store.lost = 1  # type: ignore[attr-defined]
     answer = await ask(client, action="initialize")
     assert answer["reason"] == "unavailable"
     assert list(await attached(gateway)) == [socket.sid]
@@ -155,7 +156,7 @@ async def test_who_thinks_to_be_elsewhere_than_the_database_says_is_told_to_reco
 ) -> None:
     client, socket = await connect(gateway)
     await ask(client, action="initialize")
-    gateway.services.lost = 1  # type: ignore[attr-defined]
+    gateway.store.lost = 1  # type: ignore[attr-defined]
     assert (await ask(client, action="initialize"))["reason"] == "unavailable"
     await socket.wait(lambda: socket.ended, "the end")
     assert socket.ended == ("gateway_lost", True)
@@ -220,7 +221,7 @@ async def test_a_look_during_a_stop_does_not_take_what_is_written_off_for_lost(
 ) -> None:
     client, socket = await connect(gateway)
     session_id = UUID((await ask(client, action="initialize"))["session_id"])
-    read = gateway.services.database.read
+    read = gateway.store.database.read
     head = (await read(Session.objects.get, pk=session_id)).head
     await socket.wait(lambda: client.cursor == head, "the last event")
     looks, seen = asyncio.Semaphore(0), gateway._reconciliation.logins
@@ -246,7 +247,7 @@ async def test_a_look_during_a_stop_does_not_take_what_is_written_off_for_lost(
 async def test_at_a_stop_is_stored_how_far_each_client_was_sent(gateway: Gateway) -> None:
     client, socket = await connect(gateway)
     session_id = UUID((await ask(client, action="initialize"))["session_id"])
-    read = gateway.services.database.read
+    read = gateway.store.database.read
     head = (await read(Session.objects.get, pk=session_id)).head
     await socket.wait(lambda: client.cursor == head, "the last event")
     await gateway.stop("the test wants it")
@@ -257,7 +258,7 @@ async def test_at_a_stop_is_stored_how_far_each_client_was_sent(gateway: Gateway
 async def test_connections_of_a_deleted_session_are_ended(gateway: Gateway) -> None:
     client, socket = await connect(gateway)
     session_id = (await ask(client, action="initialize"))["session_id"]
-    await gateway.services.change(Session.objects.filter(pk=session_id).delete)
+    await gateway.store.change(Session.objects.filter(pk=session_id).delete)
     await socket.wait(lambda: socket.ended, "the end")
     assert socket.ended == ("gateway_lost", True)
 
@@ -267,7 +268,7 @@ async def test_a_row_whose_socket_is_not_here_is_ended(gateway: Gateway) -> None
     await ask(client, action="initialize")
     del gateway.clients[socket.sid]  # as if its disconnect handler had never run
     await until(lambda: is_alone(gateway), "nobody attached")
-    row = await gateway.services.database.read(Connection.objects.get, sid=socket.sid)
+    row = await gateway.store.database.read(Connection.objects.get, sid=socket.sid)
     assert row.end_reason == "gone"
 
 
@@ -294,7 +295,7 @@ async def test_who_disconnects_while_the_database_is_away_is_detached_when_it_is
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_reconciling(gateway)
-    monkeypatch.setattr("ohsessions.services.RETRY_PAUSE", 0.0)
+    monkeypatch.setattr("ohsessions.processes.store.RETRY_PAUSE", 0.0)
     client, socket = await connect(gateway)
     await ask(client, action="initialize")
     await ask(client, action="message", args={"content": "the last word"})
@@ -311,15 +312,15 @@ async def test_who_disconnects_while_the_database_is_away_is_detached_when_it_is
     monkeypatch.setattr(lifecycle, "detach", detach_late)
     await client.disconnect("transport close")
     await until(lambda: is_alone(gateway), "nobody attached")
-    row = await gateway.services.database.read(Connection.objects.get, sid=socket.sid)
+    row = await gateway.store.database.read(Connection.objects.get, sid=socket.sid)
     assert (row.end_reason, row.sent_number) == ("transport close", 0)
 
 
 async def test_an_operators_passivation_ends_connections_such_that_they_stay_away(gateway: Gateway) -> None:
     client, socket = await connect(gateway)
     session_id = UUID((await ask(client, action="initialize"))["session_id"])
-    change, _ = await gateway.services.change(lifecycle.force_passivation, session_id, by="ann")
-    await gateway.services.announce(change)
+    change, _ = await gateway.store.change(lifecycle.force_passivation, session_id, by="ann")
+    await gateway.store.announce(change)
     await socket.wait(lambda: socket.ended, "the end")
     assert socket.ended == ("operator", False)
 
@@ -347,7 +348,7 @@ async def test_nobody_is_attached_by_a_gateway_whose_lease_is_over(gateway: Gate
     assert socket.ended is not None
     client, socket = await connect(gateway)
     assert (await ask(client, action="initialize"))["reason"] == "unavailable"
-    assert not await gateway.services.database.read(Session.objects.count)
+    assert not await gateway.store.database.read(Session.objects.count)
     await gateway._membership.renew()
     assert gateway.process_id != old
     assert (await ask(client, action="initialize"))["status"] == "ok"
@@ -357,7 +358,7 @@ async def test_who_attaches_at_a_gateway_that_was_declared_gone_is_told_to_try_a
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     client, _ = await connect(gateway)
-    await gateway.services.change(leases.mark_gone, gateway.process_id)
+    await gateway.store.change(leases.mark_gone, gateway.process_id)
     assert (await ask(client, action="initialize"))["reason"] == "unavailable"
     assert [one.message for one in caplog.records if one.levelname == "ERROR"] == []
 
@@ -367,7 +368,7 @@ async def test_who_attaches_while_the_database_is_away_is_told_by_notice_and_sta
     session_id = (await ask(first, action="initialize"))["session_id"]
     token = first._answer["token"]
     socket = FakeSocket()
-    gateway.services.lost = 1  # type: ignore[attr-defined]
+    gateway.store.lost = 1  # type: ignore[attr-defined]
     await gateway.accept(socket).connect({"conversation_id": session_id, "token": token})  # type: ignore[arg-type]
     (sent,) = socket.sent
     assert sent[0] == "oh_notice"
@@ -385,7 +386,7 @@ async def test_what_is_stored_between_attach_and_subscription_is_not_late(
     join = layer.group_add
 
     async def close(session_id: UUID) -> None:
-        await gateway.services.database.write(lifecycle.close, session_id, by="somebody else")
+        await gateway.store.database.write(lifecycle.close, session_id, by="somebody else")
 
     async def join_late(group: str, channel: str) -> None:
         await asyncio.gather(*gateway._tasks)  # were it looking already, it would have seen nothing
@@ -393,7 +394,7 @@ async def test_what_is_stored_between_attach_and_subscription_is_not_late(
         await join(group, channel)
 
     if moment == "before":
-        gateway.services.after_attach = close  # type: ignore[attr-defined]
+        gateway.store.after_attach = close  # type: ignore[attr-defined]
     else:
         monkeypatch.setattr(layer, "group_add", join_late)
     client, socket = await connect(gateway)
@@ -411,7 +412,7 @@ async def test_who_attaches_while_the_rows_are_read_is_not_taken_for_lost(
     client, socket = await connect(gateway)
     for _ in range(times - 1):
         await ask(client, action="initialize")
-    read = gateway.services.database.read
+    read = gateway.store.database.read
 
     async def read_early(function: Any, *args: Any) -> Any:
         found = await read(function, *args)
@@ -419,7 +420,7 @@ async def test_who_attaches_while_the_rows_are_read_is_not_taken_for_lost(
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(gateway.services.database, "read", read_early)
+        patch.setattr(gateway.store.database, "read", read_early)
         await gateway._reconciliation.connections()
     assert socket.ended is None
     assert list(await attached(gateway)) == [socket.sid]
@@ -433,7 +434,7 @@ async def test_who_is_about_to_hear_that_it_attached_or_left_is_left_alone(
     client, socket = await connect(gateway)
     if action == "leave":
         await ask(client, action="initialize")
-    change_soon, read = gateway.services.change_soon, gateway.services.database.read
+    change_soon, read = gateway.store.change_soon, gateway.store.database.read
     committed, may_answer = asyncio.Event(), asyncio.Event()
     asking: list[asyncio.Task[dict[str, Any]]] = []
 
@@ -450,8 +451,8 @@ async def test_who_is_about_to_hear_that_it_attached_or_left_is_left_alone(
         return await read(function, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(gateway.services, "change_soon", answer_late)
-        patch.setattr(gateway.services.database, "read", read_late)
+        patch.setattr(gateway.store, "change_soon", answer_late)
+        patch.setattr(gateway.store.database, "read", read_late)
         await gateway._reconciliation.connections()
     may_answer.set()
     assert (await asking[0])["status"] == "ok"
@@ -466,7 +467,7 @@ async def test_who_is_being_attached_when_its_time_for_that_is_over_stays(gatewa
         client._end_unattached()
         await asyncio.gather(*gateway._tasks)
 
-    gateway.services.after_attach = run_out  # type: ignore[attr-defined]
+    gateway.store.after_attach = run_out  # type: ignore[attr-defined]
     assert (await ask(client, action="initialize"))["status"] == "ok"
     assert socket.ended is None
 
@@ -475,7 +476,7 @@ async def test_who_was_detached_and_does_not_know_it_yet_does_not_act(gateway: G
     stop_reconciling(gateway)
     client, socket = await connect(gateway)
     await ask(client, action="initialize")
-    await gateway.services.change(lifecycle.detach, socket.sid, "gone")
+    await gateway.store.change(lifecycle.detach, socket.sid, "gone")
     answer = await ask(client, action="message", args={"content": "late"})
     assert (answer["error_code"], answer["reason"]) == (409, "not_attached")
 
@@ -495,7 +496,7 @@ async def test_a_gateway_ends_connections_whose_token_was_revoked(gateway: Gatew
     """Without any worker."""
     client, socket = await connect(gateway)
     session_id = (await ask(client, action="initialize"))["session_id"]
-    await gateway.services.change(Session.objects.filter(pk=session_id).update, token_version=2)
+    await gateway.store.change(Session.objects.filter(pk=session_id).update, token_version=2)
     await socket.wait(lambda: socket.ended, "the end")
     assert socket.ended == ("revoked", False)
     assert await is_alone(gateway)
@@ -516,10 +517,10 @@ async def test_who_waits_too_long_for_a_worker_is_told_once_each_time(gateway: G
         assert await look() == 0
         clock.advance(0.1)
         assert [await look(), await look()] == [1, 1]
-        worker = await gateway.services.change(leases.register, Process.Kind.WORKER)
-        assert await gateway.services.change(lifecycle.claim, session_id, worker)
+        worker = await gateway.store.change(leases.register, Process.Kind.WORKER)
+        assert await gateway.store.change(lifecycle.claim, session_id, worker)
         assert await look() == 1
-        await gateway.services.change(lifecycle.hand_over, session_id, worker, "it stops")
+        await gateway.store.change(lifecycle.hand_over, session_id, worker, "it stops")
         clock.advance(conf.START_TIMEOUT + 0.1)
         assert await look() == 2
 
@@ -710,11 +711,11 @@ async def test_a_known_secret_in_an_action_is_neither_stored_nor_sent_and_the_ru
     assert await ask(client, action="run", args=args, client_id="c1") == done
     other = await ask(client, action="run", args={**args, "command": "use gh-7c2a"}, client_id="c1")
     assert other["reason"] == "client_id_reused"
-    (event,) = await gateway.services.database.read(user_events, session_id)
+    (event,) = await gateway.store.database.read(user_events, session_id)
     content = json.loads(event.data)
     assert content["args"] == {"command": "use <secret> or <secret>", "list": ["<secret>", 1]}
     assert content["message"] == "Running command: use <secret> or <secret>"
-    action, _ = await gateway.services.database.read(journal.read_action, session_id, event.number)
+    action, _ = await gateway.store.database.read(journal.read_action, session_id, event.number)
     assert (action.args, action.hidden) == (args, False)
     await socket.wait(lambda: event.data in "".join(socket.packets), "the event")
     assert not [secret for secret in ("5b1f", "7c2a") if secret in "".join(socket.packets)]
@@ -731,11 +732,11 @@ async def test_a_secret_that_another_gateway_was_told_is_cut_out_at_once(gateway
         vault.renew(row, {"github_token": "gh-7c2a"})
         row.save(update_fields=["secrets", "secrets_version"])
 
-    await gateway.services.change(renew)
+    await gateway.store.change(renew)
     again = await ask(client, action="message", args={"content": "I say gh-7c2a"}, client_id="c1")
     assert again == before, "the same action, though it was stored in clear"
     await ask(client, action="message", args={"content": "Now gh-7c2a"})
-    _, event = await gateway.services.database.read(user_events, session_id)
+    _, event = await gateway.store.database.read(user_events, session_id)
     assert json.loads(event.data)["args"] == {"content": "Now <secret>"}
 
 

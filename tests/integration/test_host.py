@@ -18,15 +18,17 @@ import pytest
 from django.core.files.base import File
 from django.core.files.storage import InMemoryStorage, default_storage
 
-from ohsessions import journal, leases, lifecycle, snapshots
+from ohsessions import journal, lifecycle, snapshots
 from ohsessions.conf import conf
 from ohsessions.core.errors import StaleEpoch
 from ohsessions.core.faults import public_reason
-from ohsessions.core.runtime import JSON, Action, BlockingRuntime, Runtime, SupervisedProcess
+from ohsessions.core.runtime import JSON, Action, Runtime, SupervisedProcess
 from ohsessions.journal import Append
-from ohsessions.membership import HOLD
 from ohsessions.models import Event, Session
-from ohsessions.services import Services
+from ohsessions.processes import leases
+from ohsessions.processes.membership import HOLD
+from ohsessions.processes.store import Store
+from ohsessions.runtimes.blocking import BlockingRuntime
 from ohsessions.worker import host as host_module
 from ohsessions.worker.host import SessionHost
 from ohsessions.worker.worker import SessionWorker
@@ -114,12 +116,12 @@ async def test_a_stop_does_not_wait_for_the_action_of_a_runtime_that_breaks_mean
     use(settings, Breaking, PASSIVATE_TIMEOUT=3 * LIMIT)
     monkeypatch.setattr(Breaking, "handling", asyncio.Event())
     monkeypatch.setattr(Breaking, "may_break", asyncio.Event())
-    services = Services()
-    worker = SessionWorker(services)
+    store = Store()
+    worker = SessionWorker(store)
     await worker.start()
     try:
-        session_id = (await services.change(world.open)).change.session_id
-        await services.append(Append(session_id, [action()]))
+        session_id = (await store.change(world.open)).change.session_id
+        await store.append(Append(session_id, [action()]))
         async with asyncio.timeout(LIMIT):
             await Breaking.handling.wait()
         stopping = asyncio.create_task(worker.stop("the test is over"))
@@ -128,7 +130,7 @@ async def test_a_stop_does_not_wait_for_the_action_of_a_runtime_that_breaks_mean
         async with asyncio.timeout(LIMIT):
             await stopping
     finally:
-        await services.close()
+        await store.close()
 
 
 async def test_an_interrupt_that_was_only_being_read_when_the_runtime_broke_is_left_to_the_next_one(
@@ -148,14 +150,14 @@ async def test_an_interrupt_that_was_only_being_read_when_the_runtime_broke_is_l
         return found
 
     monkeypatch.setattr(journal, "read_action", read_slowly)
-    services = Services()
+    store = Store()
     try:
-        session_id = (await services.change(world.open)).change.session_id
-        won = await services.change(lifecycle.claim, session_id, world.worker)
+        session_id = (await store.change(world.open)).change.session_id
+        won = await store.change(lifecycle.claim, session_id, world.worker)
         assert won is not None
         interrupt = action(kind="change_agent_state", waits=False)
-        await services.append(Append(session_id, [action(), interrupt]))
-        running = asyncio.create_task(SessionHost(services, won[0], time.monotonic()).run())
+        await store.append(Append(session_id, [action(), interrupt]))
+        running = asyncio.create_task(SessionHost(store, won[0], time.monotonic()).run())
         assert await asyncio.to_thread(reading.wait, LIMIT)
         async with asyncio.timeout(LIMIT):
             await Breaking.handling.wait()
@@ -163,7 +165,7 @@ async def test_an_interrupt_that_was_only_being_read_when_the_runtime_broke_is_l
             await running
     finally:
         may_read.set()
-        await services.close()
+        await store.close()
     row = await asyncio.to_thread(in_thread(Session.objects.get, pk=session_id))
     assert (row.handled_number, row.interrupted_number) == (row.last_action_number, -1)
 
@@ -180,14 +182,14 @@ async def test_a_cancelled_activation_stores_no_end_of_an_answer_without_the_mar
         return snapshots.Snapshot(value)
 
     monkeypatch.setattr(snapshots, "_inline", inline)
-    services = Services()
+    store = Store()
     try:
-        session_id = (await services.change(world.open)).change.session_id
-        won = await services.change(lifecycle.claim, session_id, world.worker)
+        session_id = (await store.change(world.open)).change.session_id
+        won = await store.change(lifecycle.claim, session_id, world.worker)
         assert won is not None
-        before = await services.database.read(stored, session_id)
-        await services.append(Append(session_id, [action()]))
-        host = SessionHost(services, won[0], time.monotonic())
+        before = await store.database.read(stored, session_id)
+        await store.append(Append(session_id, [action()]))
+        host = SessionHost(store, won[0], time.monotonic())
         task = asyncio.create_task(host.run())
         assert await asyncio.to_thread(storing.wait, LIMIT)
         task.cancel()
@@ -196,7 +198,7 @@ async def test_a_cancelled_activation_stores_no_end_of_an_answer_without_the_mar
         assert task.cancelled()
     finally:
         may_store.set()
-        await services.close()  # after what was in line
+        await store.close()  # after what was in line
     assert await asyncio.to_thread(in_thread(stored, session_id)) == before
 
 
@@ -218,34 +220,34 @@ class Keeping(Runtime):
 
 
 @asynccontextmanager
-async def working(world: World) -> AsyncIterator[Services]:
-    """A worker is at work; its end, and that of the services, must not take long."""
-    services = Services()
-    await services.change(leases.mark_gone, world.worker)
-    worker = SessionWorker(services)
+async def working(world: World) -> AsyncIterator[Store]:
+    """A worker is at work; its end, and that of the store, must not take long."""
+    store = Store()
+    await store.change(leases.mark_gone, world.worker)
+    worker = SessionWorker(store)
     await worker.start()
     try:
-        yield services
+        yield store
     finally:
         async with asyncio.timeout(LIMIT):
             await worker.stop("the test is over")
-            await services.close()
+            await store.close()
 
 
-async def until(services: Services, true: Callable[[], bool], what: str) -> None:
+async def until(store: Store, true: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + LIMIT
-    while not await services.database.read(true):
+    while not await store.database.read(true):
         assert time.monotonic() < end, f"waited {LIMIT} s for {what}"
         await asyncio.sleep(0.02)
 
 
-async def asleep(services: Services, session_id: UUID) -> Session:
+async def asleep(store: Store, session_id: UUID) -> Session:
     """An operator puts a session to sleep; gives its row then."""
     sleeping = Session.objects.filter(pk=session_id, state="passivated")
-    change, _ = await services.change(lifecycle.force_passivation, session_id, by="ann")
-    await services.announce(change)
-    await until(services, sleeping.all().exists, "the session sleeping")
-    return await services.database.read(sleeping.get)
+    change, _ = await store.change(lifecycle.force_passivation, session_id, by="ann")
+    await store.announce(change)
+    await until(store, sleeping.all().exists, "the session sleeping")
+    return await store.database.read(sleeping.get)
 
 
 async def test_blocking_code_that_never_returns_is_given_up_and_holds_up_nobody(
@@ -260,18 +262,18 @@ async def test_blocking_code_that_never_returns_is_given_up_and_holds_up_nobody(
     executor.submit(Stuck.may_end.wait, 2 * LIMIT)
     asyncio.get_running_loop().set_default_executor(executor)
     try:
-        async with working(world) as services:
+        async with working(world) as store:
             stuck, keeping = [
-                (await services.change(world.open, args={"runtime": name})).change.session_id
+                (await store.change(world.open, args={"runtime": name})).change.session_id
                 for name in runtimes
             ]
-            await services.append(Append(stuck, [action()]))
-            await until(services, lambda: stored(stuck)[0] == ["handling"], "the action being handled")
+            await store.append(Append(stuck, [action()]))
+            await until(store, lambda: stored(stuck)[0] == ["handling"], "the action being handled")
             running = Session.objects.filter(pk=keeping, state="running")
-            await until(services, running.all().exists, "the other session running")
-            assert (await asleep(services, keeping)).snapshot_file
+            await until(store, running.all().exists, "the other session running")
+            assert (await asleep(store, keeping)).snapshot_file
             problem = "TimeoutError: saving its state took longer than 0.5 s; its last checkpoint counts"
-            reason = (await asleep(services, stuck)).reason
+            reason = (await asleep(store, stuck)).reason
             assert public_reason(reason).startswith("by an operator; its state was not saved (reference ")
             assert reason.endswith(f": {problem}")
     finally:
@@ -307,11 +309,11 @@ class HangingStorage(InMemoryStorage):
 
 async def test_a_storage_that_hangs_keeps_no_session_from_sleeping(world: World, store_in: StoreIn) -> None:
     store_in(Keeping, HangingStorage)
-    async with working(world) as services:
-        session_id = (await services.change(world.open)).change.session_id
+    async with working(world) as store:
+        session_id = (await store.change(world.open)).change.session_id
         running = Session.objects.filter(pk=session_id, state="running")
-        await until(services, running.all().exists, "the session running")
-        row = await asleep(services, session_id)
+        await until(store, running.all().exists, "the session running")
+        row = await asleep(store, session_id)
         problem = "TimeoutError: saving its state took longer than 0.2 s; its last checkpoint counts"
         assert row.snapshot_file == ""
         what = r"by an operator; its state was not saved \(reference [0-9a-f]{8}\): "
@@ -320,22 +322,22 @@ async def test_a_storage_that_hangs_keeps_no_session_from_sleeping(world: World,
 
 async def test_a_snapshot_that_cannot_be_read_fails_its_session(world: World, settings: Any) -> None:
     use(settings, Answering)
-    services = Services()
+    store = Store()
     try:
-        session_id, epoch = await services.change(world.run)
+        session_id, epoch = await store.change(world.run)
         large = await snapshots.astore(session_id, "x" * 70_000)
-        await services.append(Append(session_id, epoch=epoch, checkpoint=large))
-        await services.change(default_storage.delete, large.file)
-        await services.change(lifecycle.hand_over, session_id, world.worker, "gone")
+        await store.append(Append(session_id, epoch=epoch, checkpoint=large))
+        await store.change(default_storage.delete, large.file)
+        await store.change(lifecycle.hand_over, session_id, world.worker, "gone")
         rows = []
         for _ in range(3):
             world.clock.advance(60)
-            won = await services.change(lifecycle.claim, session_id, world.worker)
+            won = await store.change(lifecycle.claim, session_id, world.worker)
             assert won is not None
-            await SessionHost(services, won[0], time.monotonic()).run()
-            rows.append(await services.database.read(Session.objects.get, pk=session_id))
+            await SessionHost(store, won[0], time.monotonic()).run()
+            rows.append(await store.database.read(Session.objects.get, pk=session_id))
     finally:
-        await services.close()
+        await store.close()
     assert [row.state for row in rows] == ["starting", "starting", "failed"]
     text = "RuntimeFailure: its snapshot cannot be read: FileNotFoundError"
     assert {row.reason.partition("): ")[2] for row in rows} == {text}
@@ -346,21 +348,19 @@ async def test_a_snapshot_whose_key_is_gone_fails_the_start_and_says_which_setti
     world: World, settings: Any
 ) -> None:
     use(settings, Answering)
-    services = Services()
+    store = Store()
     try:
-        session_id, epoch = await services.change(world.run)
-        await services.append(
-            Append(session_id, epoch=epoch, checkpoint=await snapshots.astore(session_id, 1))
-        )
-        await services.change(lifecycle.hand_over, session_id, world.worker, "gone")
+        session_id, epoch = await store.change(world.run)
+        await store.append(Append(session_id, epoch=epoch, checkpoint=await snapshots.astore(session_id, 1)))
+        await store.change(lifecycle.hand_over, session_id, world.worker, "gone")
         world.clock.advance(60)
-        won = await services.change(lifecycle.claim, session_id, world.worker)
+        won = await store.change(lifecycle.claim, session_id, world.worker)
         assert won is not None
         settings.OHSESSIONS = {**settings.OHSESSIONS, "SECRETS_KEYS": ["another"]}
-        await SessionHost(services, won[0], time.monotonic()).run()
-        row = await services.database.read(Session.objects.get, pk=session_id)
+        await SessionHost(store, won[0], time.monotonic()).run()
+        row = await store.database.read(Session.objects.get, pk=session_id)
     finally:
-        await services.close()
+        await store.close()
     assert row.reason.startswith("it could not start")
     assert "SECRETS_KEYS" in row.reason
 
@@ -390,14 +390,14 @@ async def test_a_checkpoint_that_cannot_be_stored_is_a_crash_that_is_told_and_st
     world: World, store_in: StoreIn, storage: type[InMemoryStorage]
 ) -> None:
     store_in(Growing, storage)
-    async with working(world) as services:
-        session_id = (await services.change(world.open)).change.session_id
-        (number,) = (await services.append(Append(session_id, [action()]))).numbers
+    async with working(world) as store:
+        session_id = (await store.change(world.open)).change.session_id
+        (number,) = (await store.append(Append(session_id, [action()]))).numbers
         crashed = Session.objects.filter(pk=session_id, crashes=1)
-        await until(services, crashed.all().exists, "the crash being stored")
-        row = await services.database.read(crashed.get)
+        await until(store, crashed.all().exists, "the crash being stored")
+        row = await store.database.read(crashed.get)
         told = Event.objects.filter(session=session_id, kind="error")
-        (error,) = await services.database.read(lambda: list(told))
+        (error,) = await store.database.read(lambda: list(told))
     assert (row.state, row.handled_number) == ("starting", number)
     public, _, text = row.reason.partition(": ")
     assert text == PROBLEMS[storage]
@@ -410,13 +410,13 @@ async def test_a_checkpoint_that_cannot_be_stored_is_a_crash_that_is_told_and_st
 
 @asynccontextmanager
 async def hosted(
-    world: World, session_id: UUID, services: Services, *, lease_is_over: bool = False
+    world: World, session_id: UUID, store: Store, *, lease_is_over: bool = False
 ) -> AsyncIterator[tuple[SessionHost, asyncio.Task[None]]]:
     """An activation of a session. It is cut off at the end."""
-    won = await services.change(lifecycle.claim, session_id, world.worker)
+    won = await store.change(lifecycle.claim, session_id, world.worker)
     assert won is not None
     held = HOLD * conf.LEASE_TTL if lease_is_over else 0.0
-    host = SessionHost(services, won[0], time.monotonic() - held)
+    host = SessionHost(store, won[0], time.monotonic() - held)
     task = asyncio.create_task(host.run())
     try:
         yield host, task
@@ -426,10 +426,10 @@ async def hosted(
 
 
 @pytest.fixture
-async def services(database: str) -> AsyncIterator[Services]:
-    services = Services()
-    yield services
-    await services.close()
+async def store(database: str) -> AsyncIterator[Store]:
+    store = Store()
+    yield store
+    await store.close()
 
 
 def begin_and_die(world: World, session_id: UUID, number: int) -> None:
@@ -450,103 +450,99 @@ def kinds(session_id: UUID) -> list[str]:
     [(Answering, 0, "answer"), (Answering, 1, "error"), (Retrying, 1, "answer"), (Retrying, 2, "error")],
 )
 async def test_an_action_that_was_cut_off_is_begun_once_more_and_only_if_its_runtime_allows_it(
-    world: World, services: Services, settings: Any, runtime: type[Runtime], deaths: int, last_words: str
+    world: World, store: Store, settings: Any, runtime: type[Runtime], deaths: int, last_words: str
 ) -> None:
     use(settings, runtime)
-    session_id = (await services.change(world.open)).change.session_id
-    number = (await services.append(Append(session_id, [action()]))).numbers[0]
+    session_id = (await store.change(world.open)).change.session_id
+    number = (await store.append(Append(session_id, [action()]))).numbers[0]
     for _ in range(deaths):
-        await services.change(begin_and_die, world, session_id, number)
+        await store.change(begin_and_die, world, session_id, number)
 
-    async with hosted(world, session_id, services):
-        await until(services, lambda: session(session_id).handled_number == number, "the action handled")
-    assert await services.database.read(kinds, session_id) == [last_words]
+    async with hosted(world, session_id, store):
+        await until(store, lambda: session(session_id).handled_number == number, "the action handled")
+    assert await store.database.read(kinds, session_id) == [last_words]
 
 
 async def test_a_checkpoint_is_stored_with_the_end_of_its_action_or_at_once_outside_of_one(
-    world: World, services: Services, settings: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, store: Store, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(settings, Checkpointing)
     monkeypatch.setattr(Checkpointing, "may_end", asyncio.Event())
-    session_id = (await services.change(world.open)).change.session_id
-    number = (await services.append(Append(session_id, [action()]))).numbers[0]
+    session_id = (await store.change(world.open)).change.session_id
+    number = (await store.append(Append(session_id, [action()]))).numbers[0]
 
     def seen() -> tuple[list[str], int, JSON]:
         return *stored(session_id), snapshot(session_id)
 
-    async with hosted(world, session_id, services) as (host, _):
-        await until(services, lambda: seen() == (["answer"], -1, None), "the answer alone")
+    async with hosted(world, session_id, store) as (host, _):
+        await until(store, lambda: seen() == (["answer"], -1, None), "the answer alone")
         Checkpointing.may_end.set()
         end = ["answer"], number, {"last": number}
-        await until(services, lambda: seen() == end, "its end, with the checkpoint")
+        await until(store, lambda: seen() == end, "its end, with the checkpoint")
         interrupt = action(kind="change_agent_state", waits=False)
-        late = (await services.append(Append(session_id, [interrupt]))).numbers[0]
+        late = (await store.append(Append(session_id, [interrupt]))).numbers[0]
         host.wake()
         everything = ["answer", "heard"], number, {"interrupted": late}
-        await until(services, lambda: seen() == everything, "the checkpoint of the interrupt")
+        await until(store, lambda: seen() == everything, "the checkpoint of the interrupt")
 
 
 async def test_an_interrupt_that_was_delivered_is_not_delivered_to_the_next_activation(
-    world: World, services: Services, settings: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, store: Store, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(settings, Checkpointing)
     monkeypatch.setattr(Checkpointing, "may_end", asyncio.Event())
     Checkpointing.may_end.set()
-    session_id = (await services.change(world.open)).change.session_id
+    session_id = (await store.change(world.open)).change.session_id
     interrupt = action(kind="change_agent_state", waits=False)
-    await services.append(Append(session_id, [interrupt]))
+    await store.append(Append(session_id, [interrupt]))
 
     def told() -> list[str]:
         return stored(session_id)[0]
 
-    async with hosted(world, session_id, services):
-        await until(services, lambda: told() == ["heard"], "the interrupt")
-    await services.change(lifecycle.hand_over, session_id, world.worker, "it stops")
-    await services.append(Append(session_id, [action()]))
-    async with hosted(world, session_id, services):
-        await until(services, lambda: told() == ["heard", "answer"], "the answer, and nothing else")
+    async with hosted(world, session_id, store):
+        await until(store, lambda: told() == ["heard"], "the interrupt")
+    await store.change(lifecycle.hand_over, session_id, world.worker, "it stops")
+    await store.append(Append(session_id, [action()]))
+    async with hosted(world, session_id, store):
+        await until(store, lambda: told() == ["heard", "answer"], "the answer, and nothing else")
 
 
-async def test_a_lease_that_is_over_lets_no_action_begin(
-    world: World, services: Services, settings: Any
-) -> None:
+async def test_a_lease_that_is_over_lets_no_action_begin(world: World, store: Store, settings: Any) -> None:
     """As in a process that stood still: what came meanwhile may be handled by somebody else."""
     use(settings, Answering)
-    session_id = (await services.change(world.open)).change.session_id
-    await services.append(Append(session_id, [action()]))
-    async with hosted(world, session_id, services, lease_is_over=True) as (_, task):
+    session_id = (await store.change(world.open)).change.session_id
+    await store.append(Append(session_id, [action()]))
+    async with hosted(world, session_id, store, lease_is_over=True) as (_, task):
         with pytest.raises(StaleEpoch):
             async with asyncio.timeout(LIMIT):
                 await task
-    assert await services.database.read(stored, session_id) == ([], -1)
+    assert await store.database.read(stored, session_id) == ([], -1)
 
 
-async def test_a_lease_that_was_renewed_lets_actions_begin(
-    world: World, services: Services, settings: Any
-) -> None:
+async def test_a_lease_that_was_renewed_lets_actions_begin(world: World, store: Store, settings: Any) -> None:
     use(settings, Answering)
-    session_id = (await services.change(world.open)).change.session_id
-    number = (await services.append(Append(session_id, [action()]))).numbers[0]
-    async with hosted(world, session_id, services, lease_is_over=True) as (host, _):
+    session_id = (await store.change(world.open)).change.session_id
+    number = (await store.append(Append(session_id, [action()]))).numbers[0]
+    async with hosted(world, session_id, store, lease_is_over=True) as (host, _):
         host.feed(time.monotonic())
-        await until(services, lambda: stored(session_id) == (["answer"], number), "the answer")
+        await until(store, lambda: stored(session_id) == (["answer"], number), "the answer")
 
 
 async def test_a_program_that_a_lost_lease_forbids_is_no_crash_of_the_session(
-    world: World, services: Services, settings: Any
+    world: World, store: Store, settings: Any
 ) -> None:
     use(settings, Spawning)
-    session_id = (await services.change(world.open)).change.session_id
-    async with hosted(world, session_id, services, lease_is_over=True) as (_, task):
+    session_id = (await store.change(world.open)).change.session_id
+    async with hosted(world, session_id, store, lease_is_over=True) as (_, task):
         with pytest.raises(StaleEpoch):
             async with asyncio.timeout(LIMIT):
                 await task
-    row = await services.database.read(session, session_id)
+    row = await store.database.read(session, session_id)
     assert (row.state, row.crashes, row.worker_id) == ("starting", 0, world.worker)
 
 
 async def test_a_program_is_dead_before_anybody_else_may_have_its_session(
-    world: World, services: Services, settings: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, store: Store, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(settings, Spawning)
     monkeypatch.setattr(Spawning, "seconds", "1000")
@@ -558,9 +554,9 @@ async def test_a_program_is_dead_before_anybody_else_may_have_its_session(
         return release(*args, **kwargs)
 
     monkeypatch.setattr(lifecycle, "release", release_and_look)
-    session_id = (await services.change(world.open)).change.session_id
-    async with hosted(world, session_id, services) as (host, task):
-        await until(services, lambda: host.ready, "a runtime that is ready")
+    session_id = (await store.change(world.open)).change.session_id
+    async with hosted(world, session_id, store) as (host, task):
+        await until(store, lambda: host.ready, "a runtime that is ready")
         assert Spawning.lives()
         assert await host.try_passivate("the test wants it")
         async with asyncio.timeout(LIMIT):
@@ -569,27 +565,27 @@ async def test_a_program_is_dead_before_anybody_else_may_have_its_session(
 
 
 async def test_a_program_lives_on_while_its_worker_renews_its_lease(
-    world: World, services: Services, settings: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, store: Store, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(settings, Spawning)
     settings.OHSESSIONS |= {"LEASE_TTL": 2}
     monkeypatch.setattr(Spawning, "seconds", "2")
-    session_id = (await services.change(world.open)).change.session_id
-    async with hosted(world, session_id, services) as (host, _):
-        await until(services, lambda: host.ready, "a runtime that is ready")
+    session_id = (await store.change(world.open)).change.session_id
+    async with hosted(world, session_id, store) as (host, _):
+        await until(store, lambda: host.ready, "a runtime that is ready")
         host.feed(time.monotonic() + LIMIT)
         async with asyncio.timeout(LIMIT):
             assert await Spawning.program.wait() == 0
 
 
 async def test_a_busy_runtime_is_neither_passivated_when_it_is_due_nor_drained_at_once(
-    world: World, services: Services, settings: Any
+    world: World, store: Store, settings: Any
 ) -> None:
     use(settings, Busy)
-    session_id = (await services.change(world.open, "a")).change.session_id
-    async with hosted(world, session_id, services) as (host, task):
-        await until(services, lambda: host.ready, "a runtime that is ready")
-        await services.change(lifecycle.detach, "a", "gone")
+    session_id = (await store.change(world.open, "a")).change.session_id
+    async with hosted(world, session_id, store) as (host, task):
+        await until(store, lambda: host.ready, "a runtime that is ready")
+        await store.change(lifecycle.detach, "a", "gone")
         world.clock.advance(conf.CLOSE_DELAY + 1)
         assert not await host.try_passivate()
         assert not await host.drain("its worker stopped", limit=0.01)
@@ -597,18 +593,18 @@ async def test_a_busy_runtime_is_neither_passivated_when_it_is_due_nor_drained_a
         assert await host.try_passivate()
         async with asyncio.timeout(LIMIT):
             await task
-    assert (await services.database.read(session, session_id)).state == "passivated"
+    assert (await store.database.read(session, session_id)).state == "passivated"
 
 
 async def test_a_drain_passivates_nothing_while_an_action_is_under_way(
-    world: World, services: Services, settings: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, store: Store, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(settings, Breaking)
     monkeypatch.setattr(Breaking, "handling", asyncio.Event())
     monkeypatch.setattr(Breaking, "may_break", asyncio.Event())
-    session_id = (await services.change(world.open)).change.session_id
-    await services.append(Append(session_id, [action()]))
-    async with hosted(world, session_id, services) as (host, _):
+    session_id = (await store.change(world.open)).change.session_id
+    await store.append(Append(session_id, [action()]))
+    async with hosted(world, session_id, store) as (host, _):
         async with asyncio.timeout(LIMIT):
             await Breaking.handling.wait()
         assert not await host.drain("its worker stopped", limit=0.01)
@@ -616,17 +612,17 @@ async def test_a_drain_passivates_nothing_while_an_action_is_under_way(
 
 
 async def test_an_action_that_still_runs_when_max_busy_is_over_is_cut_off_and_told_with_its_reason(
-    world: World, services: Services, settings: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, store: Store, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(settings, Breaking, MAX_BUSY=100)
     monkeypatch.setattr(Breaking, "handling", asyncio.Event())
     monkeypatch.setattr(Breaking, "may_break", asyncio.Event())
-    session_id = (await services.change(world.open, "a")).change.session_id
-    begun, waiting = [(await services.append(Append(session_id, [action()]))).numbers[0] for _ in range(2)]
-    async with hosted(world, session_id, services) as (host, task):
+    session_id = (await store.change(world.open, "a")).change.session_id
+    begun, waiting = [(await store.append(Append(session_id, [action()]))).numbers[0] for _ in range(2)]
+    async with hosted(world, session_id, store) as (host, task):
         async with asyncio.timeout(LIMIT):
             await Breaking.handling.wait()
-        await services.change(lifecycle.detach, "a", "gone")
+        await store.change(lifecycle.detach, "a", "gone")
         world.clock.advance(conf.CLOSE_DELAY + 99)
         assert not await host.try_passivate()
         world.clock.advance(1)
@@ -634,11 +630,11 @@ async def test_an_action_that_still_runs_when_max_busy_is_over_is_cut_off_and_to
         async with asyncio.timeout(LIMIT):
             await task
     rows = Event.objects.filter(session=session_id, kind="error").order_by("number")
-    told = [json.loads(text) for text in await services.database.read(lambda: [row.data for row in rows])]
+    told = [json.loads(text) for text in await store.database.read(lambda: [row.data for row in rows])]
     assert [(event["cause"], event["extras"]["reason"]) for event in told] == [
         (begun, "interrupted"),
         (waiting, "interrupted"),
     ]
     assert "operator" not in told[0]["content"]
-    row = await services.database.read(session, session_id)
+    row = await store.database.read(session, session_id)
     assert (row.state, row.handled_number) == ("passivated", waiting)

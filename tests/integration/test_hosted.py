@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from ohsessions import leases
 from ohsessions.core.runtime import JSON, Runtime
-from ohsessions.services import Services
+from ohsessions.processes import leases
+from ohsessions.processes.store import Store
 from ohsessions.worker import hosted
 from ohsessions.worker.worker import SessionWorker
 from tests.integration.boundaries import until
@@ -53,10 +53,10 @@ def starting(world: World, settings: Any, monkeypatch: pytest.MonkeyPatch) -> ty
 async def test_a_worker_starts_the_next_session_when_one_is_ready(
     world: World, starting: type[Starting]
 ) -> None:
-    services = Services()
-    await services.change(leases.mark_gone, world.worker)
-    sessions = {(await services.change(world.open)).change.session_id for _ in range(4)}
-    worker = SessionWorker(services)
+    store = Store()
+    await store.change(leases.mark_gone, world.worker)
+    sessions = {(await store.change(world.open)).change.session_id for _ in range(4)}
+    worker = SessionWorker(store)
     await worker.start()
     try:
         first = await take(starting.begun, 2)
@@ -71,21 +71,21 @@ async def test_a_worker_starts_the_next_session_when_one_is_ready(
     finally:
         let(starting, 4)
         await worker.stop("the test is over")
-        await services.close()
+        await store.close()
 
 
 async def test_a_start_that_hangs_holds_up_no_other_for_long(
     world: World, starting: type[Starting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hosted, "SLOW_START", 0.05)
-    services = Services()
-    await services.change(leases.mark_gone, world.worker)
-    sessions = {(await services.change(world.open)).change.session_id for _ in range(5)}
-    worker = SessionWorker(services)
+    store = Store()
+    await store.change(leases.mark_gone, world.worker)
+    sessions = {(await store.change(world.open)).change.session_id for _ in range(5)}
+    worker = SessionWorker(store)
     await worker.start()
     try:
         assert await take(starting.begun, 5) == sessions
     finally:
         let(starting, 5)
         await worker.stop("the test is over")
-        await services.close()
+        await store.close()

@@ -384,15 +384,15 @@ def test_nothing_overtakes_an_append_whose_session_is_unlocked_while_the_batch_i
     world: World, database: str, monkeypatch
 ):
     locked, bad = world.open().change.session_id, world.open().change.session_id
-    lock, locks = batch._Batch._lock, []
+    lock, locks = batch.Batch._lock, []
 
-    def lock_beside_somebody(self: batch._Batch) -> None:
+    def lock_beside_somebody(self: batch.Batch) -> None:
         """Who holds the row until the first half is done."""
         locks.append(self)
         with row_locked(locked) if len(locks) < 3 else nullcontext():
             lock(self)
 
-    monkeypatch.setattr(batch._Batch, "_lock", lock_beside_somebody)
+    monkeypatch.setattr(batch.Batch, "_lock", lock_beside_somebody)
     first, third = (Append(locked, [action(write_key=key)]) for key in ("1", "3"))
     results = commit_appends([first, Append(bad, [action(body=bad_body(database))]), third])
     assert len(locks) > 2
@@ -402,14 +402,14 @@ def test_nothing_overtakes_an_append_whose_session_is_unlocked_while_the_batch_i
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_what_was_stored_before_the_session_was_locked_is_not_stored_again(world: World, monkeypatch):
     session_id = world.open().change.session_id
-    lock, before = batch._Batch._lock, []
+    lock, before = batch.Batch._lock, []
     repeated = Append(session_id, [action(write_key="c:1")])
 
-    def lock_late(self: batch._Batch) -> None:
-        monkeypatch.setattr(batch._Batch, "_lock", lock)
+    def lock_late(self: batch.Batch) -> None:
+        monkeypatch.setattr(batch.Batch, "_lock", lock)
         before.append(in_thread(append, repeated)())
         lock(self)
 
-    monkeypatch.setattr(batch._Batch, "_lock", lock_late)
+    monkeypatch.setattr(batch.Batch, "_lock", lock_late)
     assert append(repeated).numbers == before[0].numbers == [0]
     assert log(session_id) == [(0, "message")]

@@ -9,9 +9,10 @@ from uuid import uuid4
 
 import pytest
 
-from ohsessions import leases, lifecycle
+from ohsessions import lifecycle
 from ohsessions.core.errors import ProcessGone
 from ohsessions.models import Connection, Process
+from ohsessions.processes import leases
 from tests.integration.world import World
 
 
@@ -144,7 +145,7 @@ def registered_again(row: Process) -> Process:
 
 @pytest.mark.parametrize("proc", [["--mount-proc"], []], ids=["its own /proc", "its parent's /proc"])
 def test_containers_of_one_host_with_the_same_pids_are_told_apart(proc):
-    say = "import os, django; django.setup(); from ohsessions import leases;"
+    say = "import os, django; django.setup(); from ohsessions.processes import leases;"
     say += "print(os.getpid(), leases.own_birth())"
     container = ["unshare", "--user", "--map-root-user", "--pid", "--fork", *proc]
     if subprocess.run([*container, "true"], check=False, capture_output=True).returncode:

@@ -14,7 +14,7 @@ from django.core.files.storage import default_storage
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
-from ohsessions import Runtime, access, leases, lifecycle, snapshots
+from ohsessions import Runtime, access, lifecycle, snapshots
 from ohsessions.core import policy
 from ohsessions.core.errors import ProcessGone, StaleEpoch, Unavailable, WireError
 from ohsessions.core.states import AWAKE
@@ -22,6 +22,7 @@ from ohsessions.database import database_now
 from ohsessions.journal import Append
 from ohsessions.lifecycle import sweeps
 from ohsessions.models import Connection, Event, Process, Session, Transition
+from ohsessions.processes import leases
 from tests.integration.world import (
     World,
     action,
@@ -115,13 +116,13 @@ def test_the_same_init_twice_at_once_gives_the_same_session(world: World):
 def test_the_same_client_id_of_somebody_else_gives_another_session(world: World):
     first = world.open(client_id="x" * 16)
     stranger = get_user_model().objects.create_user("stranger")
-    socket = lifecycle.Socket(sid="s", gateway=world.gateway, user=stranger)
+    socket = lifecycle.Arrival(sid="s", gateway=world.gateway, user=stranger)
     second = lifecycle.open_session(socket, init(client_id="x" * 16))
     assert second.change.session_id != first.change.session_id
 
 
 def test_a_refused_init_changes_nothing(world: World):
-    stranger = lifecycle.Socket(sid="s", gateway=world.gateway, user=AnonymousUser())
+    stranger = lifecycle.Arrival(sid="s", gateway=world.gateway, user=AnonymousUser())
     assert refused(lifecycle.open_session, stranger, init()) == "login_required"
     assert refused(world.open, args={"runtime": "none"}) == "unknown_runtime"
     assert refused(world.attach, uuid4()) == "unknown_session"
@@ -328,7 +329,7 @@ def test_a_token_of_before_a_revocation_is_refused_and_its_connections_end(world
     opened = world.open("a")
     session_id = opened.change.session_id
     Session.objects.filter(pk=session_id).update(token_version=2)
-    stranger = lifecycle.Socket(sid="s", gateway=world.gateway, user=AnonymousUser())
+    stranger = lifecycle.Arrival(sid="s", gateway=world.gateway, user=AnonymousUser())
     assert refused(lifecycle.attach, stranger, init(token=opened.token)) == "invalid_token"
     again = world.attach(session_id, "b")
     assert lifecycle.strays() == [session_id]

@@ -13,11 +13,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from ohsessions import leases, lifecycle
+from ohsessions import lifecycle
 from ohsessions.core.errors import IllegalTransition, StaleEpoch
 from ohsessions.core.states import ASLEEP, AWAKE, TRANSITIONS, State
 from ohsessions.journal import Append, Appended
 from ohsessions.models import Connection, Event, Session, Transition
+from ohsessions.processes import leases
 from tests.integration.world import World, action, append, observation
 
 SIDS = st.sampled_from("abc")

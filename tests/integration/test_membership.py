@@ -11,15 +11,18 @@ from uuid import UUID
 import pytest
 from django.db import OperationalError, ProgrammingError, connection
 
-from ohsessions import leases, lifecycle
-from ohsessions import membership as membership_module
+from ohsessions import lifecycle
 from ohsessions.conf import conf
 from ohsessions.core.clock import FakeClock
-from ohsessions.database import lanes, threads
+from ohsessions.database import database as threads
+from ohsessions.database import lanes
 from ohsessions.lifecycle import Change
-from ohsessions.membership import GATEWAY_PATIENCE, HOLD, Membership, Reaper
 from ohsessions.models import Process
-from ohsessions.services import Services
+from ohsessions.processes import leases
+from ohsessions.processes import reaper as reaper_module
+from ohsessions.processes.membership import GATEWAY_PATIENCE, HOLD, Membership
+from ohsessions.processes.reaper import Reaper
+from ohsessions.processes.store import Store
 from tests.integration.world import World, row_locked, session, sids, wait_for_lock_waiters
 
 LIMIT = 20.0
@@ -60,10 +63,10 @@ class Outage:
 
 
 @pytest.fixture
-async def services(database: str) -> AsyncIterator[Services]:
-    services = Services()
-    yield services
-    await services.close()
+async def store(database: str) -> AsyncIterator[Store]:
+    store = Store()
+    yield store
+    await store.close()
 
 
 @pytest.fixture
@@ -77,8 +80,8 @@ def holder() -> Holder:
 
 
 @pytest.fixture
-async def membership(services: Services, holder: Holder, clock: FakeClock) -> Membership:
-    membership = Membership(services, Process.Kind.WORKER, holder, clock)
+async def membership(store: Store, holder: Holder, clock: FakeClock) -> Membership:
+    membership = Membership(store, Process.Kind.WORKER, holder, clock)
     await membership.join()
     return membership
 
@@ -88,21 +91,21 @@ def outage(membership: Membership, monkeypatch: pytest.MonkeyPatch) -> Outage:
     return Outage(monkeypatch)
 
 
-async def row(services: Services, process_id: UUID) -> Process:
-    return await services.database.read(lambda: Process.objects.get(pk=process_id))
+async def row(store: Store, process_id: UUID) -> Process:
+    return await store.database.read(lambda: Process.objects.get(pk=process_id))
 
 
-async def test_it_renews_and_says_so(services, membership, holder):
+async def test_it_renews_and_says_so(store, membership, holder):
     await membership.renew()
-    process = await row(services, membership.process_id)
+    process = await row(store, membership.process_id)
     assert (process.heartbeat, process.load, process.state) == (1, 3, "active")
     assert holder.told == ["renewed"]
 
 
 async def test_who_starts_before_the_tables_are_there_waits_for_them_and_says_so_once(
-    services, holder, settings, monkeypatch, caplog
+    store, holder, settings, monkeypatch, caplog
 ):
-    caplog.set_level("INFO", "ohsessions.membership")
+    caplog.set_level("INFO", "ohsessions.processes.membership")
     settings.OHSESSIONS = settings.OHSESSIONS | {"HEARTBEAT": 0.01}
     register, tries = leases.register, []
 
@@ -114,19 +117,19 @@ async def test_who_starts_before_the_tables_are_there_waits_for_them_and_says_so
         return register(*args)
 
     monkeypatch.setattr(leases, "register", register_when_migrated)
-    membership = Membership(services, Process.Kind.GATEWAY, holder)
+    membership = Membership(store, Process.Kind.GATEWAY, holder)
     async with asyncio.timeout(LIMIT):
         process_id = await membership.join()
     assert membership.holds(process_id)
-    told = [record.verb for record in caplog.records if record.name == "ohsessions.membership"]
+    told = [record.verb for record in caplog.records if record.name == "ohsessions.processes.membership"]
     assert told == ["registration_lost", "registration_back"]
     assert "does not exist" in caplog.text
 
 
-async def test_who_was_declared_gone_lets_go_and_joins_under_a_new_id(services, membership, holder):
+async def test_who_was_declared_gone_lets_go_and_joins_under_a_new_id(store, membership, holder):
     before = membership.process_id
     rejoined = asyncio.create_task(membership.wait_rejoined(before))
-    await services.change(leases.mark_gone, before)
+    await store.change(leases.mark_gone, before)
     await membership.renew()
     assert holder.told == ["lost"]
     assert membership.process_id != before
@@ -136,25 +139,25 @@ async def test_who_was_declared_gone_lets_go_and_joins_under_a_new_id(services, 
         await rejoined
     await membership.renew()
     assert holder.told == ["lost", "renewed"]
-    assert (await row(services, before)).state == "gone"
+    assert (await row(store, before)).state == "gone"
 
 
-async def test_who_drains_and_was_declared_gone_meanwhile_drains_on(services, membership):
+async def test_who_drains_and_was_declared_gone_meanwhile_drains_on(store, membership):
     await membership.begin_drain()
-    assert (await row(services, membership.process_id)).state == "draining"
-    await services.change(leases.mark_gone, membership.process_id)
+    assert (await row(store, membership.process_id)).state == "draining"
+    await store.change(leases.mark_gone, membership.process_id)
     await membership.renew()
-    assert (await row(services, membership.process_id)).state == "draining"
+    assert (await row(store, membership.process_id)).state == "draining"
 
 
-async def test_nothing_relies_on_a_lease_while_it_is_let_go_of(services, membership, holder, monkeypatch):
+async def test_nothing_relies_on_a_lease_while_it_is_let_go_of(store, membership, holder, monkeypatch):
     before, relied_on = membership.process_id, []
 
     async def lost(reason: str) -> None:
         relied_on.append(membership.holds(before))
 
     monkeypatch.setattr(holder, "lost", lost)
-    await services.change(leases.mark_gone, before)
+    await store.change(leases.mark_gone, before)
     await membership.renew()
     assert relied_on == [False]
 
@@ -180,8 +183,8 @@ async def test_it_lets_go_before_others_may_take_over(outage, membership, holder
     assert holder.told == ["renewed", "lost"], "once"
 
 
-async def test_a_gateway_keeps_its_clients_while_the_database_restarts(services, holder, clock, monkeypatch):
-    gateway = Membership(services, Process.Kind.GATEWAY, holder, clock)
+async def test_a_gateway_keeps_its_clients_while_the_database_restarts(store, holder, clock, monkeypatch):
+    gateway = Membership(store, Process.Kind.GATEWAY, holder, clock)
     before = await gateway.join()
     outage = Outage(monkeypatch)
     outage.on = True
@@ -199,7 +202,7 @@ async def test_a_gateway_keeps_its_clients_while_the_database_restarts(services,
     assert holder.told == ["renewed", "lost"]
 
 
-async def test_after_an_outage_it_begins_again_under_a_new_id(services, outage, membership, holder, clock):
+async def test_after_an_outage_it_begins_again_under_a_new_id(store, outage, membership, holder, clock):
     before = membership.process_id
     outage.on = True
     clock.advance(8)
@@ -208,13 +211,13 @@ async def test_after_an_outage_it_begins_again_under_a_new_id(services, outage, 
     await membership.renew()
     assert holder.told == ["lost"]
     assert membership.process_id != before
-    assert (await row(services, before)).state == "gone"
+    assert (await row(store, before)).state == "gone"
     await membership.renew()
     assert holder.told == ["lost", "renewed"]
 
 
 async def test_a_renewal_that_comes_late_counts_from_when_it_was_sent(
-    services, membership, holder, clock, monkeypatch
+    store, membership, holder, clock, monkeypatch
 ):
     def late(*args: Any) -> None:
         clock.advance(7)
@@ -230,9 +233,7 @@ async def test_a_renewal_that_comes_late_counts_from_when_it_was_sent(
     assert holder.told == ["renewed", "lost"]
 
 
-async def test_a_registration_that_comes_late_counts_from_when_it_was_sent(
-    services, holder, clock, monkeypatch
-):
+async def test_a_registration_that_comes_late_counts_from_when_it_was_sent(store, holder, clock, monkeypatch):
     register = leases.register
 
     def late(*args: Any) -> UUID:
@@ -240,7 +241,7 @@ async def test_a_registration_that_comes_late_counts_from_when_it_was_sent(
         return register(*args)
 
     monkeypatch.setattr(leases, "register", late)
-    membership = Membership(services, Process.Kind.WORKER, holder, clock)
+    membership = Membership(store, Process.Kind.WORKER, holder, clock)
     before = clock.monotonic()
     await membership.join()
     assert membership.confirmed_at == before
@@ -262,7 +263,7 @@ async def test_whatever_goes_wrong_with_a_renewal_it_still_lets_go(
 
 
 async def test_a_renewal_without_an_answer_is_waited_for_until_the_lease_ends(
-    services, membership, holder, clock, monkeypatch
+    store, membership, holder, clock, monkeypatch
 ):
     answer = threading.Event()
     monkeypatch.setattr(leases, "renew", lambda *args: answer.wait(LIMIT))
@@ -274,10 +275,10 @@ async def test_a_renewal_without_an_answer_is_waited_for_until_the_lease_ends(
 
 
 async def test_a_lease_that_ends_between_two_heartbeats_is_given_up_then(
-    services, holder, clock, monkeypatch, settings
+    store, holder, clock, monkeypatch, settings
 ):
     settings.OHSESSIONS = {**settings.OHSESSIONS, "HEARTBEAT": 1000, "LEASE_TTL": 3000}
-    membership = Membership(services, Process.Kind.WORKER, holder, clock)
+    membership = Membership(store, Process.Kind.WORKER, holder, clock)
     await membership.join()
     lost = asyncio.Event()
     monkeypatch.setattr(holder, "lost", lambda reason: asyncio.sleep(0, lost.set()))
@@ -290,27 +291,27 @@ async def test_a_lease_that_ends_between_two_heartbeats_is_given_up_then(
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
-async def test_heartbeats_wait_for_nobody_who_waits_for_a_lock(world, services, membership, holder):
-    session_id = (await services.change(world.open)).change.session_id
+async def test_heartbeats_wait_for_nobody_who_waits_for_a_lock(world, store, membership, holder):
+    session_id = (await store.change(world.open)).change.session_id
     with row_locked(session_id):
         closing = [
-            asyncio.create_task(services.change(lifecycle.close, session_id, by="me"))
+            asyncio.create_task(store.change(lifecycle.close, session_id, by="me"))
             for _ in range(threads.LIFECYCLE_THREADS)
         ]
-        await services.database.read(wait_for_lock_waiters, threads.LOCK_WAITERS)
+        await store.database.read(wait_for_lock_waiters, threads.LOCK_WAITERS)
         async with asyncio.timeout(LIMIT):
             await membership.renew()
     await asyncio.gather(*closing)
     assert holder.told == ["renewed"]
 
 
-async def test_leaving_marks_it_gone_and_an_outage_does_not_matter(services, outage, membership):
+async def test_leaving_marks_it_gone_and_an_outage_does_not_matter(store, outage, membership):
     outage.on = True
     await membership.leave()
-    assert (await row(services, membership.process_id)).state == "active"
+    assert (await row(store, membership.process_id)).state == "active"
     outage.on = False
     await membership.leave()
-    assert (await row(services, membership.process_id)).state == "gone"
+    assert (await row(store, membership.process_id)).state == "gone"
 
 
 @pytest.fixture
@@ -321,32 +322,32 @@ def world_row(world: World) -> World:
 
 
 async def test_what_a_silent_worker_and_a_silent_gateway_held_is_taken_over(
-    world_row: World, services: Services, clock: FakeClock
+    world_row: World, store: Store, clock: FakeClock
 ):
     world = world_row
-    session_id, _ = await services.change(world.run, "a")
-    own = await services.change(leases.register, Process.Kind.WORKER)
-    reaper = Reaper(services, lambda: own, clock)
+    session_id, _ = await store.change(world.run, "a")
+    own = await store.change(leases.register, Process.Kind.WORKER)
+    reaper = Reaper(store, lambda: own, clock)
     for _ in range(20):
         await reaper.look()
         clock.advance(0.5)
     await reaper.take_over()
-    held = await services.database.read(session, session_id)
-    assert (held.worker_id, await services.database.read(sids, session_id)) == (world.worker, ["a"])
+    held = await store.database.read(session, session_id)
+    assert (held.worker_id, await store.database.read(sids, session_id)) == (world.worker, ["a"])
     await reaper.look()
     await reaper.take_over()
-    taken = await services.database.read(session, session_id)
+    taken = await store.database.read(session, session_id)
     assert (taken.state, taken.worker_id) == ("passivated", None)
-    assert await services.database.read(lifecycle.end_reasons, ["a"]) == {"a": "gateway_lost"}
-    assert (await row(services, own)).state == "active", "nobody declares itself gone"
+    assert await store.database.read(lifecycle.end_reasons, ["a"]) == {"a": "gateway_lost"}
+    assert (await row(store, own)).state == "active", "nobody declares itself gone"
 
 
 async def test_a_counter_stands_still_from_when_it_was_read_and_not_from_when_it_was_asked_for(
-    world_row: World, services: Services, clock: FakeClock, monkeypatch
+    world_row: World, store: Store, clock: FakeClock, monkeypatch
 ):
     """In between it may have been raised, and its holder counts from then."""
-    own = await services.change(leases.register, Process.Kind.WORKER)
-    reaper = Reaper(services, lambda: own, clock)
+    own = await store.change(leases.register, Process.Kind.WORKER)
+    reaper = Reaper(store, lambda: own, clock)
     living = leases.living
 
     def read_late() -> list[Process]:
@@ -361,17 +362,17 @@ async def test_a_counter_stands_still_from_when_it_was_read_and_not_from_when_it
         await reaper.look()
     clock.advance(0.4)
     await reaper.look()
-    assert (await row(services, world_row.worker)).state == "active"
+    assert (await row(store, world_row.worker)).state == "active"
     clock.advance(0.1)
     await reaper.look()
-    assert (await row(services, world_row.worker)).state == "gone"
+    assert (await row(store, world_row.worker)).state == "gone"
 
 
 async def test_a_renewal_between_the_look_and_the_verdict_wins(
-    world_row: World, services: Services, clock: FakeClock, monkeypatch
+    world_row: World, store: Store, clock: FakeClock, monkeypatch
 ):
-    own = await services.change(leases.register, Process.Kind.WORKER)
-    reaper = Reaper(services, lambda: own, clock)
+    own = await store.change(leases.register, Process.Kind.WORKER)
+    reaper = Reaper(store, lambda: own, clock)
     for _ in range(20):
         await reaper.look()
         clock.advance(0.5)
@@ -384,12 +385,12 @@ async def test_a_renewal_between_the_look_and_the_verdict_wins(
 
     monkeypatch.setattr(leases, "living", read_before_a_renewal)
     await reaper.look()
-    assert (await row(services, world_row.worker)).state == "active"
-    assert (await row(services, world_row.gateway)).state == "gone"
+    assert (await row(store, world_row.worker)).state == "active"
+    assert (await row(store, world_row.gateway)).state == "gone"
 
 
-async def test_taking_over_does_not_keep_the_reaper_from_looking(services, membership, monkeypatch):
-    monkeypatch.setattr(membership_module, "LOOK_EVERY", 0.0)
+async def test_taking_over_does_not_keep_the_reaper_from_looking(store, membership, monkeypatch):
+    monkeypatch.setattr(reaper_module, "LOOK_EVERY", 0.0)
     looks, looked, taken = [], asyncio.Event(), threading.Event()
 
     def living() -> list[Process]:
@@ -405,7 +406,7 @@ async def test_taking_over_does_not_keep_the_reaper_from_looking(services, membe
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(leases, "living", living)
     monkeypatch.setattr(leases, "gone_with_leftovers", take_long)
-    watching = asyncio.create_task(Reaper(services, lambda: membership.process_id).watch())
+    watching = asyncio.create_task(Reaper(store, lambda: membership.process_id).watch())
     try:
         async with asyncio.timeout(LIMIT / 2):
             await looked.wait()
@@ -416,13 +417,13 @@ async def test_taking_over_does_not_keep_the_reaper_from_looking(services, membe
 
 
 async def test_who_is_concerned_by_a_takeover_hears_of_it_and_nothing_is_left(
-    world: World, services: Services, monkeypatch
+    world: World, store: Store, monkeypatch
 ):
-    session_id, _ = await services.change(world.run, "a")
-    await services.change(world.attach, session_id, "detached")
-    await services.change(lifecycle.detach, "detached", "left", leave=True)
+    session_id, _ = await store.change(world.run, "a")
+    await store.change(world.attach, session_id, "detached")
+    await store.change(lifecycle.detach, "detached", "left", leave=True)
     for process_id in (world.worker, world.gateway):
-        await services.change(leases.mark_gone, process_id)
+        await store.change(leases.mark_gone, process_id)
     told: list[tuple[str, UUID]] = []
 
     async def change(change: Change) -> None:
@@ -431,23 +432,23 @@ async def test_who_is_concerned_by_a_takeover_hears_of_it_and_nothing_is_left(
     async def presence(session_id: UUID) -> None:
         told.append(("presence", session_id))
 
-    monkeypatch.setattr(services.wakeups, "change", change)
-    monkeypatch.setattr(services.wakeups, "presence", presence)
-    reaper = Reaper(services, lambda: UUID(int=0))
+    monkeypatch.setattr(store.wakeups, "change", change)
+    monkeypatch.setattr(store.wakeups, "presence", presence)
+    reaper = Reaper(store, lambda: UUID(int=0))
     await reaper.take_over()
     assert told == [("running", session_id), ("presence", session_id), ("passivated", session_id)]
-    assert await services.database.read(leases.gone_with_leftovers) == []
+    assert await store.database.read(leases.gone_with_leftovers) == []
     await reaper.take_over()
     assert len(told) == 3
 
 
-async def test_a_process_drains_when_it_is_told_to_and_not_when_another_is(world: World, services: Services):
+async def test_a_process_drains_when_it_is_told_to_and_not_when_another_is(world: World, store: Store):
     drains: list[None] = []
-    reaper = Reaper(services, lambda: world.worker, on_drain=lambda: drains.append(None))
-    await services.change(leases.begin_drain, world.gateway)
+    reaper = Reaper(store, lambda: world.worker, on_drain=lambda: drains.append(None))
+    await store.change(leases.begin_drain, world.gateway)
     await reaper.look()
     assert drains == []
-    await services.change(leases.begin_drain, world.worker)
+    await store.change(leases.begin_drain, world.worker)
     await reaper.look()
     assert drains == [None]
 
@@ -455,19 +456,19 @@ async def test_a_process_drains_when_it_is_told_to_and_not_when_another_is(world
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("kind", ["gateway", "worker"])
 async def test_a_locked_session_keeps_nothing_else_with_a_process_that_is_gone(
-    world: World, services: Services, monkeypatch: pytest.MonkeyPatch, kind: str
+    world: World, store: Store, monkeypatch: pytest.MonkeyPatch, kind: str
 ):
     monkeypatch.setattr(lanes, "LOCK_PATIENCE", 10 * LIMIT)
-    sessions = [(await services.change(world.run))[0] for _ in range(4)]
-    await services.change(leases.mark_gone, getattr(world, kind))
-    own = await services.change(leases.register, Process.Kind.WORKER)
-    reaper = Reaper(services, lambda: own)
+    sessions = [(await store.change(world.run))[0] for _ in range(4)]
+    await store.change(leases.mark_gone, getattr(world, kind))
+    own = await store.change(leases.register, Process.Kind.WORKER)
+    reaper = Reaper(store, lambda: own)
 
     async def left() -> set[UUID]:
-        rows = await services.database.read(lifecycle.owned_by, world.worker)
+        rows = await store.database.read(lifecycle.owned_by, world.worker)
         if kind == "worker":
             return set(rows)
-        return set((await services.database.read(lifecycle.open_connections, world.gateway)).values())
+        return set((await store.database.read(lifecycle.open_connections, world.gateway)).values())
 
     with row_locked(sessions[0]):
         async with asyncio.timeout(LIMIT / 2):
@@ -478,11 +479,11 @@ async def test_a_locked_session_keeps_nothing_else_with_a_process_that_is_gone(
 
 
 async def test_an_outage_of_the_database_is_nobodys_fault(
-    world_row: World, services: Services, clock: FakeClock, monkeypatch
+    world_row: World, store: Store, clock: FakeClock, monkeypatch
 ):
-    own = await services.change(leases.register, Process.Kind.WORKER)
+    own = await store.change(leases.register, Process.Kind.WORKER)
     outage = Outage(monkeypatch)
-    reaper = Reaper(services, lambda: own, clock)
+    reaper = Reaper(store, lambda: own, clock)
     await reaper.look()
     outage.on = True
     for _ in range(40):
@@ -491,26 +492,26 @@ async def test_an_outage_of_the_database_is_nobodys_fault(
             await reaper.look()
     outage.on = False
     await reaper.look()
-    assert (await row(services, world_row.worker)).state == "active"
+    assert (await row(store, world_row.worker)).state == "active"
 
 
 async def test_a_process_that_is_dead_for_certain_is_taken_over_at_once(
-    world: World, services: Services, clock: FakeClock
+    world: World, store: Store, clock: FakeClock
 ):
-    own = await services.change(leases.register, Process.Kind.WORKER)
+    own = await store.change(leases.register, Process.Kind.WORKER)
 
     def bury() -> None:
         row = Process.objects.get(pk=world.worker)
         row.birth = row.birth.rpartition("/")[0] + "/1"
         row.save()
 
-    await services.change(bury)
-    await Reaper(services, lambda: own, clock).look()
-    assert (await row(services, world.worker)).state == "gone"
-    assert (await row(services, world.gateway)).state == "active"
+    await store.change(bury)
+    await Reaper(store, lambda: own, clock).look()
+    assert (await row(store, world.worker)).state == "gone"
+    assert (await row(store, world.gateway)).state == "active"
 
 
-async def test_the_reaper_goes_on_after_whatever_went_wrong(services, membership, monkeypatch, caplog):
+async def test_the_reaper_goes_on_after_whatever_went_wrong(store, membership, monkeypatch, caplog):
     looks = asyncio.Event()
 
     def living() -> list[Process]:
@@ -521,7 +522,7 @@ async def test_the_reaper_goes_on_after_whatever_went_wrong(services, membership
 
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(leases, "living", living)
-    watching = asyncio.create_task(Reaper(services, lambda: membership.process_id).watch())
+    watching = asyncio.create_task(Reaper(store, lambda: membership.process_id).watch())
     async with asyncio.timeout(LIMIT):
         await looks.wait()
     watching.cancel()

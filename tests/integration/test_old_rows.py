@@ -12,9 +12,10 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from ohsessions import health, journal, leases, lifecycle, pruning
+from ohsessions import journal, lifecycle, pruning
 from ohsessions.database import database_now
 from ohsessions.models import Connection, Process, Session
+from ohsessions.processes import health, leases
 from tests.integration.world import World, session
 
 MANY = 20_000

@@ -11,11 +11,12 @@ from uuid import UUID, uuid4
 import pytest
 from django.core.management import call_command
 
-from ohsessions import journal, leases, lifecycle, pruning, snapshots
+from ohsessions import journal, lifecycle, pruning, snapshots
 from ohsessions.core.errors import ProcessGone
 from ohsessions.database import database_now
 from ohsessions.journal import Append
 from ohsessions.models import Connection, Event, Link, Process, Session, Transition
+from ohsessions.processes import leases
 from ohsessions.pruning import TRANSITIONS_KEPT
 from tests.integration.world import World, append, in_thread, init, log, observation, row_locked, session
 
@@ -203,7 +204,7 @@ def test_process_that_was_deleted_and_lives_finds_itself_gone(world: World, sett
     with pytest.raises(ProcessGone):
         leases.renew(paused, 0)
     with pytest.raises(ProcessGone):
-        lifecycle.open_session(lifecycle.Socket("s", paused, world.user), init())
+        lifecycle.open_session(lifecycle.Arrival("s", paused, world.user), init())
 
 
 # Sessions

@@ -21,13 +21,13 @@ from ohsessions.gateway import pump as pump_module
 from ohsessions.gateway.pump import Pump
 from ohsessions.journal import Append, Head
 from ohsessions.models import Connection, Event, Session
-from ohsessions.services import Services
+from ohsessions.processes.store import Store
 from tests.integration.world import append, in_thread, observation
 
 LIMIT = 10.0
 
 
-class FlakyServices(Services):
+class FlakyStore(Store):
     """Counts reads; `failures` of them raise; while `gate` is cleared they wait after they have read."""
 
     def __init__(self) -> None:
@@ -50,8 +50,8 @@ class FlakyServices(Services):
 
 
 @pytest.fixture
-def services(transactional_db: None) -> Iterator[FlakyServices]:
-    made = FlakyServices()
+def store(transactional_db: None) -> Iterator[FlakyStore]:
+    made = FlakyStore()
     yield made
     asyncio.run(made.close())
 
@@ -164,10 +164,10 @@ async def aside(function: Any, *args: Any) -> Any:
 class Run:
     """One life of a pump: the layer loses, doubles and reorders; readers come, go, and stop reading."""
 
-    def __init__(self, services: Services, log: Log, seed: int) -> None:
+    def __init__(self, store: Store, log: Log, seed: int) -> None:
         self.random = random.Random(seed)
         self.log = log
-        self.pump = Pump(services, log.pk)
+        self.pump = Pump(store, log.pk)
         self.layer: deque[tuple[list[tuple[int, str]], int]] = deque()
         self.readers: list[tuple[Reader, int]] = []
         """With the cursor with which each came. One that leaves and comes back is a new one."""
@@ -243,12 +243,12 @@ STEPS = ["append", "append", "layer", "layer", "attach", "leave", "return", "rea
 )
 @given(steps=st.lists(st.sampled_from(STEPS), min_size=5, max_size=60), seed=st.integers(0, 2**32))
 def test_each_connection_gets_each_event_once_and_in_order(
-    services: FlakyServices, steps: list[str], seed: int
+    store: FlakyStore, steps: list[str], seed: int
 ) -> None:
     log = Log()
 
     async def live() -> None:
-        run = Run(services, log, seed)
+        run = Run(store, log, seed)
         for step in ["append", *steps]:
             await run.do(step)
         await run.finish()
@@ -259,14 +259,14 @@ def test_each_connection_gets_each_event_once_and_in_order(
 # What went wrong once, or easily could
 
 
-def test_a_connection_that_comes_back_during_a_read_is_not_fed_by_two_tasks(services: FlakyServices) -> None:
+def test_a_connection_that_comes_back_during_a_read_is_not_fed_by_two_tasks(store: FlakyStore) -> None:
     log = Log()
     log.append(*[0] * 5)
 
     async def live() -> None:
-        pump = Pump(services, log.pk)
+        pump = Pump(store, log.pk)
         reader = Reader()
-        services.gate = asyncio.Event()
+        store.gate = asyncio.Event()
         attach(pump, reader, 4)
         await asyncio.sleep(0)  # its task begins to read
         remove(pump, reader)
@@ -275,30 +275,30 @@ def test_a_connection_that_comes_back_during_a_read_is_not_fed_by_two_tasks(serv
         for _ in range(5):
             await asyncio.sleep(0)  # the first task ends
         pump.take([], 4)
-        services.gate.set()
+        store.gate.set()
         await reader.wait_got([0, 1, 2, 3, 4])
-        await services.database.read(log.reconciled)
+        await store.database.read(log.reconciled)
         assert reader.got == [0, 1, 2, 3, 4]
-        assert services.reads == 2
+        assert store.reads == 2
         remove(pump, reader)
 
     asyncio.run(live())
 
 
-def test_live_events_that_come_while_an_empty_page_is_read_are_not_late(services: FlakyServices) -> None:
+def test_live_events_that_come_while_an_empty_page_is_read_are_not_late(store: FlakyStore) -> None:
     log = Log()
     log.append(0)
 
     async def live() -> None:
-        pump = Pump(services, log.pk)
+        pump = Pump(store, log.pk)
         reader = Reader(cursor=0)
-        services.gate = asyncio.Event()
+        store.gate = asyncio.Event()
         attach(pump, reader, 1)  # announced, and not there yet
-        await services.read_begun.wait()
-        await services.database.read(log.reconciled)  # the page was read before
+        await store.read_begun.wait()
+        await store.database.read(log.reconciled)  # the page was read before
         pump.take(await aside(log.append, 0), 1)
         pump.take(await aside(log.append, 0), 2)
-        services.gate.set()
+        store.gate.set()
         await reader.wait_got([1, 2])
         remove(pump, reader)
 
@@ -306,13 +306,13 @@ def test_live_events_that_come_while_an_empty_page_is_read_are_not_late(services
 
 
 def test_events_that_are_announced_and_not_there_are_asked_for_once_per_reconciliation(
-    services: FlakyServices,
+    store: FlakyStore,
 ) -> None:
     log = Log()
     log.append(0)
 
     async def live() -> None:
-        pump = Pump(services, log.pk)
+        pump = Pump(store, log.pk)
         reader = Reader()
         attach(pump, reader, 7)
         await reader.wait_got([0])
@@ -324,21 +324,21 @@ def test_events_that_are_announced_and_not_there_are_asked_for_once_per_reconcil
         task = pump.outlets[reader]
         assert task is not None
         await task
-        assert services.reads == 5
+        assert store.reads == 5
         remove(pump, reader)
 
     asyncio.run(live())
 
 
 def test_a_page_that_cannot_be_read_is_read_again(
-    services: FlakyServices, caplog: pytest.LogCaptureFixture
+    store: FlakyStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = Log()
     log.append(0, 0)
-    services.failures = 1
+    store.failures = 1
 
     async def live() -> None:
-        pump = Pump(services, log.pk)
+        pump = Pump(store, log.pk)
         reader = Reader()
         attach(pump, reader, 1)
         task = pump.outlets[reader]
@@ -354,12 +354,12 @@ def test_a_page_that_cannot_be_read_is_read_again(
     asyncio.run(live())
 
 
-def test_a_slow_reader_is_not_sent_more_than_it_takes_and_delays_nobody(services: FlakyServices) -> None:
+def test_a_slow_reader_is_not_sent_more_than_it_takes_and_delays_nobody(store: FlakyStore) -> None:
     log = Log()
     log.append(*[100] * 50)
 
     async def live() -> None:
-        pump = Pump(services, log.pk)
+        pump = Pump(store, log.pk)
         slow, fast = Reader(room=1), Reader()
         attach(pump, slow, 49)
         attach(pump, fast, 49)
@@ -377,11 +377,11 @@ def test_a_slow_reader_is_not_sent_more_than_it_takes_and_delays_nobody(services
     asyncio.run(live())
 
 
-def test_a_closed_connection_counts_nothing_as_sent(services: FlakyServices) -> None:
+def test_a_closed_connection_counts_nothing_as_sent(store: FlakyStore) -> None:
     log = Log()
 
     async def live() -> None:
-        pump = Pump(services, log.pk)
+        pump = Pump(store, log.pk)
         reader = Reader()
         attach(pump, reader, -1)
         reader.closed = True
@@ -393,13 +393,13 @@ def test_a_closed_connection_counts_nothing_as_sent(services: FlakyServices) -> 
 
 
 def test_a_connection_that_closes_in_the_middle_of_a_page_counts_no_more_of_it_as_sent(
-    services: FlakyServices,
+    store: FlakyStore,
 ) -> None:
     log = Log()
     log.append(0, 0, 0)
 
     async def live() -> None:
-        pump = Pump(services, log.pk)
+        pump = Pump(store, log.pk)
         reader = Reader(room=1)
         attach(pump, reader, 2)
         await reader.wait_got([0])
@@ -414,11 +414,11 @@ def test_a_connection_that_closes_in_the_middle_of_a_page_counts_no_more_of_it_a
     asyncio.run(live())
 
 
-def test_the_tail_is_bounded_whatever_comes(services: FlakyServices) -> None:
+def test_the_tail_is_bounded_whatever_comes(store: FlakyStore) -> None:
     log = Log()
 
     async def live() -> None:
-        pump = Pump(services, log.pk)
+        pump = Pump(store, log.pk)
         reader = Reader()
         attach(pump, reader, -1)
         for number in range(3000):
@@ -435,11 +435,11 @@ def test_the_tail_is_bounded_whatever_comes(services: FlakyServices) -> None:
     asyncio.run(live())
 
 
-def test_events_of_which_only_the_number_travels_are_read_at_once(services: FlakyServices) -> None:
+def test_events_of_which_only_the_number_travels_are_read_at_once(store: FlakyStore) -> None:
     log = Log()
 
     async def live() -> None:
-        pump = Pump(services, log.pk)
+        pump = Pump(store, log.pk)
         reader = Reader()
         attach(pump, reader, -1)
         stored = await aside(log.append, 0, 0)
@@ -450,11 +450,11 @@ def test_events_of_which_only_the_number_travels_are_read_at_once(services: Flak
     asyncio.run(live())
 
 
-def test_an_event_larger_than_the_tail_comes_from_the_log(services: FlakyServices) -> None:
+def test_an_event_larger_than_the_tail_comes_from_the_log(store: FlakyStore) -> None:
     log = Log()
 
     async def live() -> None:
-        pump = Pump(services, log.pk)
+        pump = Pump(store, log.pk)
         reader = Reader()
         attach(pump, reader, -1)
         pump.take(await aside(log.append, 0, 3 * pump_module.TAIL_CHARACTERS, 0), 2)
@@ -465,12 +465,12 @@ def test_an_event_larger_than_the_tail_comes_from_the_log(services: FlakyService
     asyncio.run(live())
 
 
-def test_a_batch_is_arrays_until_it_has_caught_up_and_single_events_then(services: FlakyServices) -> None:
+def test_a_batch_is_arrays_until_it_has_caught_up_and_single_events_then(store: FlakyStore) -> None:
     log = Log()
     log.append(*[0] * 700)
 
     async def live() -> None:
-        pump = Pump(services, log.pk)
+        pump = Pump(store, log.pk)
         live_one, reader, near = Reader(cursor=699), Reader(batch=True), Reader(cursor=704, batch=True)
         attach(pump, live_one, 699)
         for _ in range(10):
@@ -490,13 +490,13 @@ def test_a_batch_is_arrays_until_it_has_caught_up_and_single_events_then(service
     asyncio.run(live())
 
 
-def test_a_connection_behind_a_trimmed_log_is_told_to_start_anew(services: FlakyServices) -> None:
+def test_a_connection_behind_a_trimmed_log_is_told_to_start_anew(store: FlakyStore) -> None:
     log = Log()
     log.append(*[0] * 5)
     Event.objects.filter(session=log.pk, number__lt=3).delete()
 
     async def live() -> None:
-        pump = Pump(services, log.pk)
+        pump = Pump(store, log.pk)
         reader = Reader(cursor=0)
         attach(pump, reader, 3)  # the last one was stored since, and nobody has heard of it
         await reader.wait_got([3, 4])
@@ -507,22 +507,22 @@ def test_a_connection_behind_a_trimmed_log_is_told_to_start_anew(services: Flaky
 
 
 def test_who_comes_while_those_attached_are_counted_is_counted_as_well(
-    services: FlakyServices, monkeypatch: pytest.MonkeyPatch
+    store: FlakyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pump_module, "PRESENCE_PAUSE", 0.0)
     log = Log()
 
     async def live() -> None:
-        pump = Pump(services, log.pk)
+        pump = Pump(store, log.pk)
         reader = Reader()
         attach(pump, reader, -1)
-        services.gate = asyncio.Event()
+        store.gate = asyncio.Event()
         counting = asyncio.create_task(pump.tell_presence())
-        await services.read_begun.wait()
-        await services.database.read(log.reconciled)  # it was counted before
+        await store.read_begun.wait()
+        await store.database.read(log.reconciled)  # it was counted before
         await aside(log.connect, "late")
         await pump.tell_presence()  # leaves it to the one under way
-        services.gate.set()
+        store.gate.set()
         await counting
         await pump.tell_presence()
         counts = [json.loads(packet)["connections"] for packet in reader.packets]
@@ -532,12 +532,12 @@ def test_who_comes_while_those_attached_are_counted_is_counted_as_well(
     asyncio.run(live())
 
 
-def test_ten_thousand_events_are_replayed_within_seconds(services: FlakyServices) -> None:
+def test_ten_thousand_events_are_replayed_within_seconds(store: FlakyStore) -> None:
     log = Log()
     log.append(*[400] * 10_000)
 
     async def live() -> float:
-        pump = Pump(services, log.pk)
+        pump = Pump(store, log.pk)
         reader = Reader()
         started = asyncio.get_running_loop().time()
         attach(pump, reader, log.head)

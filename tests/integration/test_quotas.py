@@ -10,12 +10,13 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 from django.db import transaction
 
-from ohsessions import access, leases, lifecycle
+from ohsessions import access, lifecycle
 from ohsessions.core.errors import WireError
 from ohsessions.core.policy import BY_QUOTA, QUOTA_REASON
 from ohsessions.journal import Append
 from ohsessions.models import Connection, Session, Transition
-from ohsessions.services import Services
+from ohsessions.processes import leases
+from ohsessions.processes.store import Store
 from ohsessions.worker.worker import SessionWorker
 from tests.integration.boundaries import until
 from tests.integration.world import World, action, append, in_thread, init, session, wait_for_lock_waiters
@@ -42,7 +43,7 @@ def refused(call: Any, *args: Any, **kwargs: Any) -> WireError:
 
 def visit(world: World, address: str = "192.0.2.1", sid: str = "") -> UUID:
     """A visitor without a login starts a session."""
-    socket = lifecycle.Socket(sid or uuid4().hex, world.gateway, AnonymousUser(), address=address)
+    socket = lifecycle.Arrival(sid or uuid4().hex, world.gateway, AnonymousUser(), address=address)
     return lifecycle.open_session(socket, init()).change.session_id
 
 
@@ -97,7 +98,7 @@ def test_a_session_counts_for_its_owner_whoever_wakes_it(world: World, configure
     token = access.issue_token(session(first), access.Role.EDITOR)
     world.sleep(first, epoch)
     world.open("b")
-    guest = lifecycle.Socket("c", world.gateway, AnonymousUser(), address="192.0.2.1")
+    guest = lifecycle.Arrival("c", world.gateway, AnonymousUser(), address="192.0.2.1")
     refused(lifecycle.attach, guest, init(token=token))
 
 
@@ -261,10 +262,10 @@ def test_waking_a_session_evicts_another_one(world: World, configure: Any) -> No
 
 async def test_a_worker_claims_no_more_than_it_may_run(world: World, configure: Any) -> None:
     configure(MAX_RUNNING_PER_WORKER=2)
-    services = Services()
-    await services.change(leases.mark_gone, world.worker)
-    sessions = {(await services.change(world.open, f"s{n}")).change.session_id for n in range(3)}
-    worker = SessionWorker(services)
+    store = Store()
+    await store.change(leases.mark_gone, world.worker)
+    sessions = {(await store.change(world.open, f"s{n}")).change.session_id for n in range(3)}
+    worker = SessionWorker(store)
     await worker.start()
     try:
         await until(lambda: worker.load() == 2, "the sessions that it may run")
@@ -272,10 +273,10 @@ async def test_a_worker_claims_no_more_than_it_may_run(world: World, configure: 
         await until(lambda: not worker._claiming, "the end of what is being claimed")
         assert worker.load() == 2
         first = next(iter(worker._hosted)).session_id
-        await services.announce(await services.change(lifecycle.close, first, by="me"))
+        await store.announce(await store.change(lifecycle.close, first, by="me"))
         await until(
             lambda: {host.session_id for host in worker._hosted} == sessions - {first}, "the third session"
         )
     finally:
         await worker.stop("the test is over")
-        await services.close()
+        await store.close()

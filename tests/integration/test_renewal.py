@@ -15,7 +15,7 @@ from ohsessions import lifecycle
 from ohsessions.core.runtime import Action, Runtime
 from ohsessions.journal import Append
 from ohsessions.models import Event
-from ohsessions.services import Services
+from ohsessions.processes.store import Store
 from ohsessions.worker.host import SessionHost
 from tests.integration import boundaries
 from tests.integration.world import World, action, session
@@ -51,33 +51,33 @@ def _telling(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def services(database: str) -> AsyncIterator[Services]:
-    services = Services()
-    yield services
-    await services.close()
+async def store(database: str) -> AsyncIterator[Store]:
+    store = Store()
+    yield store
+    await store.close()
 
 
-async def until(services: Services, true: Callable[[], bool], what: str) -> None:
-    await boundaries.until(lambda: services.database.read(true), what)
+async def until(store: Store, true: Callable[[], bool], what: str) -> None:
+    await boundaries.until(lambda: store.database.read(true), what)
 
 
 @asynccontextmanager
-async def hosted(world: World, session_id: UUID, services: Services) -> AsyncIterator[SessionHost]:
+async def hosted(world: World, session_id: UUID, store: Store) -> AsyncIterator[SessionHost]:
     """An activation that runs. It is cut off at the end."""
-    won = await services.change(lifecycle.claim, session_id, world.worker)
+    won = await store.change(lifecycle.claim, session_id, world.worker)
     assert won is not None
-    host = SessionHost(services, won[0], time.monotonic())
+    host = SessionHost(store, won[0], time.monotonic())
     task = asyncio.create_task(host.run())
     try:
-        await until(services, lambda: session(session_id).state == "running", "the session running")
+        await until(store, lambda: session(session_id).state == "running", "the session running")
         yield host
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def say(services: Services, session_id: UUID, content: str, **fields: Any) -> int:
-    return (await services.append(Append(session_id, [action(content, **fields)]))).numbers[0]
+async def say(store: Store, session_id: UUID, content: str, **fields: Any) -> int:
+    return (await store.append(Append(session_id, [action(content, **fields)]))).numbers[0]
 
 
 def said(session_id: UUID) -> str:
@@ -86,28 +86,28 @@ def said(session_id: UUID) -> str:
 
 
 async def test_an_action_after_a_new_secret_is_not_handled_before_the_activation_knows_it(
-    world: World, services: Services
+    world: World, store: Store
 ) -> None:
     """Nobody tells the activation: neither a hint nor reconciliation comes in time."""
-    opened = await services.change(world.open, github_token=OLD)
+    opened = await store.change(world.open, github_token=OLD)
     session_id = opened.change.session_id
-    async with hosted(world, session_id, services) as host:
-        await services.change(world.attach, session_id, github_token=NEW)
-        await say(services, session_id, f"I say {NEW} and {OLD}")
+    async with hosted(world, session_id, store) as host:
+        await store.change(world.attach, session_id, github_token=NEW)
+        await say(store, session_id, f"I say {NEW} and {OLD}")
         host.wake()
         length = len(f"I say {NEW} and {OLD} {NEW}")
-        await until(services, lambda: f'"length":{length}' in said(session_id), "the answer")
-    text = await services.database.read(said, session_id)
+        await until(store, lambda: f'"length":{length}' in said(session_id), "the answer")
+    text = await store.database.read(said, session_id)
     assert "I say <secret> and <secret> <secret>" in text
     assert not [secret for secret in (OLD, NEW) if secret in text]
     assert Telling.told == [{"github_token"}]
 
 
-async def test_the_runtime_hears_of_a_new_secret_while_nobody_acts(world: World, services: Services) -> None:
-    opened = await services.change(world.open, github_token=OLD)
+async def test_the_runtime_hears_of_a_new_secret_while_nobody_acts(world: World, store: Store) -> None:
+    opened = await store.change(world.open, github_token=OLD)
     session_id = opened.change.session_id
-    async with hosted(world, session_id, services) as host:
-        attached = await services.change(world.attach, session_id, github_token=NEW, args={"A_KEY": "k-1"})
+    async with hosted(world, session_id, store) as host:
+        attached = await store.change(world.attach, session_id, github_token=NEW, args={"A_KEY": "k-1"})
         assert attached.change.secrets_version == 2
         host.notice_secrets(attached.change.secrets_version)
         async with asyncio.timeout(15):
@@ -115,34 +115,34 @@ async def test_the_runtime_hears_of_a_new_secret_while_nobody_acts(world: World,
         assert Telling.told == [{"github_token", "a_key"}]
         host.notice_secrets(1)  # an old hint
         host.notice_secrets(2)
-        await say(services, session_id, "hello")
+        await say(store, session_id, "hello")
         host.wake()
-        await until(services, lambda: "hello <secret>" in said(session_id), "the answer")
+        await until(store, lambda: "hello <secret>" in said(session_id), "the answer")
     assert len(Telling.told) == 1
 
 
 async def test_a_runtime_that_breaks_over_a_new_secret_does_not_tell_it(
-    world: World, services: Services, caplog: pytest.LogCaptureFixture
+    world: World, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    opened = await services.change(world.open, github_token=OLD, args={"breaks": True})
+    opened = await store.change(world.open, github_token=OLD, args={"breaks": True})
     session_id = opened.change.session_id
-    async with hosted(world, session_id, services) as host:
-        await services.change(world.attach, session_id, github_token=NEW)
+    async with hosted(world, session_id, store) as host:
+        await store.change(world.attach, session_id, github_token=NEW)
         host.notice_secrets(2)
-        await until(services, lambda: session(session_id).crashes == 1, "the crash")
+        await until(store, lambda: session(session_id).crashes == 1, "the crash")
     assert "RuntimeError: <secret>" in caplog.text
-    assert NEW not in caplog.text + (await services.database.read(session, session_id)).reason
+    assert NEW not in caplog.text + (await store.database.read(session, session_id)).reason
 
 
 async def test_what_a_hidden_action_said_is_cut_out_of_its_crash(
-    world: World, services: Services, caplog: pytest.LogCaptureFixture
+    world: World, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    session_id = (await services.change(world.open)).change.session_id
-    async with hosted(world, session_id, services) as host:
+    session_id = (await store.change(world.open)).change.session_id
+    async with hosted(world, session_id, store) as host:
         hidden = '{"content":"break with canary-5b1f","hidden":true}'
         body = '{"source":"user","message":"","action":"message","args":{"content":"","hidden":true}}'
-        await say(services, session_id, "", body=body, hidden=hidden)
+        await say(store, session_id, "", body=body, hidden=hidden)
         host.wake()
-        await until(services, lambda: session(session_id).crashes == 1, "the crash")
+        await until(store, lambda: session(session_id).crashes == 1, "the crash")
     assert "RuntimeError: <secret> None" in caplog.text
-    assert "canary-5b1f" not in caplog.text + (await services.database.read(session, session_id)).reason
+    assert "canary-5b1f" not in caplog.text + (await store.database.read(session, session_id)).reason

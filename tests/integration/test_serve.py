@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ohsessions.http_requests import BodyLimits
+from ohsessions.serving.http_requests import BodyLimits
 from tests.requirements import free_port, wait_until
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,11 @@ from uuid import UUID
 
 import pytest
 
-from ohsessions import leases, lifecycle
+from ohsessions import lifecycle
 from ohsessions.core import policy
 from ohsessions.database import database_now
 from ohsessions.models import Process, Session
+from ohsessions.processes import leases
 from tests.integration.world import World, session
 
 GONE = "its worker is gone"

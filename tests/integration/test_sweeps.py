@@ -10,11 +10,12 @@ from uuid import UUID
 
 import pytest
 
-from ohsessions import leases, lifecycle
+from ohsessions import lifecycle
 from ohsessions.core.states import State
 from ohsessions.database import lanes
 from ohsessions.journal import Append
-from ohsessions.services import Services
+from ohsessions.processes import leases
+from ohsessions.processes.store import Store
 from ohsessions.worker.worker import SessionWorker
 from tests.integration.boundaries import LIMIT, until
 from tests.integration.world import World, action, in_thread, row_locked, session, wait_for_lock_waiters
@@ -31,37 +32,37 @@ async def held(session_id: UUID) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-async def services(postgres: None, settings: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Services]:
+async def store(postgres: None, settings: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
     """Who waits for a locked row does not give up before the test does."""
     monkeypatch.setattr(lanes, "LOCK_PATIENCE", 10 * LIMIT)
     settings.OHSESSIONS = settings.OHSESSIONS | {"CLOSE_DELAY": 0, "DEFAULT_RUNTIME": "echo"}
-    services = Services()
-    yield services
-    await services.close()
+    store = Store()
+    yield store
+    await store.close()
 
 
 @pytest.fixture
-async def world(services: Services) -> World:
+async def world(store: Store) -> World:
     """Its worker is gone, and the clock is the database's."""
-    world = await services.change(World, None)
-    await services.change(leases.mark_gone, world.worker)
+    world = await store.change(World, None)
+    await store.change(leases.mark_gone, world.worker)
     return world
 
 
 @pytest.fixture
-async def worker(services: Services) -> AsyncIterator[SessionWorker]:
-    worker = SessionWorker(services)
+async def worker(store: Store) -> AsyncIterator[SessionWorker]:
+    worker = SessionWorker(store)
     yield worker
     await worker.stop("the test is over")
 
 
 @pytest.fixture
-def is_in(services: Services) -> IsIn:
+def is_in(store: Store) -> IsIn:
     """Makes a question: is this session in this state?"""
 
     def make(session_id: UUID, state: State) -> Callable[[], Awaitable[bool]]:
         async def ask() -> bool:
-            return (await services.database.read(session, session_id)).state == state
+            return (await store.database.read(session, session_id)).state == state
 
         return ask
 
@@ -69,48 +70,48 @@ def is_in(services: Services) -> IsIn:
 
 
 async def test_a_locked_session_keeps_no_other_stray_waiting(
-    services: Services, world: World, worker: SessionWorker
+    store: Store, world: World, worker: SessionWorker
 ) -> None:
-    sessions = [(await services.change(world.open, sid)).change.session_id for sid in ("a", "b")]
+    sessions = [(await store.change(world.open, sid)).change.session_id for sid in ("a", "b")]
     for session_id, sid in zip(sessions, ("a", "b"), strict=True):
-        await services.change(lifecycle.detach, sid, "gone")
-        await services.change(lifecycle.settle, session_id, "the test")
-        await services.append(Append(session_id, [action()]))
-    assert await services.database.read(lifecycle.strays) == sessions
+        await store.change(lifecycle.detach, sid, "gone")
+        await store.change(lifecycle.settle, session_id, "the test")
+        await store.append(Append(session_id, [action()]))
+    assert await store.database.read(lifecycle.strays) == sessions
     locked, free = sessions
     async with held(locked):
         await worker.start()
-        await until(lambda: handled(services, free), "the action of the other one handled")
-    await until(lambda: handled(services, locked), "the action of the one that was locked handled")
+        await until(lambda: handled(store, free), "the action of the other one handled")
+    await until(lambda: handled(store, locked), "the action of the one that was locked handled")
 
 
-async def handled(services: Services, session_id: UUID) -> bool:
-    row = await services.database.read(session, session_id)
+async def handled(store: Store, session_id: UUID) -> bool:
+    row = await store.database.read(session, session_id)
     return row.handled_number == row.last_action_number >= 0
 
 
 async def test_a_locked_session_keeps_no_other_one_waiting_for_a_worker(
-    services: Services, world: World, worker: SessionWorker, is_in: IsIn
+    store: Store, world: World, worker: SessionWorker, is_in: IsIn
 ) -> None:
-    locked = (await services.change(world.open, "a")).change.session_id
+    locked = (await store.change(world.open, "a")).change.session_id
     async with held(locked):
         await worker.start()
         await asyncio.to_thread(in_thread(wait_for_lock_waiters))
-        free = (await services.change(world.open, "b")).change.session_id
+        free = (await store.change(world.open, "b")).change.session_id
         await until(is_in(free, State.RUNNING), "the other one running")
     await until(is_in(locked, State.RUNNING), "the one that was locked running")
 
 
 async def test_a_locked_session_that_is_due_keeps_no_other_one_awake(
-    services: Services, world: World, worker: SessionWorker, is_in: IsIn
+    store: Store, world: World, worker: SessionWorker, is_in: IsIn
 ) -> None:
-    locked, free = [(await services.change(world.open, sid)).change.session_id for sid in ("a", "b")]
+    locked, free = [(await store.change(world.open, sid)).change.session_id for sid in ("a", "b")]
     await worker.start()
     for session_id in (locked, free):
         await until(is_in(session_id, State.RUNNING), "both running")
-    await services.change(lifecycle.detach, "a", "gone")
+    await store.change(lifecycle.detach, "a", "gone")
     async with held(locked):
         await asyncio.to_thread(in_thread(wait_for_lock_waiters))
-        await services.change(lifecycle.detach, "b", "gone")
+        await store.change(lifecycle.detach, "b", "gone")
         await until(is_in(free, State.PASSIVATED), "the other one asleep")
     await until(is_in(locked, State.PASSIVATED), "the one that was locked asleep")

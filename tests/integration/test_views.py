@@ -17,12 +17,13 @@ from django.http import HttpResponse
 from django.test import Client
 from django.urls import include, path
 
-from ohsessions import health, views
+from ohsessions import views
 from ohsessions.access import Role, issue_token, read_token
+from ohsessions.concurrency.shared import Shared
 from ohsessions.core.clock import FakeClock
-from ohsessions.core.shared import Shared
 from ohsessions.database import causes, storage
 from ohsessions.models import Process, Session
+from ohsessions.processes import health
 
 urlpatterns = [
     path("api/", include("ohsessions.urls")),

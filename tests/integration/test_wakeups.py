@@ -14,11 +14,11 @@ from channels.layers import InMemoryChannelLayer, channel_layers
 from django.db import OperationalError, transaction
 
 from ohsessions import api, lifecycle, wakeups
-from ohsessions import services as services_module
-from ohsessions.core import tasks
+from ohsessions.concurrency import tasks
 from ohsessions.core.errors import Unavailable, WireError
 from ohsessions.journal import Append
-from ohsessions.services import Services
+from ohsessions.processes import store as store_module
+from ohsessions.processes.store import Store
 from ohsessions.wakeups import PROBE_GROUP, WORK_CHANNEL, Wakeups, session_group, worker_channel
 from ohsessions.worker.layer import LayerWorker, WakeupConsumer
 from tests.integration.world import World, action, observation, session
@@ -68,67 +68,67 @@ def layer() -> Iterator[Layer]:
 
 
 @pytest.fixture
-async def services(layer: Layer, database: str) -> AsyncIterator[Services]:
-    services = Services()
-    yield services
-    await services.close()
+async def store(layer: Layer, database: str) -> AsyncIterator[Store]:
+    store = Store()
+    yield store
+    await store.close()
 
 
-async def test_a_new_session_wakes_the_workers(world: World, services: Services, layer: Layer):
-    attached = await services.change(world.open)
-    await services.announce(attached.change, attached.left)
+async def test_a_new_session_wakes_the_workers(world: World, store: Store, layer: Layer):
+    attached = await store.change(world.open)
+    await store.announce(attached.change, attached.left)
     group = session_group(attached.change.session_id)
     assert layer.take() == [(group, "session.state"), (WORK_CHANNEL, "session.wanted")]
 
 
-async def test_an_action_wakes_its_owner_and_the_gateways(world: World, services: Services, layer: Layer):
-    session_id, epoch = await services.change(world.run)
-    await services.append(Append(session_id, [action()]))
+async def test_an_action_wakes_its_owner_and_the_gateways(world: World, store: Store, layer: Layer):
+    session_id, epoch = await store.change(world.run)
+    await store.append(Append(session_id, [action()]))
     group, owner = session_group(session_id), worker_channel(world.worker)
     (_, events), (_, work) = layer.sent
     assert layer.take() == [(group, "session.events"), (owner, "session.work")]
     assert (events["head"], [number for number, _ in events["events"]]) == (2, [2])
     assert work["epoch"] == epoch
-    await services.append(Append(session_id, [observation("x", "k")], epoch=epoch))
+    await store.append(Append(session_id, [observation("x", "k")], epoch=epoch))
     assert layer.take() == [(group, "session.events")], "its owner knows what it wrote itself"
-    await services.append(Append(session_id, epoch=epoch, handled=2))
+    await store.append(Append(session_id, epoch=epoch, handled=2))
     assert layer.take() == []
 
 
 async def test_an_action_of_a_session_that_nobody_owns_wakes_the_workers(
-    world: World, services: Services, layer: Layer
+    world: World, store: Store, layer: Layer
 ):
-    session_id = (await services.change(world.open)).change.session_id
-    await services.append(Append(session_id, [action()]))
+    session_id = (await store.change(world.open)).change.session_id
+    await store.append(Append(session_id, [action()]))
     assert layer.take() == [(session_group(session_id), "session.events"), (WORK_CHANNEL, "session.wanted")]
 
 
-async def test_large_events_travel_as_numbers_only(world: World, services: Services, layer: Layer):
-    session_id, epoch = await services.change(world.run)
+async def test_large_events_travel_as_numbers_only(world: World, store: Store, layer: Layer):
+    session_id, epoch = await store.change(world.run)
     large = "x" * wakeups.MAX_INLINE
     events = [observation(large, "k"), observation("small", "l")]
-    await services.append(Append(session_id, events, epoch=epoch))
+    await store.append(Append(session_id, events, epoch=epoch))
     ((_, message),) = layer.sent
     assert "events" not in message
     assert message["head"] == 3
 
 
-async def test_who_lost_a_session_hears_of_it(world: World, services: Services, layer: Layer):
-    session_id, _ = await services.change(world.run, "a")
-    change = await services.change(lifecycle.force_passivation, session_id, by="op")
-    await services.announce(change[0])
+async def test_who_lost_a_session_hears_of_it(world: World, store: Store, layer: Layer):
+    session_id, _ = await store.change(world.run, "a")
+    change = await store.change(lifecycle.force_passivation, session_id, by="op")
+    await store.announce(change[0])
     group, owner = session_group(session_id), worker_channel(world.worker)
     assert layer.take() == [(group, "session.ended"), (owner, "session.work")]
-    closed = await services.change(lifecycle.close, session_id, by="me")
-    await services.announce(closed)
+    closed = await store.change(lifecycle.close, session_id, by="me")
+    await store.announce(closed)
     assert layer.take() == [(group, "session.events"), (group, "session.state"), (owner, "session.work")]
 
 
-async def test_a_repeated_action_is_announced_again(world: World, services: Services, layer: Layer):
+async def test_a_repeated_action_is_announced_again(world: World, store: Store, layer: Layer):
     """Whoever repeats it does not know whether anybody heard of the first."""
-    session_id, _ = await services.change(world.run)
+    session_id, _ = await store.change(world.run)
     for _ in range(2):
-        await services.append(Append(session_id, [action(write_key="c:1")]))
+        await store.append(Append(session_id, [action(write_key="c:1")]))
     assert [kind for _, kind in layer.take()] == ["session.events", "session.work"] * 2
 
 
@@ -314,35 +314,33 @@ async def test_a_connection_of_before_redis_restarted_is_no_outage_and_loses_not
 
 
 async def test_a_client_is_answered_soon_and_a_runtime_waits_as_long_as_it_takes(
-    world: World, services: Services, monkeypatch
+    world: World, store: Store, monkeypatch
 ):
     """What a runtime wrote is not to be lost because the database hangs."""
-    session_id, epoch = await services.change(world.run)
-    monkeypatch.setattr(services_module, "ANSWER_LIMIT", 0.05)
+    session_id, epoch = await store.change(world.run)
+    monkeypatch.setattr(store_module, "ANSWER_LIMIT", 0.05)
     begun, release = threading.Event(), threading.Event()
 
     def hang() -> None:
         begun.set()
         release.wait(LIMIT)
 
-    hanging = asyncio.create_task(services.database.write_urgently(hang))
+    hanging = asyncio.create_task(store.database.write_urgently(hang))
     assert await asyncio.to_thread(begun.wait, LIMIT)
-    runtimes = asyncio.create_task(services.append(Append(session_id, [observation("x", "k")], epoch=epoch)))
+    runtimes = asyncio.create_task(store.append(Append(session_id, [observation("x", "k")], epoch=epoch)))
     await asyncio.sleep(0)
     with pytest.raises(Unavailable):
-        await services.append(Append(session_id, [action()]))
+        await store.append(Append(session_id, [action()]))
     with pytest.raises(Unavailable):
-        await services.change_soon(hang)
+        await store.change_soon(hang)
     release.set()
     assert (await runtimes).numbers == [2]
     await hanging
 
 
 @pytest.mark.parametrize("method", ["change_patiently", "read_patiently"])
-async def test_what_is_done_patiently_is_tried_until_the_database_is_back(
-    services: Services, monkeypatch, method
-):
-    monkeypatch.setattr(services_module, "RETRY_PAUSE", 0.0)
+async def test_what_is_done_patiently_is_tried_until_the_database_is_back(store: Store, monkeypatch, method):
+    monkeypatch.setattr(store_module, "RETRY_PAUSE", 0.0)
     outage = [OperationalError("away") for _ in range(5)]
 
     def work() -> str:
@@ -351,4 +349,4 @@ async def test_what_is_done_patiently_is_tried_until_the_database_is_back(
         return "done"
 
     async with asyncio.timeout(LIMIT):
-        assert await getattr(services, method)(work) == "done"
+        assert await getattr(store, method)(work) == "done"

@@ -18,13 +18,14 @@ import pytest
 from channels.layers import get_channel_layer
 from django.db import transaction
 
-from ohsessions import leases, lifecycle, snapshots
+from ohsessions import lifecycle, snapshots
 from ohsessions.core.errors import Unavailable
 from ohsessions.core.runtime import JSON, Action, Runtime
 from ohsessions.journal import Append
 from ohsessions.management.commands import ohsessions as command
 from ohsessions.models import Event, Process, Session, Transition
-from ohsessions.services import Services
+from ohsessions.processes import leases
+from ohsessions.processes.store import Store
 from ohsessions.wakeups import worker_channel
 from ohsessions.worker.worker import SessionWorker
 from tests.integration.boundaries import Boundary, GatedDatabase, When, until
@@ -94,14 +95,14 @@ class Slow(Runtime):
 class Site:
     """A worker in this event loop, and a client's side of it."""
 
-    def __init__(self, world: World, services: Services, worker: SessionWorker) -> None:
+    def __init__(self, world: World, store: Store, worker: SessionWorker) -> None:
         self.world = world
-        self.services = services
+        self.store = store
         self.worker = worker
 
     async def open(self) -> UUID:
-        attached = await self.services.change(self.world.open, "a")
-        await self.services.announce(attached.change)
+        attached = await self.store.change(self.world.open, "a")
+        await self.store.announce(attached.change)
         return attached.change.session_id
 
     async def open_running(self) -> UUID:
@@ -111,8 +112,8 @@ class Site:
 
     @property
     def database(self) -> GatedDatabase:
-        assert isinstance(self.services.database, GatedDatabase)
-        return self.services.database
+        assert isinstance(self.store.database, GatedDatabase)
+        return self.store.database
 
     def task(self, session_id: UUID) -> asyncio.Task[None]:
         """Of the activation."""
@@ -123,10 +124,10 @@ class Site:
         return task
 
     async def act(self, session_id: UUID) -> None:
-        await self.services.append(Append(session_id, [action()]))
+        await self.store.append(Append(session_id, [action()]))
 
     async def row(self, session_id: UUID) -> Session:
-        return await self.services.database.read(Session.objects.get, pk=session_id)
+        return await self.store.database.read(Session.objects.get, pk=session_id)
 
     async def wait_state(self, session_id: UUID, state: str) -> Session:
         async with asyncio.timeout(LIMIT):
@@ -146,15 +147,15 @@ class Site:
 
     async def passivate(self, session_id: UUID) -> None:
         """As an operator does."""
-        change, _ = await self.services.change(lifecycle.force_passivation, session_id, by="ann")
-        await self.services.announce(change)
+        change, _ = await self.store.change(lifecycle.force_passivation, session_id, by="ann")
+        await self.store.announce(change)
 
     async def reasons(self, session_id: UUID) -> list[tuple[str, str]]:
         def read() -> list[tuple[str, str]]:
             rows = Transition.objects.filter(session=session_id).order_by("id")
             return list(rows.values_list("target", "reason"))
 
-        return await self.services.database.read(read)
+        return await self.store.database.read(read)
 
 
 @pytest.fixture
@@ -164,18 +165,18 @@ def make_site(world: World, settings: Any) -> Callable[..., Any]:
         runtimes = {"echo": {"BACKEND": f"{__name__}.Slow", "OPTIONS": {}}}
         settings.OHSESSIONS = {"RUNTIMES": runtimes, "CLOSE_DELAY": 0} | changed
         Slow.reset()
-        services = Services(GatedDatabase())
-        await services.change(leases.mark_gone, world.worker)
-        worker = SessionWorker(services, on_drain=lambda: None)
+        store = Store(GatedDatabase())
+        await store.change(leases.mark_gone, world.worker)
+        worker = SessionWorker(store, on_drain=lambda: None)
         await worker.start()
         try:
-            yield Site(world, services, worker)
+            yield Site(world, store, worker)
         finally:
             for gate in (Slow.may_start, Slow.may_handle, Slow.may_passivate, Slow.may_close):
                 gate.set()
-            services.database.arm()
+            store.database.arm()
             await worker.stop("the test is over")
-            await services.close()
+            await store.close()
 
     return make
 
@@ -187,7 +188,7 @@ async def test_a_stop_lets_a_passivation_that_has_begun_come_to_its_end(make_sit
     async with make_site() as site:
         session_id = await site.open_running()
         Slow.may_passivate.clear()
-        await site.services.change(lifecycle.detach, "a", "gone")
+        await site.store.change(lifecycle.detach, "a", "gone")
         await Slow.wait("passivate begins")
         async with site.stopping():
             done, _ = await asyncio.wait([site.task(session_id)], timeout=0.1)
@@ -236,7 +237,7 @@ async def test_a_session_put_to_sleep_while_it_starts_is_closed_before_it_starts
         session_id = await site.open()
         await Slow.wait("start begins")
         await site.passivate(session_id)
-        await site.services.announce((await site.services.change(site.world.attach, session_id, "b")).change)
+        await site.store.announce((await site.store.change(site.world.attach, session_id, "b")).change)
         await Slow.wait("close begins")
         Slow.may_start.set()
         Slow.may_close.set()
@@ -266,10 +267,10 @@ async def test_a_worker_whose_lease_is_over_claims_nothing(make_site: Make) -> N
         Slow.may_close.clear()
         letting_go = asyncio.create_task(site.worker._membership._let_go("a test"))
         await Slow.wait("close begins")
-        other = (await site.services.change(site.world.open, "b")).change.session_id
+        other = (await site.store.change(site.world.open, "b")).change.session_id
         site.worker._something_wanted.set()
         await site.worker._claim_wanted()
-        assert not await site.services.database.read(Event.objects.filter(session=other).exists)
+        assert not await site.store.database.read(Event.objects.filter(session=other).exists)
         assert not letting_go.done()
         Slow.may_close.set()
         await letting_go
@@ -291,7 +292,7 @@ async def test_a_claim_of_a_passivation_whose_answer_is_lost_costs_no_snapshot(
     async with make_site() as site:
         session_id = await site.open_running()
         monkeypatch.setattr(lifecycle, "claim_passivation", claim)
-        await site.services.change(lifecycle.detach, "a", "gone")
+        await site.store.change(lifecycle.detach, "a", "gone")
         row = await site.wait_state(session_id, "passivated")
         assert known(row) == "what it knew"
         assert len(answers) == 2
@@ -305,22 +306,22 @@ async def test_the_first_signal_during_an_operators_drain_is_not_the_second(
     Slow.reset()
     exits: list[int] = []
     monkeypatch.setattr(command.os, "_exit", exits.append)
-    services = Services()
+    store = Store()
     working = asyncio.Event()
     running = asyncio.create_task(command.work_until_told(working.set))
     try:
-        await services.change(leases.mark_gone, world.worker)
+        await store.change(leases.mark_gone, world.worker)
         async with asyncio.timeout(LIMIT):
             await working.wait()
-        site = Site(world, services, SessionWorker(services))
+        site = Site(world, store, SessionWorker(store))
         session_id = await site.open_running()
         Slow.may_handle.clear()
         await site.act(session_id)
         await Slow.wait("handle begins")
-        ((worker,),) = await services.database.read(
+        ((worker,),) = await store.database.read(
             lambda: list(Process.objects.filter(kind="worker").exclude(state="gone").values_list("pk"))
         )
-        await services.change(leases.begin_drain, worker)
+        await store.change(leases.begin_drain, worker)
         async with asyncio.timeout(LIMIT):
             while any(task.get_name() == TOLD for task in asyncio.all_tasks()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -334,7 +335,7 @@ async def test_the_first_signal_during_an_operators_drain_is_not_the_second(
     finally:
         Slow.may_handle.set()
         running.cancel()
-        await services.close()
+        await store.close()
 
 
 # Rows and hosts that do not agree, for a moment or for good
@@ -367,7 +368,7 @@ async def test_a_session_whose_passivation_is_being_claimed_is_not_cut_off(make_
     async with make_site() as site:
         session_id = await site.open_running()
         site.database.arm(Boundary("claim_passivation", 0), When.AFTER)
-        await site.services.change(lifecycle.detach, "a", "gone")
+        await site.store.change(lifecycle.detach, "a", "gone")
         await reached(site)
         await site.worker._reconcile()
         site.database.opened.set()
@@ -381,7 +382,7 @@ async def test_a_session_that_begins_to_sleep_while_the_rows_are_read_is_not_cut
     async with make_site(CLOSE_DELAY=3600) as site:
         session_id = await site.open_running()
         host = site.worker._hosted.get(session_id)
-        await site.services.change(lifecycle.detach, "a", "gone")
+        await site.store.change(lifecycle.detach, "a", "gone")
         site.database.arm(Boundary("owned_by", 0), When.BEFORE)
         await reached(site)
         Slow.may_passivate.clear()
@@ -402,14 +403,14 @@ async def test_what_is_hosted_under_a_row_that_says_otherwise_is_ended(make_site
         session_id = await site.open_running()
         task = site.task(session_id)
         own = site.worker._membership.process_id
-        other = own if by == "itself" else await site.services.change(leases.register, Process.Kind.WORKER)
+        other = own if by == "itself" else await site.store.change(leases.register, Process.Kind.WORKER)
 
         def take() -> None:
             with transaction.atomic():
                 assert lifecycle.hand_over(session_id, own, "the test wants it")
                 assert lifecycle.claim(session_id, other)
 
-        await site.services.change(take)
+        await site.store.change(take)
         await until(task.done, "the end of the activation")
 
 
@@ -420,7 +421,7 @@ async def test_a_session_that_comes_back_while_its_former_activation_ends_stays_
         session_id = await site.open_running()
         former = site.task(session_id)
         own = site.worker._membership.process_id
-        other = await site.services.change(leases.register, Process.Kind.WORKER)
+        other = await site.store.change(leases.register, Process.Kind.WORKER)
 
         def take() -> None:
             with transaction.atomic():
@@ -428,10 +429,10 @@ async def test_a_session_that_comes_back_while_its_former_activation_ends_stays_
                 assert lifecycle.claim(session_id, other)
 
         Slow.may_close.clear()
-        await site.services.change(take)
+        await site.store.change(take)
         await Slow.wait("close begins")
-        await site.services.change(leases.mark_gone, other)
-        await site.services.change(lifecycle.hand_over, session_id, other, "its worker is gone")
+        await site.store.change(leases.mark_gone, other)
+        await site.store.change(lifecycle.hand_over, session_id, other, "its worker is gone")
         await Slow.wait("start ends", 2)
         Slow.may_close.set()
         await asyncio.wait([former], timeout=LIMIT)
@@ -462,7 +463,7 @@ async def test_a_worker_that_joined_anew_is_heard_under_its_new_id(make_site: Ma
         layer: Any = get_channel_layer()
         before = site.worker._membership.process_id
         await until(lambda: worker_channel(before) in layer.channels, "its listening")
-        await site.services.change(leases.mark_gone, before)
+        await site.store.change(leases.mark_gone, before)
         await site.worker._membership.renew()
         after = site.worker._membership.process_id
         assert after != before
@@ -494,13 +495,13 @@ async def test_a_worker_that_stops_gives_back_what_it_was_claiming_and_claims_no
         await site.act(await site.open_running())
         await Slow.wait("handle begins")
         site.database.arm(Boundary("claim", 0), When.AFTER)
-        claimed = (await site.services.change(site.world.open, "b")).change.session_id
+        claimed = (await site.store.change(site.world.open, "b")).change.session_id
         await reached(site)
         own = Process.objects.filter(pk=site.worker._membership.process_id)
         async with site.stopping():
             site.database.opened.set()
             await Slow.wait("start begins", 2)
-            late = (await site.services.change(site.world.open, "c")).change.session_id
+            late = (await site.store.change(site.world.open, "c")).change.session_id
             Slow.may_handle.set()
         assert site.worker.load() == 0
         rows = [await site.row(session_id) for session_id in (claimed, late)]
@@ -532,8 +533,8 @@ async def test_what_nobody_looks_after_is_put_right(make_site: Make) -> None:
         await site.passivate(session_id)
         await site.wait_state(session_id, "passivated")
         lost = Session.objects.filter(pk=session_id)
-        await site.services.change(lost.update, state="passivating")
-        await site.services.change(site.world.attach, session_id, "b")
+        await site.store.change(lost.update, state="passivating")
+        await site.store.change(site.world.attach, session_id, "b")
         await site.wait_state(session_id, "running")
         assert ("starting", "its worker is gone") in await site.reasons(session_id)
 
@@ -541,7 +542,7 @@ async def test_what_nobody_looks_after_is_put_right(make_site: Make) -> None:
 async def test_an_action_of_which_the_layer_brings_nothing_is_handled(make_site: Make) -> None:
     async with make_site() as site:
         session_id = await site.open_running()
-        site.services.wakeups._layer = None
+        site.store.wakeups._layer = None
         await site.act(session_id)
         await Slow.wait("handle ends")
 
@@ -561,7 +562,7 @@ async def test_a_database_that_is_away_when_a_session_is_to_sleep_costs_no_snaps
     async with make_site() as site:
         session_id = await site.open_running()
         site.database.arm(Boundary("release", 0), When.REFUSED)
-        await site.services.change(lifecycle.detach, "a", "gone")
+        await site.store.change(lifecycle.detach, "a", "gone")
         row = await site.wait_state(session_id, "passivated")
         assert site.database.reached.is_set()
         assert known(row) == "what it knew"

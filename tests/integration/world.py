@@ -13,13 +13,14 @@ from uuid import UUID, uuid4
 from django.contrib.auth import get_user_model
 from django.db import connection, connections, transaction
 
-from ohsessions import leases, lifecycle, snapshots
+from ohsessions import lifecycle, snapshots
 from ohsessions.core import wire
 from ohsessions.core.clock import FakeClock
 from ohsessions.database import as_stored, database_clock
 from ohsessions.journal import Append, Appended, NewEvent, commit_appends
-from ohsessions.lifecycle import Attached, Change, Socket
+from ohsessions.lifecycle import Arrival, Attached, Change
 from ohsessions.models import Connection, Event, Process, Session
+from ohsessions.processes import leases
 from tests.requirements import wait_until
 
 
@@ -48,8 +49,8 @@ class World:
 
     # Clients
 
-    def socket(self, sid: str = "", **fields: Any) -> Socket:
-        return Socket(sid=sid or uuid4().hex, gateway=self.gateway, user=self.user, **fields)
+    def socket(self, sid: str = "", **fields: Any) -> Arrival:
+        return Arrival(sid=sid or uuid4().hex, gateway=self.gateway, user=self.user, **fields)
 
     def open(self, sid: str = "", **payload: Any) -> Attached:
         return lifecycle.open_session(self.socket(sid), init(**payload))

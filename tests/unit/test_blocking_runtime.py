@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ohsessions.core.runtime import JSON, Action, BlockingRuntime
+from ohsessions.core.runtime import JSON, Action
+from ohsessions.runtimes.blocking import BlockingRuntime
 from ohsessions.testing import RecordingContext
 from tests.requirements import wait_until
 

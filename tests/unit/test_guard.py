@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ohsessions.worker.guard import to_the_end
+from ohsessions.concurrency.tasks import to_the_end
 
 
 async def test_what_must_be_done_is_done_though_it_is_cancelled_twice() -> None:

@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.web.http import Request
 
-from ohsessions.http_requests import BODY_RATE, HEAD_LIMIT, BodyLimits, PunctualChannel
+from ohsessions.serving.http_requests import BODY_RATE, HEAD_LIMIT, BodyLimits, PunctualChannel
 
 
 class Arriving(Request):

@@ -9,12 +9,12 @@ import pytest
 from django.contrib.auth.models import AnonymousUser, User
 from django.test import override_settings
 
-from ohsessions.core import counters
+from ohsessions.concurrency import counters
+from ohsessions.concurrency.counters import LOG_EVERY, Refusals
 from ohsessions.core.addresses import FORWARDED, X_FORWARDED_FOR, client_address, limit_key
 from ohsessions.core.clock import FakeClock
-from ohsessions.core.counters import LOG_EVERY, Refusals
 from ohsessions.core.errors import WireError
-from ohsessions.gateway import addresses
+from ohsessions.gateway import client_address as addresses
 from ohsessions.gateway.guests import HELD_AT_ONCE, SMALL, TOLD, Guest, Guests
 from ohsessions.gateway.held import HELD_ACTIONS, Held, HeldAction
 from ohsessions.gateway.limits import BURST_SECONDS, BYTES_PER_ACTION, FEWEST_SWEPT, Bucket, Buckets, cost

@@ -11,7 +11,7 @@ import pytest
 MEGABYTE = 2**20
 SCRIPT = """
 import sys
-from ohsessions import malloc
+from ohsessions.processes import malloc
 
 def resident():
     with open("/proc/self/status") as status:
@@ -43,7 +43,7 @@ def test_large_blocks_are_given_back() -> None:
 
 
 def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ohsessions import malloc
+    from ohsessions.processes import malloc
 
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     malloc.give_back_large_blocks()

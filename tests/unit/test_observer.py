@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from ohsessions.leases import Observer
+from ohsessions.processes.leases import Observer
 
 A, B = uuid4(), uuid4()
 

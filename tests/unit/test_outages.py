@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from ohsessions.core.outages import Outage
+from ohsessions.concurrency.outages import Outage
 
 logger = logging.getLogger("ohsessions.test")
 

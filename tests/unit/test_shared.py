@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
+from ohsessions.concurrency.shared import Shared
 from ohsessions.core.clock import FakeClock
-from ohsessions.core.shared import Shared
 from tests.requirements import wait_until
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ohsessions.core import watchdog
 from ohsessions.core.errors import RuntimeFailure
 from ohsessions.core.redaction import Redactor
+from ohsessions.programs import watchdog
 from ohsessions.runtimes import shell_bash
 from ohsessions.runtimes.shell import ShellRuntime
 from ohsessions.runtimes.shell_output import HELD_BYTES, PART_BYTES, OutputBuffer

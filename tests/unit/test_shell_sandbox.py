@@ -13,11 +13,11 @@ import pytest
 from django.test import override_settings
 
 from ohsessions.core.errors import RuntimeFailure
+from ohsessions.programs import orphans
 from ohsessions.runtimes import shell_guard, shell_sandbox
 from ohsessions.runtimes.shell import ShellRuntime
 from ohsessions.runtimes.shell_options import MIB, ShellOptions
 from ohsessions.testing import RecordingContext
-from ohsessions.worker import orphans
 from tests.requirements import find_bwrap, require, wait_until
 from tests.unit.shells import LIMIT, Shell
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from ohsessions.core import tasks
-from ohsessions.core.tasks import cancellable
+from ohsessions.concurrency import tasks
+from ohsessions.concurrency.tasks import cancellable
 from tests.tasks import check_tasks
 
 LIMIT = 5.0

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ohsessions.concurrency.threads import Threads
 from ohsessions.core.errors import OhSessionsError
-from ohsessions.core.threads import Threads
 from tests.requirements import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +105,7 @@ async def test_who_is_cancelled_in_line_is_not_served_unless_it_is_the_last_call
 
 HANGING = """
 import asyncio, threading
-from ohsessions.core.threads import Threads
+from ohsessions.concurrency.threads import Threads
 
 async def main():
     begun = asyncio.Event()

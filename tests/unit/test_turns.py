@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from ohsessions.ports import FairPort
+from ohsessions.serving.ports import FairPort
+from ohsessions.serving.websockets import LATE_FRAMES, SLICE, BoundedWebSocket
 from ohsessions.socketio.codec import parse_packet
 from ohsessions.socketio.connection import FAIR_SHARE
 from ohsessions.socketio.dispatcher import Dispatcher
 from ohsessions.socketio.inflow import Inflow
 from ohsessions.socketio.settings import EngineSettings
-from ohsessions.websockets import LATE_FRAMES, SLICE, BoundedWebSocket
 
 
 class Transport:

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import pytest
 
-from ohsessions.core import watchdog
 from ohsessions.core.errors import RuntimeFailure
-from ohsessions.worker import orphans, processes
-from ohsessions.worker.processes import ProcessSupervisor, WatchedProcess
+from ohsessions.programs import orphans, watchdog
+from ohsessions.programs import supervisor as processes
+from ohsessions.programs.supervisor import ProcessSupervisor, WatchedProcess
 from tests.tasks import check_tasks
 
 ROOT = Path(__file__).parents[2]
@@ -262,7 +262,7 @@ async def test_what_multiplies_is_killed_all_the_same(supervisor, world, argv):
 WORKER = f"""
 import asyncio, json, sys
 sys.path.insert(0, {str(ROOT)!r})
-from ohsessions.worker.processes import ProcessSupervisor
+from ohsessions.programs.supervisor import ProcessSupervisor
 
 async def main(lease, feeds, script, env):
     supervisor = ProcessSupervisor(lease_seconds=lease)
@@ -451,7 +451,7 @@ async def test_programs_below_a_living_watchdog_are_no_orphans(supervisor, world
 
 def test_a_server_that_hides_cannot_be_read_by_others_of_its_user():
     code = (
-        "import ctypes; from ohsessions.core.watchdog import hide_from_other_processes as hide;"
+        "import ctypes; from ohsessions.programs.watchdog import hide_from_other_processes as hide;"
         "get = lambda: ctypes.CDLL(None).prctl(3, 0, 0, 0, 0); before = get(); hide(); print(before, get())"
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

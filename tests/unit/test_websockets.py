@@ -12,8 +12,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from ohsessions.websocket_budgets import Limits, Line, Unfinished
-from ohsessions.websockets import SLICE, BoundedWebSocketFactory
+from ohsessions.serving.websocket_budgets import Limits, Line, Unfinished
+from ohsessions.serving.websockets import SLICE, BoundedWebSocketFactory
 from tests.acceptance.frames import PING, frame
 
 FRAMES_PER_TURN = SLICE // len(frame(b"x")) + 1

@@ -15,11 +15,12 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, connections
 
-from ohsessions import leases, malloc, pruning, snapshots, workspaces
+from ohsessions import pruning, snapshots, workspaces
 from ohsessions.conf import conf
 from ohsessions.exposure import proxy_headers_risk
 from ohsessions.models import Process
-from ohsessions.services import Services
+from ohsessions.processes import leases, malloc
+from ohsessions.processes.store import Store
 from ohsessions.wakeups import is_embedded
 from ohsessions.worker.worker import SessionWorker, stop_limit
 
@@ -56,12 +57,12 @@ class Command(BaseCommand):
         # Imported here: importing the server installs the reactor, which must come before the application.
         from channels.routing import get_default_application
 
-        from ohsessions import server
         from ohsessions.core.addresses import limit_key
-        from ohsessions.gateway.addresses import address_of
+        from ohsessions.gateway.client_address import address_of
         from ohsessions.gateway.gateway import FRAME_SLACK
-        from ohsessions.http_requests import BodyLimits
-        from ohsessions.websocket_budgets import Limits
+        from ohsessions.serving import daphne_server as server
+        from ohsessions.serving.http_requests import BodyLimits
+        from ohsessions.serving.websocket_budgets import Limits
 
         malloc.give_back_large_blocks()
         application = get_default_application()
@@ -160,8 +161,8 @@ async def work_until_told(announce: Callable[[], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, tell)
-    services = Services()
-    worker = SessionWorker(services, on_drain=told.set)
+    store = Store()
+    worker = SessionWorker(store, on_drain=told.set)
     starting = asyncio.create_task(worker.start(), name="worker start")
     waiting = asyncio.create_task(told.wait(), name="worker waits for its end")
     await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
@@ -172,7 +173,7 @@ async def work_until_told(announce: Callable[[], None]) -> None:
         await worker.stop("its worker stopped")
     else:
         starting.cancel()  # the worker waits for the database, and holds nothing yet
-    await services.close()
+    await store.close()
 
 
 def rows_named(name: str, living: list[Process]) -> list[Process]:

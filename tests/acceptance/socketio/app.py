@@ -20,7 +20,7 @@ from ohsessions.socketio import (
     SocketIOConsumer,
     SocketIOServer,
 )
-from ohsessions.socketio.connection import Connection
+from ohsessions.socketio.connection import EngineConnection
 
 SETTINGS = EngineSettings(**json.loads(os.environ.get("SOCKETIO_SETTINGS", "{}")))
 # The official suite listens for `auth` only after it has seen the answer to CONNECT.
@@ -95,7 +95,7 @@ class Echo:
 class EngineEcho:
     """Sends each Engine.IO message back."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: EngineConnection) -> None:
         self.connection = connection
 
     def message(self, data: str | bytes) -> None:
@@ -109,7 +109,7 @@ class EngineEcho:
 
 
 class EngineEchoServer(EngineServer):
-    def make_receiver(self, connection: Connection) -> EngineEcho:
+    def make_receiver(self, connection: EngineConnection) -> EngineEcho:
         return EngineEcho(connection)
 
 

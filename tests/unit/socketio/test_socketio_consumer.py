@@ -22,9 +22,9 @@ from ohsessions.socketio import (
     SocketIOServer,
     encode_event,
 )
-from ohsessions.socketio.client import MAX_CONNECTS
 from ohsessions.socketio.codec import Packet, parse_event
 from ohsessions.socketio.dispatcher import LARGE_AT_ONCE, MAX_REFUSALS
+from ohsessions.socketio.namespaces import MAX_CONNECTS
 from tests.tasks import check_tasks
 
 LIMIT = 5.0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ohsessions.socketio.engine import EngineIO, State, Transport
+from ohsessions.socketio.engine import EngineIO, EngineState, Transport
 from ohsessions.socketio.errors import PacketError, RequestRefused
 from ohsessions.socketio.settings import EngineSettings
 
@@ -84,16 +84,16 @@ def test_a_ping_is_sent_each_interval_after_the_pong(socket: World) -> None:
         assert socket.written() == ["2"]
         socket.wait(4)
         socket.engine.receive("3")
-    assert socket.engine.state is State.OPEN
+    assert socket.engine.state is EngineState.OPEN
 
 
 @pytest.mark.parametrize("transport", list(Transport))
 def test_a_client_that_does_not_answer_a_ping_is_cut(transport: Transport) -> None:
     world = World(transport)
     world.wait(14.9)
-    assert world.engine.state is State.OPEN
+    assert world.engine.state is EngineState.OPEN
     world.wait(0.1)
-    assert (world.engine.state, world.engine.reason) == (State.CLOSED, "ping timeout")
+    assert (world.engine.state, world.engine.reason) == (EngineState.CLOSED, "ping timeout")
     assert world.engine.deadline is None
 
 
@@ -151,7 +151,7 @@ def test_the_pong_of_an_earlier_heartbeat_does_not_lift_a_barrier(socket: World)
 def test_a_client_that_reads_slowly_is_not_cut_by_the_ping_timeout(socket: World) -> None:
     socket.engine.send("4" + "x" * 1000)
     socket.wait(59.9)
-    assert socket.engine.state is State.OPEN
+    assert socket.engine.state is EngineState.OPEN
     socket.engine.receive("3")
     assert socket.engine.writable
 
@@ -159,7 +159,7 @@ def test_a_client_that_reads_slowly_is_not_cut_by_the_ping_timeout(socket: World
 def test_a_barrier_that_is_never_answered_cuts_the_client_as_slow(socket: World) -> None:
     socket.engine.send("4" + "x" * 1000)
     socket.wait(60)
-    assert (socket.engine.state, socket.engine.reason) == (State.CLOSED, "slow")
+    assert (socket.engine.state, socket.engine.reason) == (EngineState.CLOSED, "slow")
 
 
 def test_a_heartbeat_behind_many_bytes_is_a_barrier(socket: World) -> None:
@@ -167,7 +167,7 @@ def test_a_heartbeat_behind_many_bytes_is_a_barrier(socket: World) -> None:
     socket.wait(10)
     assert not socket.engine.writable
     socket.wait(30)
-    assert socket.engine.state is State.OPEN
+    assert socket.engine.state is EngineState.OPEN
 
 
 def test_who_ignores_writable_is_bounded(socket: World) -> None:
@@ -175,9 +175,13 @@ def test_who_ignores_writable_is_bounded(socket: World) -> None:
     world.engine.send("4" + "x" * 5000)
     for _ in range(100):
         world.engine.send("4" + "x" * 9)
-    assert world.engine.state is State.OPEN
+    assert world.engine.state is EngineState.OPEN
     world.engine.send("4")
-    assert (world.engine.state, world.engine.reason, len(world.engine.queue)) == (State.CLOSED, "slow", 0)
+    assert (world.engine.state, world.engine.reason, len(world.engine.queue)) == (
+        EngineState.CLOSED,
+        "slow",
+        0,
+    )
 
 
 # -- polling
@@ -197,10 +201,10 @@ def test_a_poll_takes_no_more_packets_than_clients_accept_and_the_next_the_rest(
         polling.engine.send(f"4{number}")
     polling.engine.close("asked to")
     assert polling.poll().split("\x1e") == [f"4{number}" for number in range(16)]
-    assert polling.engine.state is State.CLOSING
+    assert polling.engine.state is EngineState.CLOSING
     assert polling.poll() == "416\x1e417\x1e418\x1e419"
     assert polling.poll() == "1"
-    assert polling.engine.state is State.CLOSED
+    assert polling.engine.state is EngineState.CLOSED
 
 
 def test_a_poll_that_leaves_much_queued_does_not_make_writable(polling: World) -> None:
@@ -229,7 +233,7 @@ def test_overlapping_polls_close_the_connection(polling: World) -> None:
         polling.engine.begin_poll()
     assert polling.engine.poll_is_ready
     assert polling.engine.end_poll() == "1"
-    assert polling.engine.state is State.CLOSED
+    assert polling.engine.state is EngineState.CLOSED
 
 
 def test_a_close_of_the_client_answers_its_poll_with_a_noop(polling: World) -> None:
@@ -243,16 +247,16 @@ def test_our_close_lets_the_client_fetch_what_is_queued(polling: World) -> None:
     polling.engine.send("4a")
     polling.engine.close("asked to")
     polling.engine.send("4too late")
-    assert polling.engine.state is State.CLOSING
+    assert polling.engine.state is EngineState.CLOSING
     assert polling.poll() == "4a"
     assert polling.poll() == "1"
-    assert (polling.engine.state, polling.engine.reason) == (State.CLOSED, "asked to")
+    assert (polling.engine.state, polling.engine.reason) == (EngineState.CLOSED, "asked to")
 
 
 def test_our_close_waits_no_longer_than_the_ping_timeout(polling: World) -> None:
     polling.engine.close("asked to")
     polling.wait(5)
-    assert polling.engine.state is State.CLOSED
+    assert polling.engine.state is EngineState.CLOSED
 
 
 # -- upgrade
@@ -354,6 +358,6 @@ def test_after_the_end_nothing_is_queued_and_the_first_reason_stays(socket: Worl
     socket.engine.abort("second")
     socket.engine.abort("third")
     socket.engine.send("4a")
-    assert (socket.engine.state, socket.engine.reason) == (State.CLOSED, "first")
+    assert (socket.engine.state, socket.engine.reason) == (EngineState.CLOSED, "first")
     assert socket.written() == []
     assert socket.engine.writable

@@ -19,11 +19,11 @@ from channels.layers import get_channel_layer
 from django.db import DatabaseError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 
-from ohsessions.company import company
-from ohsessions.core.outages import Outage
-from ohsessions.core.shared import Shared
+from ohsessions.concurrency.outages import Outage
+from ohsessions.concurrency.shared import Shared
 from ohsessions.database import NO_ROOM, database_now, describe, storage
 from ohsessions.models import Process
+from ohsessions.processes.company import company
 from ohsessions.wakeups import PROBE_GROUP
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from django.db import (
     connections,
 )
 
+from ohsessions.concurrency.outages import Outage
 from ohsessions.core.errors import Unavailable
-from ohsessions.core.outages import Outage
 from ohsessions.database.causes import NO_ROOM, describe, is_disk_full, storage
 
 logger = logging.getLogger(__name__)

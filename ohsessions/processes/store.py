@@ -1,4 +1,4 @@
-"""Services for gateway and worker, once per process: the database's threads and the wake-ups.
+"""Store for gateway and worker, once per process: the database's threads and the wake-ups.
 
 This is the event loop's access to journal and lifecycle. Each call runs one of their functions in a thread.
 After the commit, `append` notifies the processes concerned; for a Change its caller does (see `announce`).
@@ -27,8 +27,8 @@ RETRY_PAUSE = 0.5
 """Seconds between two tries while the database is away."""
 
 
-class Services:
-    """The services of one event loop. Make the object inside that loop. `close` also closes the database."""
+class Store:
+    """The store of one event loop. Make the object inside that loop. `close` also closes the database."""
 
     def __init__(self, database: Database | None = None) -> None:
         self.database = database or Database()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ohsessions import malloc
+from ohsessions.processes import malloc
 
 TRIM_AFTER = 256 * 1024
 """The bytes of freed buffers from which it is worth making malloc return them to the system."""

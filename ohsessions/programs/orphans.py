@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Iterator
 
-from ohsessions.core import watchdog
+from ohsessions.programs import watchdog
 
 SECONDS = 10.0
 """Seconds that the search may last. Orphans may multiply, but are stopped before the first is killed."""

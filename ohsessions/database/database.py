@@ -10,8 +10,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from django.db import connection
 
+from ohsessions.concurrency.threads import Threads
 from ohsessions.core.errors import RowLocked, Unavailable
-from ohsessions.core.threads import Threads
 from ohsessions.database.lanes import Call, Commit, Item, Lane
 
 P = ParamSpec("P")

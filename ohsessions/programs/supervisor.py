@@ -2,7 +2,7 @@
 
 All of this uses pipes, a socket and a pidfd that the event loop watches, and none of asyncio's child
 watchers. Those need the main thread or a thread per child, and Twisted (daphne) handles SIGCHLD in its own
-way. This module does not know what a program may do, or for whom it works. See ohsessions.core.watchdog.
+way. This module does not know what a program may do, or for whom it works. See ohsessions.programs.watchdog.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from ohsessions.core import watchdog
 from ohsessions.core.errors import NotFed, RuntimeFailure
-from ohsessions.worker.orphans import kill_orphans
+from ohsessions.programs import watchdog
+from ohsessions.programs.orphans import kill_orphans
 
 logger = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from ohsessions.socketio.codec import Kind, Packet, encode_connect_error, parse_packet
-from ohsessions.socketio.connection import Connection
+from ohsessions.socketio.connection import EngineConnection
 from ohsessions.socketio.dispatcher import Dispatcher
 from ohsessions.socketio.errors import PacketError
 from ohsessions.socketio.packets import MESSAGE
 from ohsessions.socketio.sockets import Handler, Socket
 
-__all__ = ["Client", "Host"]
+__all__ = ["Namespaces", "ServerPort"]
 
 # Sockets of one connection whose handlers have not returned from disconnect(), including connected ones.
 MAX_RUNNING = 32
@@ -23,8 +23,8 @@ MAX_RUNNING = 32
 MAX_CONNECTS = 100
 
 
-class Host(Protocol):
-    """The part of a server that a Client uses."""
+class ServerPort(Protocol):
+    """The part of a server that a Namespaces uses."""
 
     namespaces: tuple[str, ...]
     handler_factory: Callable[[Socket], Handler]
@@ -41,11 +41,11 @@ class Host(Protocol):
         """Run the work in a task that the server awaits when it closes."""
 
 
-class Client:
+class Namespaces:
     """The receiver of a connection's messages; see connection.Receiver."""
 
-    def __init__(self, host: Host, connection: Connection) -> None:
-        self._host = host
+    def __init__(self, server: ServerPort, connection: EngineConnection) -> None:
+        self._server = server
         self._connection = connection
         self._dispatchers: dict[str, Dispatcher] = {}
         self._running = 0
@@ -98,23 +98,23 @@ class Client:
             raise PacketError("the namespace is connected already")
         if self._running >= MAX_RUNNING:
             raise PacketError("connects and disconnects faster than that is handled")
-        if namespace not in self._host.namespaces:
+        if namespace not in self._server.namespaces:
             self._connection.send(MESSAGE + encode_connect_error(namespace, "Invalid namespace"))
             return
         socket = Socket(self._connection, namespace)
         dispatcher = Dispatcher(
             socket,
-            self._host.handler_factory(socket),
+            self._server.handler_factory(socket),
             self._connection.engine.settings,
-            self._host.large,
+            self._server.large,
             on_refused=lambda: self._remove(namespace, "refused", drop=True),
         )
         self._dispatchers[namespace] = dispatcher
-        self._host.register(socket)
+        self._server.register(socket)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        task = self._host.spawn(dispatcher.run(packet), f"socket {socket.sid}")
+        task = self._server.spawn(dispatcher.run(packet), f"socket {socket.sid}")
         self._running += 1
         task.add_done_callback(self._ran)
 
@@ -125,7 +125,7 @@ class Client:
         dispatcher = self._dispatchers.pop(namespace, None)
         if dispatcher is None:
             return
-        self._host.unregister(dispatcher.socket)
+        self._server.unregister(dispatcher.socket)
         dispatcher.finish(reason, drop=drop)
         if not self._dispatchers and not self._connection.closed:
             self._expect_connect()
@@ -137,6 +137,6 @@ class Client:
         )
 
     def _flooded(self, socket: Socket) -> None:
-        if self._host.farewell is not None:
-            self._host.farewell(socket, "flooding")
+        if self._server.farewell is not None:
+            self._server.farewell(socket, "flooding")
         socket.close("flooding")

@@ -1,13 +1,13 @@
 """A program that runs another program, and kills it with all its descendants if it is no longer fed.
 
-The worker starts one watchdog for each process of a runtime (ohsessions.worker.processes is the other side),
-and feeds it at each confirmed renewal of its lease. The watchdog kills everything below it when the worker is
-gone in any way (the control socket closes), when it is not fed in time (the worker is stopped, or lost its
-lease), when the worker orders it, or when the program has ended. No process below can escape: the watchdog is
-a "subreaper", so a process whose parent died becomes its child, even after setsid or a double fork (Linux,
-prctl(2)). It cannot kill programs that run as another user (setuid), and a program of the same user can reach
-it: it guards against accidents, and is no sandbox. If the watchdog itself is killed, the program dies with
-it, and the worker looks for the program's descendants (ohsessions.worker.orphans).
+The worker starts one watchdog for each process of a runtime (ohsessions.programs.supervisor is the other
+side), and feeds it at each confirmed renewal of its lease. The watchdog kills everything below it when the
+worker is gone in any way (the control socket closes), when it is not fed in time (the worker is stopped, or
+lost its lease), when the worker orders it, or when the program has ended. No process below can escape: the
+watchdog is a "subreaper", so a process whose parent died becomes its child, even after setsid or a double
+fork (Linux, prctl(2)). It cannot kill programs that run as another user (setuid), and a program of the same
+user can reach it: it guards against accidents, and is no sandbox. If the watchdog itself is killed, the
+program dies with it, and the worker looks for the program's descendants (ohsessions.programs.orphans).
 
 It knows nothing of sessions. It imports little, since there is one per session: started with
 `python -I -S watchdog.py <fd of the control socket>` it was measured at 15 ms and 4 MB of its own.

@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 from ohsessions.access import github
+from ohsessions.concurrency.threads import Threads
 from ohsessions.conf import conf
-from ohsessions.core.threads import Threads
 from ohsessions.core.wire import Init
 
 THREADS = 4

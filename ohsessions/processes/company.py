@@ -14,8 +14,8 @@ from uuid import UUID
 
 from django.db import connection
 
-from ohsessions.leases import identity
 from ohsessions.models import Process
+from ohsessions.processes.leases import identity
 from ohsessions.wakeups import is_embedded
 
 logger = logging.getLogger(__name__)

@@ -19,10 +19,10 @@ from daphne.http_protocol import HTTPFactory
 from daphne.ws_protocol import WebSocketFactory
 from twisted.internet import defer, reactor
 
-from ohsessions.http_requests import BodyLimits, LimitedHTTPFactory
-from ohsessions.ports import FairPort
-from ohsessions.websocket_budgets import Limits
-from ohsessions.websockets import BoundedWebSocketFactory
+from ohsessions.serving.http_requests import BodyLimits, LimitedHTTPFactory
+from ohsessions.serving.ports import FairPort
+from ohsessions.serving.websocket_budgets import Limits
+from ohsessions.serving.websockets import BoundedWebSocketFactory
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol
 
+from ohsessions.serving.websocket_budgets import Limits, Line, Trimmer, Unfinished
 from ohsessions.socketio.inflow import BURST_SECONDS, Inflow
-from ohsessions.websocket_budgets import Limits, Line, Trimmer, Unfinished
 
 logger = logging.getLogger(__name__)
 

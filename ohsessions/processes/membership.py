@@ -1,4 +1,4 @@
-"""A process's own lease, and its look at the leases of others.
+"""A process's own lease.
 
 Renewing is a task of the event loop, so a loop that hangs does not renew. A process that holds sessions
 counts from when its last confirmed renewal was *sent*. After 0.8 × LEASE_TTL it must have let go of
@@ -11,29 +11,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import signal
-from collections.abc import Awaitable, Callable
 from typing import Protocol
 from uuid import UUID
 
-from ohsessions import leases, lifecycle
-from ohsessions.company import company
+from ohsessions.concurrency.outages import Outage
 from ohsessions.conf import conf
-from ohsessions.core import watchdog
 from ohsessions.core.clock import Clock
 from ohsessions.core.errors import ProcessGone, Unavailable
-from ohsessions.core.outages import Outage
-from ohsessions.leases import Observer
 from ohsessions.models import Process
-from ohsessions.services import Services
+from ohsessions.processes import leases
+from ohsessions.processes.store import Store
+from ohsessions.programs import watchdog
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY = 0.5
-"""Seconds between two looks at the other processes."""
-TAKEN_AT_ONCE = 100
-"""Sessions of a dead worker that one query looks up."""
 DRAINING = Process.State.DRAINING
 HOLD = 0.8
 """The part of LEASE_TTL after which a holder lets go by itself."""
@@ -60,13 +52,11 @@ class Member(Protocol):
 class Membership:
     """The registration of one process, which is renewed, and made anew if the process was declared gone."""
 
-    def __init__(
-        self, services: Services, kind: Process.Kind, member: Member, clock: Clock | None = None
-    ) -> None:
-        self._services = services
+    def __init__(self, store: Store, kind: Process.Kind, member: Member, clock: Clock | None = None) -> None:
+        self._store = store
         self._kind = kind
         self._member = member
-        self._write = services.database.write_urgently
+        self._write = store.database.write_urgently
         self._clock = clock or Clock()
         self._confirmed = 0.0
         self._held = False
@@ -175,7 +165,7 @@ class Membership:
     async def begin_drain(self) -> None:
         """Mark this process as draining, also under later ids. Raises Unavailable."""
         self._draining = True
-        await self._services.change_soon(leases.begin_drain, self.process_id)
+        await self._store.change_soon(leases.begin_drain, self.process_id)
 
     async def leave(self) -> None:
         """Declare this process gone, so that no other process waits for its lease to end."""
@@ -188,88 +178,3 @@ class Membership:
 def end_this_process() -> None:
     """Send SIGTERM to this process, which stops it in order under any server."""
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-class Reaper:
-    """A watch for processes that are gone, to hand over their sessions and end their connections."""
-
-    def __init__(
-        self,
-        services: Services,
-        own_id: Callable[[], UUID],
-        clock: Clock | None = None,
-        on_drain: Callable[[], None] = lambda: None,
-    ) -> None:
-        """`on_drain` is called at each look that finds this process draining."""
-        self._services = services
-        self._own_id = own_id
-        self._on_drain = on_drain
-        self._clock = clock or Clock()
-        self._observer = Observer(conf.LEASE_TTL)
-
-    async def watch(self) -> None:
-        """Look and take over forever, in two tasks, so that a takeover does not delay the next look."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._again_and_again(self.look), name="reaper looks")
-            group.create_task(self._again_and_again(self.take_over), name="reaper takes over")
-
-    @staticmethod
-    async def _again_and_again(job: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            try:
-                await job()
-            except Unavailable:
-                pass
-            except Exception:
-                logger.exception("Reaping failed; the next time goes on", extra={"verb": "reap_failed"})
-            await asyncio.sleep(LOOK_EVERY)
-
-    async def look(self) -> None:
-        """Look once: declare dead processes gone, and call `on_drain` if this one drains."""
-        processes = await self._services.database.read(leases.living)
-        others = [process for process in processes if process.pk != self._own_id()]
-        own = next((process for process in processes if process.pk == self._own_id()), None)
-        if own is not None:
-            company.look(own, processes)
-            if own.state == DRAINING:
-                self._on_drain()
-        counters = [(process.pk, process.heartbeat) for process in others]
-        dead = [(process.pk, process.heartbeat) for process in others if leases.is_known_dead(process)]
-        expired = self._observer.observe(counters, self._clock.monotonic())
-        for process_id, heartbeat in dict.fromkeys(dead + expired):
-            if await self._services.change(leases.mark_gone, process_id, heartbeat):
-                logger.warning("Process %s is gone", process_id, extra={"verb": "process_gone"})
-
-    async def take_over(self) -> None:
-        """Hand over the sessions of processes that are gone, and end their connections."""
-        for process in await self._services.database.read(leases.gone_with_leftovers):
-            if process.kind == Process.Kind.WORKER:
-                await self._take_sessions(process.pk)
-            else:
-                await self._end_connections(process.pk)
-
-    async def _take_sessions(self, worker: UUID) -> None:
-        """Hand over a worker's sessions. All processes do so at once, in random orders, to share the work.
-
-        Locked sessions are left for the next time. So are all others, after a round that hands over none.
-        """
-        read = self._services.database.read
-        while left := await read(lifecycle.left_behind, worker, TAKEN_AT_ONCE):
-            taken = 0
-            for session_id in random.sample(left, len(left)):
-                change = await self._services.try_change(
-                    lifecycle.hand_over, session_id, worker, "its worker is gone", died=True
-                )
-                await self._services.announce(change)
-                taken += change is not None
-            if not taken:
-                return
-
-    async def _end_connections(self, gateway: UUID) -> None:
-        connections = await self._services.database.read(lifecycle.open_connections, gateway)
-        for session_id in set(connections.values()):
-            change = await self._services.try_change(lifecycle.write_off, session_id, gateway, "gateway_lost")
-            if change is not None:
-                await self._services.announce(change)
-                await self._services.wakeups.presence(session_id)
-        await self._services.change(leases.end_detached, gateway)

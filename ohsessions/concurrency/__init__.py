@@ -1,0 +1,1 @@
+"""Threads, tasks, and the news that they share. It knows neither Django nor sessions."""

@@ -1,0 +1,1 @@
+"""daphne with the limits that production needs. It knows nothing of sessions."""

@@ -1,0 +1,15 @@
+"""The reference site without some of its protections: a test that needs one must notice its absence.
+
+`DJANGO_SETTINGS_MODULE=tests.weakened.settings` adds this app to the site. TEST_WITHOUT lists the protections
+to take away, separated by commas; see `protections`. The package itself has no switch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def environment(protections: Iterable[str]) -> dict[str, str]:
+    """Return the variables of a process that has to run without these protections; none for no names."""
+    names = ",".join(protections)
+    return {"DJANGO_SETTINGS_MODULE": "tests.weakened.settings", "TEST_WITHOUT": names} if names else {}

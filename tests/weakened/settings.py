@@ -1,0 +1,5 @@
+"""The settings of the reference site, with the app that takes protections away."""
+
+from project.settings import *  # noqa: F403
+
+INSTALLED_APPS += ["tests.weakened.apps.Weakened"]  # noqa: F405
