@@ -3,8 +3,8 @@
     application = mount(get_asgi_application())
 
 The gateway runs in the event loop of the server of that application, and so does the worker if the channel
-layer is in memory. Both start with the server, not with its first request. daphne has no lifespan events, so
-its reactor starts them; other servers send `lifespan`. The first request is the last resort.
+layer is in memory. Both start with the server, not with its first request: daphne's reactor starts them,
+since daphne has no lifespan events, and other servers send `lifespan`. The first request is the last resort.
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
+from weakref import WeakSet
 
 from channels.auth import AuthMiddlewareStack
 
 from ohsessions.admission import admit, cookie_attributes
+from ohsessions.concurrency.tasks import attempt, cancel_all
 from ohsessions.conf import conf
 from ohsessions.gateway.client import HANDSHAKE_AT
 from ohsessions.gateway.client_address import address_of
 from ohsessions.gateway.gateway import FIRST_PAYLOAD, Gateway
 from ohsessions.gateway.refusals import say_farewell
+from ohsessions.processes.ending import ending
 from ohsessions.processes.store import Store
 from ohsessions.socketio import SocketIOConsumer, SocketIOServer
 from ohsessions.wakeups import is_embedded
@@ -36,6 +40,8 @@ START_PATIENCE = 2.0
 logger = logging.getLogger(__name__)
 
 Scope = Mapping[str, Any]
+
+_mounts: WeakSet[Mount] = WeakSet()
 
 
 def mount(django_application: Any, *, authenticate: Any = AuthMiddlewareStack) -> Mount:
@@ -55,10 +61,13 @@ class Mount:
         self._authenticate = authenticate
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._stops: list[tuple[Callable[[], Coroutine[Any, Any, None]], str]] = []
+        """The steps of a stop, in order, of what has been started."""
         self._server: SocketIOServer | None = None
         self._socketio: Any = None
         self._with_login: Any = None
         self._start_with_twisted()
+        _mounts.add(self)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -88,28 +97,41 @@ class Mount:
     async def started(self) -> None:
         """Wait until the gateway and the worker run. Start them if nothing else has."""
         if self._starting is None:
-            self._starting = asyncio.create_task(self._start(), name="ohsessions start")
+            self._begin()
+        assert self._starting is not None
         await asyncio.shield(self._starting)
 
+    def _begin(self) -> None:
+        # The task is kept: started() awaits it, and raises its error in each request.
+        self._starting = asyncio.get_event_loop().create_task(self._start(), name="ohsessions start")
+        self._starting.add_done_callback(_report)
+
     async def _start(self) -> None:
-        self._store = Store()
-        self._gateway = Gateway(self._store)
+        store = Store()
+        self._stops.append((store.close, "Closing the database"))
+        gateway = Gateway(store)
         server = SocketIOServer(
-            self._gateway.accept,
-            settings=self._gateway.engine_settings,
+            gateway.accept,
+            settings=gateway.engine_settings,
             admit=admit,
             cookie=cookie_attributes,
             address_of=address_of,
             farewell=say_farewell,
-            make_guest=self._gateway.guests.admit,
+            make_guest=gateway.guests.admit,
         )
         self._server = server
         self._socketio = SocketIOConsumer.as_asgi(server=server)
         self._with_login = self._authenticate(self._socketio)
-        self._worker = SessionWorker(self._store) if is_embedded() else None
-        await self._gateway.start()
-        if self._worker is not None:
-            await self._worker.start()
+        await gateway.start()
+        stops = [
+            (partial(gateway.stop, "draining"), "The stop of the gateway"),
+            (partial(server.close, "draining"), "Closing the connections"),
+        ]
+        self._stops[:0] = stops
+        if is_embedded():
+            worker = SessionWorker(store)
+            self._stops.insert(len(stops), (partial(worker.stop, "the server stopped"), "The worker's stop"))
+            await worker.start()
         logger.info("ohsessions serves", extra={"verb": "started"})
 
     async def stop(self) -> None:
@@ -122,18 +144,10 @@ class Mount:
         if self._starting is None:
             return
         await asyncio.wait([self._starting], timeout=START_PATIENCE)
-        if not self._starting.done():
-            self._starting.cancel()  # it waits for a database that is away, and serves no client yet
-            await asyncio.wait([self._starting])
-            await self._store.close()
-            return
-        self._starting.result()
-        await self._gateway.stop("draining")
-        if self._server is not None:
-            await self._server.close("draining")
-        if self._worker is not None:
-            await self._worker.stop("the server stopped")
-        await self._store.close()
+        # A start that still goes on waits for a database that is away, and serves no client yet.
+        await cancel_all([self._starting])
+        for stop, what in self._stops:
+            await attempt(stop(), what)
         logger.info("ohsessions has stopped", extra={"verb": "stopped"})
 
     async def _stop_in_time(self) -> None:
@@ -146,16 +160,19 @@ class Mount:
             logger.exception("ohsessions did not stop within %s s", limit, extra={"verb": "stop_failed"})
 
     def _start_with_twisted(self) -> None:
-        """Start and stop with daphne's reactor, if it is installed. At this import it does not run yet."""
+        """Start and stop with daphne's reactor, if it is installed. At this import it does not run yet.
+
+        A start that fails ends the process.
+        """
         if "twisted.internet.reactor" not in sys.modules:
             return
         from twisted.internet import reactor
         from twisted.internet.defer import Deferred
 
         def start() -> None:
-            # The task is kept: started() awaits it, and raises its error in each request.
-            self._starting = asyncio.get_event_loop().create_task(self._start(), name="ohsessions start")
-            self._starting.add_done_callback(_report)
+            self._begin()
+            assert self._starting is not None
+            self._starting.add_done_callback(_end_process)
 
         def stop() -> Any:
             return Deferred.fromFuture(asyncio.ensure_future(self._stop_in_time()))
@@ -165,10 +182,15 @@ class Mount:
         running.addSystemEventTrigger("before", "shutdown", stop)
 
     async def _live(self, receive: Any, send: Any) -> None:
+        """Start and stop with a server that sends ASGI's lifespan events."""
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                await self.started()
+                try:
+                    await self.started()
+                except Exception as error:
+                    await send({"type": "lifespan.startup.failed", "message": _why(error)})
+                    return
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self.stop()
@@ -176,9 +198,23 @@ class Mount:
                 return
 
 
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        logger.error("ohsessions could not start", exc_info=error, extra={"verb": "start_failed"})
+async def stop_mounts() -> None:
+    """Stop all applications of mount() in this process."""
+    await asyncio.gather(*(mount.stop() for mount in list(_mounts)))
+
+
+def _why(error: BaseException) -> str:
+    return f"ohsessions could not start: {error!r}"
+
+
+def _report(starting: asyncio.Task[None]) -> None:
+    if not starting.cancelled() and (error := starting.exception()):
+        logger.critical("ohsessions could not start", exc_info=error, extra={"verb": "start_failed"})
+
+
+def _end_process(starting: asyncio.Task[None]) -> None:
+    if not starting.cancelled() and (error := starting.exception()):
+        ending.fail(_why(error))
 
 
 def is_handshake(scope: Scope) -> bool:

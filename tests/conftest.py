@@ -8,8 +8,21 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from ohsessions.processes.ending import ending
 from tests import requirements
 from tests.requirements import RedisServer, require
+
+
+@pytest.fixture(autouse=True)
+def process_goes_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Fail a test in which this process would have ended itself.
+
+    A test takes what it expects out of the list: the sentence of a failure, or "drained"."""
+    ends: list[str] = []
+    monkeypatch.setattr(ending, "failure", None)
+    monkeypatch.setattr(ending, "begin", lambda: ends.append(ending.failure or "drained"))
+    yield ends
+    assert ends == []
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ See the package's docstring for the purpose of lanes.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -26,6 +27,8 @@ from ohsessions.database.attempts import (
 )
 from ohsessions.database.causes import storage
 from ohsessions.database.rowlocks import lock_wait
+
+logger = logging.getLogger(__name__)
 
 Commit = Callable[[list[Any]], Sequence[Any]]
 """A function that writes many items in one transaction, and returns for each its result, the exception to
@@ -132,25 +135,40 @@ class Lane:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
+        """Do the work of this thread, which survives any error: without it, callers would wait for ever."""
         used, left = time.monotonic(), servers_left()
-        try:
-            while work := self._take():
+        while work := self._take():
+            try:
                 if left != servers_left():
                     left = servers_left()
                     drop_connection()
                 elif time.monotonic() - used > MAX_IDLE:
                     drop_broken_connection()
-                # The batch goes first: many wait for it, and each step of an action waits for a batch.
-                if work.batch:
-                    self._put_back(_run_items(work.batch), len(work.batch))
-                locked = [call for call in work.calls if not _run_call(call, self._tries, work.lock_wait)]
-                if locked or work.lock_wait:
-                    self._line_up(locked, bool(work.lock_wait))
-                # With DEBUG a connection keeps 9,000 queries until a request ends. Here no request ends.
-                reset_queries()
-                used = time.monotonic()
-        finally:
-            connections.close_all()
+            except Exception:
+                logger.exception("A connection could not be closed", extra={"verb": "db_thread_failed"})
+            self._do(work)
+            used = time.monotonic()
+        connections.close_all()
+
+    def _do(self, work: _Work) -> None:
+        later: list[Item] = []
+        locked: list[Call] = []
+        try:
+            # The batch goes first: many wait for it, and each step of an action waits for a batch.
+            later = _run_items(work.batch)
+            locked = [call for call in work.calls if not _run_call(call, self._tries, work.lock_wait)]
+            # With DEBUG a connection keeps 9,000 queries until a request ends. Here no request ends.
+            reset_queries()
+        except Exception:
+            logger.exception("A database thread goes on after an error", extra={"verb": "db_thread_failed"})
+            again = {one.future for one in later} | {call.future for call in locked}
+            mine = {item.future for item in work.batch} | {call.future for call in work.calls}
+            for future in mine - again:
+                if not future.done():
+                    future.set_exception(Unavailable())
+        self._put_back(later, len(work.batch))
+        if locked or work.lock_wait:
+            self._line_up(locked, bool(work.lock_wait))
 
     def _take(self) -> _Work | None:
         """Return the next work; None after the last.

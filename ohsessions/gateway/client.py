@@ -209,9 +209,8 @@ class Client:
                 self._attached(init, attached, pump, ack)
         finally:
             self.changing = False
-        await self._store.announce(attached.left, *attached.evicted, attached.change)
         for change in filter(None, (attached.left, attached.change)):
-            await self._store.wakeups.presence(change.session_id)
+            self._store.announce_presence(change.session_id)
 
     def _describe(self) -> lifecycle.Arrival:
         is_doubted = time.monotonic() - self.login_seen_at > LOGIN_TRUSTED
@@ -282,22 +281,19 @@ class Client:
         assert session_id is not None
         self.changing = True
         try:
-            change = await self._store.change_soon(lifecycle.detach, self.sid, "left", leave=True)
+            await self._store.change_soon(lifecycle.detach, self.sid, "left", leave=True)
             self.forget_session()
         finally:
             self.changing = False
         if ack is not None:
             ack({"status": "ok"})
-        await self._store.announce(change)
-        await self._store.wakeups.presence(session_id)
+        self._store.announce_presence(session_id)
 
     async def _close(self, ack: Ack | None) -> None:
         assert self.session_id is not None
-        close = lifecycle.close_for
-        change = await self._store.change_soon(close, self._user, self._role, self.session_id)
+        await self._store.change_soon(lifecycle.close_for, self._user, self._role, self.session_id)
         if ack is not None:
             ack({"status": "ok"})
-        await self._store.announce(change)
 
     # Actions that came before INIT
 

@@ -17,6 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from ohsessions import lifecycle
+from ohsessions.concurrency.tasks import Group, attempt
 from ohsessions.conf import conf
 from ohsessions.core import wire
 from ohsessions.core.errors import Unavailable
@@ -28,7 +29,8 @@ from ohsessions.gateway.reconciliation import Reconciliation
 from ohsessions.gateway.refusals import farewell
 from ohsessions.gateway.subscriptions import Subscriptions
 from ohsessions.models import Process
-from ohsessions.processes.membership import Membership, end_this_process
+from ohsessions.processes.ending import ending
+from ohsessions.processes.membership import Membership
 from ohsessions.processes.reaper import Reaper
 from ohsessions.processes.store import Store
 from ohsessions.socketio import EngineSettings, Socket
@@ -68,8 +70,7 @@ class Gateway:
         self._stopping = False
         self._written_off: set[str] = set()
         """The connections, by sid, that `stop` ends in the database: one transaction for each session."""
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._background: list[asyncio.Task[None]] = []
+        self._tasks = Group("gateway", ending.fail)
 
     @property
     def process_id(self) -> UUID:
@@ -98,22 +99,21 @@ class Gateway:
     async def start(self) -> None:
         """Register the process, then start to listen and to reconcile."""
         await self._membership.join()
-        jobs = {
-            "lease": self._membership.keep(),
-            "reaper": self._reaper.watch(),
-            "layer": self._subscriptions.listen(),
-            "reconcile": self._reconcile_for_ever(),
-            # A task of its own, since a layer that hangs must not delay deliveries.
-            "subscriptions": self._renew_subscriptions_for_ever(),
-            "probe": self.store.wakeups.probe_for_ever(),
-        }
-        self._background = [asyncio.create_task(job, name=f"gateway {name}") for name, job in jobs.items()]
+        keep = self._tasks.keep
+        keep(self._membership.keep(), "lease")
+        keep(self._reaper.look_for_ever(), "reaper looks")
+        keep(self._reaper.take_over_for_ever(), "reaper takes over")
+        keep(self._subscriptions.listen(), "layer")
+        keep(self._reconcile_for_ever(), "reconcile")
+        # A task of its own, since a layer that hangs must not delay deliveries.
+        keep(self._renew_subscriptions_for_ever(), "subscriptions")
+        keep(self.store.wakeups.probe_for_ever(), "probe")
 
     def _asked_to_drain(self) -> None:
         """End this process, since an operator asked for it."""
         if not self._stopping:
             self._stopping = True
-            end_this_process()
+            ending.begin()
 
     async def stop(self, reason: str) -> None:
         """Send the clients away and end their connections in the database. daphne may not call the disconnect
@@ -125,23 +125,12 @@ class Gateway:
                 cursors[client.session_id][client.sid] = client.cursor
         self._written_off = {sid for attached in cursors.values() for sid in attached}
         await self._send_away(list(self.clients.values()))
-        try:
-            self.check_lease()
-            async with asyncio.timeout(WRITE_OFF_LIMIT):
-                await self._membership.begin_drain()
-                # Each takes about one round trip. Run together, they keep the database's threads busy.
-                await asyncio.gather(*(self._write_off(*attached, reason) for attached in cursors.items()))
-        except (Unavailable, TimeoutError):
-            # Other processes do it: at once if this process can still leave, else after LEASE_TTL.
-            logger.warning("Stopped without writing all off", extra={"verb": "stopped_unheard"})
-        await self._end_tasks()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP_PATIENCE):
-                await self._membership.leave()
-
-    async def _write_off(self, session_id: UUID, cursors: dict[str, int], reason: str) -> None:
-        change = await self.store.change(lifecycle.write_off, session_id, self.process_id, reason, cursors)
-        await self.store.announce(change)
+        await attempt(self._write_off(cursors, reason), "Writing the connections off")
+        # The detaches of connections that have just ended are among the spawned tasks.
+        await self._tasks.stop(STOP_PATIENCE)
+        await self._subscriptions.end()
+        self.github.end()
+        await attempt(self._leave(), "Leaving")
 
     async def _send_away(self, clients: list[Client]) -> None:
         """End the clients in batches. Each gets a random time to reconnect, so they return one by one."""
@@ -149,33 +138,41 @@ class Gateway:
         for first in range(0, len(clients), STOP_BATCH):
             for client in clients[first : first + STOP_BATCH]:
                 seconds = round(random.uniform(0, spread), 2)
-                client.notice(wire.notice("draining", reconnect_in=seconds))
-                await client.end("draining", farewell("draining"))
+                await attempt(self._dismiss(client, seconds), f"The end of connection {client.sid[:8]}")
             await asyncio.sleep(0)
 
-    async def _end_tasks(self) -> None:
-        """Cancel the background tasks. Spawned tasks (detaches) have STOP_PATIENCE seconds to end."""
-        for task in self._background:
-            task.cancel()
-        tasks = {*self._background, *self._tasks}
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=STOP_PATIENCE)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        await self._subscriptions.end()
-        self.github.end()
+    @staticmethod
+    async def _dismiss(client: Client, reconnect_in: float) -> None:
+        client.notice(wire.notice("draining", reconnect_in=reconnect_in))
+        await client.end("draining", farewell("draining"))
+
+    async def _write_off(self, cursors: Mapping[UUID, dict[str, int]], reason: str) -> None:
+        """End all connections in the database, or leave that to other processes: they do it at once if this
+        process can still leave, else after LEASE_TTL."""
+        try:
+            self.check_lease()
+            async with asyncio.timeout(WRITE_OFF_LIMIT):
+                await self._membership.begin_drain()
+                # Each takes about one round trip. Run together, they keep the database's threads busy.
+                change, own_id = self.store.change, self.process_id
+                jobs = [
+                    change(lifecycle.write_off, key, own_id, reason, sent) for key, sent in cursors.items()
+                ]
+                outcomes = await asyncio.gather(*jobs, return_exceptions=True)
+        except (Unavailable, TimeoutError):
+            logger.warning("Stopped without writing all off", extra={"verb": "stopped_unheard"})
+            return
+        for error in (outcome for outcome in outcomes if isinstance(outcome, Exception)):
+            logger.warning("A session's connections were not written off: %r", error)
+
+    async def _leave(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_PATIENCE):
+                await self._membership.leave()
 
     def spawn(self, job: Coroutine[Any, Any, Any], name: str) -> None:
         """Run a job that no client waits for, in a task. Its failure is logged."""
-        task = asyncio.create_task(job, name=f"gateway {name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            logger.error("%s failed", task.get_name(), exc_info=error, extra={"verb": "task_failed"})
+        self._tasks.spawn(job, name)
 
     # Connections
 
@@ -207,10 +204,9 @@ class Gateway:
         self.spawn(job, f"detach {client.sid}")
 
     async def _detach(self, sid: str, session_id: UUID | None, reason: str, cursor: int) -> None:
-        change = await self.store.change_patiently(lifecycle.detach, sid, reason, sent_number=cursor)
-        await self.store.announce(change)
+        await self.store.change_patiently(lifecycle.detach, sid, reason, sent_number=cursor)
         if session_id is not None:
-            await self.store.wakeups.presence(session_id)
+            self.store.announce_presence(session_id)
 
     @asynccontextmanager
     async def pump(self, session_id: UUID) -> AsyncIterator[Pump]:

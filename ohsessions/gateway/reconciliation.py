@@ -101,10 +101,8 @@ class Reconciliation:
 
     async def _detach(self, sid: str, session_id: UUID, reason: str) -> None:
         """Detach a connection. If another transaction has locked the session, a later look tries again."""
-        change = await self._store.try_change(lifecycle.detach, sid, reason)
-        if change is not None:
-            await self._store.announce(change)
-            await self._store.wakeups.presence(session_id)
+        if await self._store.try_change(lifecycle.detach, sid, reason) is not None:
+            self._store.announce_presence(session_id)
 
     async def end_ended(self, clients: Iterable[Client], otherwise: str | None = None) -> None:
         """End those of these clients whose connection was ended in the database.

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from channels.layers import get_channel_layer
 
+from ohsessions.concurrency.backoff import Backoff
 from ohsessions.concurrency.tasks import cancellable
 from ohsessions.wakeups import Hearing, session_group
 
@@ -22,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 LAYER_TIMEOUT = 2.0
 """The most seconds to wait for a layer that hangs."""
-LAYER_PAUSE = 1.0
-"""Seconds to wait before listening again to a layer that failed."""
+LAYER_PAUSE, LAYER_PAUSE_MOST = 0.5, 4.0
+"""Seconds to wait before listening again to a layer that failed: the first pause and the longest."""
 RENEW_EVERY = 3600.0
 """Seconds after which a membership is renewed: the Redis layers forget it after a day."""
 IN_DOUBT = float("-inf")
@@ -41,6 +42,7 @@ class Subscriptions:
         self._hear = hear
         self._layer: Any = get_channel_layer()
         self._hearing = Hearing(self._layer)
+        self._renewing = asyncio.Lock()
         self._channel: str | None = None
         self._since: dict[UUID, float] = {}
         """The time at which each group was joined; IN_DOUBT if it is not known whether it was."""
@@ -64,7 +66,14 @@ class Subscriptions:
         self._since[session_id] = IN_DOUBT
 
     async def renew(self) -> None:
-        """Join the groups that are wanted and leave the others; stop when the layer fails."""
+        """Join the groups that are wanted and leave the others; stop when the layer fails.
+
+        Two tasks call it: the one that listens, and one that renews at intervals.
+        """
+        async with self._renewing:
+            await self._renew()
+
+    async def _renew(self) -> None:
         old = time.monotonic() - RENEW_EVERY
         for session_id in list(self._wanted):
             if self._since.get(session_id, IN_DOUBT) <= old:
@@ -72,7 +81,7 @@ class Subscriptions:
                 if not await self.try_subscribe(session_id):
                     return
         for session_id in [one for one in self._since if one not in self._wanted]:
-            del self._since[session_id]
+            self._since.pop(session_id, None)
             left = await self._try(self._layer.group_discard, session_id)
             if session_id in self._wanted:
                 # Wanted again meanwhile: the layer may have joined first and discarded last.
@@ -94,6 +103,7 @@ class Subscriptions:
 
     async def listen(self) -> None:
         """Listen for ever, and pass each message to `hear`."""
+        backoff = Backoff(LAYER_PAUSE, LAYER_PAUSE_MOST)
         while True:
             try:
                 self._channel = self._channel or await self._layer.new_channel("ohsessions.gateway.")
@@ -101,9 +111,10 @@ class Subscriptions:
                 await self.renew()
                 while True:
                     self._hear_safely(await self._hearing.receive(self._channel))
+                    backoff.reset()
             except Exception as error:
                 logger.debug("The channel layer: %r", error)
-                await asyncio.sleep(LAYER_PAUSE)
+                await backoff.pause()
 
     def _hear_safely(self, message: dict[str, Any]) -> None:
         try:

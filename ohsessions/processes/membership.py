@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 from typing import Protocol
 from uuid import UUID
 
+from ohsessions.concurrency.backoff import Backoff
 from ohsessions.concurrency.outages import Outage
 from ohsessions.conf import conf
 from ohsessions.core.clock import Clock
@@ -27,6 +26,8 @@ from ohsessions.programs import watchdog
 logger = logging.getLogger(__name__)
 
 DRAINING = Process.State.DRAINING
+FIRST_TRY = 0.5
+"""The most seconds between the first two tries to register. Later pauses are longer."""
 HOLD = 0.8
 """The part of LEASE_TTL after which a holder lets go by itself."""
 GATEWAY_PATIENCE = 60.0
@@ -68,6 +69,7 @@ class Membership:
         """Register this process; return its id. Wait for a database that is away or not migrated yet."""
         watchdog.hide_from_other_processes()
         outage = Outage(logger, f"Registering this {self._kind}", "registration")
+        backoff = Backoff(min(FIRST_TRY, conf.HEARTBEAT), 2 * conf.HEARTBEAT)
         while True:
             try:
                 process_id = await self._register()
@@ -79,7 +81,7 @@ class Membership:
             else:
                 outage.worked()
                 return process_id
-            await asyncio.sleep(conf.HEARTBEAT)
+            await backoff.pause()
 
     async def _register(self) -> UUID:
         sent = self._clock.monotonic()
@@ -173,8 +175,3 @@ class Membership:
             await self._write(leases.mark_gone, self.process_id, None)
         except Unavailable:
             logger.warning("Not said goodbye: others will notice", extra={"verb": "leave_failed"})
-
-
-def end_this_process() -> None:
-    """Send SIGTERM to this process, which stops it in order under any server."""
-    os.kill(os.getpid(), signal.SIGTERM)

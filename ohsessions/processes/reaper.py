@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from ohsessions import lifecycle
+from ohsessions.concurrency.backoff import Backoff
 from ohsessions.conf import conf
 from ohsessions.core.clock import Clock
 from ohsessions.core.errors import Unavailable
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at the other processes."""
+MOST_PAUSE = 2.0
+"""The most seconds between two looks that fail."""
 TAKEN_AT_ONCE = 100
 """Sessions of a dead worker that one query looks up."""
 
@@ -46,22 +49,28 @@ class Reaper:
         self._clock = clock or Clock()
         self._observer = Observer(conf.LEASE_TTL)
 
-    async def watch(self) -> None:
-        """Look and take over forever, in two tasks, so that a takeover does not delay the next look."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._again_and_again(self.look), name="reaper looks")
-            group.create_task(self._again_and_again(self.take_over), name="reaper takes over")
+    async def look_for_ever(self) -> None:
+        """Look again and again."""
+        await self._again_and_again(self.look)
+
+    async def take_over_for_ever(self) -> None:
+        """Take over again and again. It is a task of its own, so that it does not delay the next look."""
+        await self._again_and_again(self.take_over)
 
     @staticmethod
     async def _again_and_again(job: Callable[[], Awaitable[None]]) -> None:
+        backoff = Backoff(LOOK_EVERY, MOST_PAUSE)
         while True:
             try:
                 await job()
             except Unavailable:
-                pass
+                await backoff.pause()
             except Exception:
                 logger.exception("Reaping failed; the next time goes on", extra={"verb": "reap_failed"})
-            await asyncio.sleep(LOOK_EVERY)
+                await backoff.pause()
+            else:
+                backoff.reset()
+                await asyncio.sleep(LOOK_EVERY)
 
     async def look(self) -> None:
         """Look once: declare dead processes gone, and call `on_drain` if this one drains."""
@@ -99,7 +108,6 @@ class Reaper:
                 change = await self._store.try_change(
                     lifecycle.hand_over, session_id, worker, "its worker is gone", died=True
                 )
-                await self._store.announce(change)
                 taken += change is not None
             if not taken:
                 return
@@ -107,8 +115,7 @@ class Reaper:
     async def _end_connections(self, gateway: UUID) -> None:
         connections = await self._store.database.read(lifecycle.open_connections, gateway)
         for session_id in set(connections.values()):
-            change = await self._store.try_change(lifecycle.write_off, session_id, gateway, "gateway_lost")
-            if change is not None:
-                await self._store.announce(change)
-                await self._store.wakeups.presence(session_id)
+            write_off = lifecycle.write_off
+            if await self._store.try_change(write_off, session_id, gateway, "gateway_lost") is not None:
+                self._store.announce_presence(session_id)
         await self._store.change(leases.end_detached, gateway)

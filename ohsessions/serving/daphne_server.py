@@ -3,7 +3,7 @@ daphne with the additions that production needs. `manage.py ohsessions serve` ru
 
 Importing this module installs Twisted's asyncio reactor, so import it before the ASGI application. It adds to
 daphne's server: a listen backlog for many clients that reconnect at once, the limits of the modules
-http_requests and websockets, ASGI's lifespan, and an orderly stop. It knows nothing of sessions.
+http_requests and websockets, and an orderly stop. It knows nothing of sessions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from daphne import server as daphne_server  # first: it installs the reactor
 from daphne.http_protocol import HTTPFactory
 from daphne.ws_protocol import WebSocketFactory
-from twisted.internet import defer, reactor
+from twisted.internet import defer
 
 from ohsessions.serving.http_requests import BodyLimits, LimitedHTTPFactory
 from ohsessions.serving.ports import FairPort
@@ -35,53 +35,15 @@ CLOSE_LIMIT = 10.0
 Application = Callable[..., Awaitable[None]]
 
 
-class Lifespan:
-    """The server's side of ASGI's lifespan. An application that raises does not support it, which is fine."""
-
-    def __init__(self, application: Application) -> None:
-        self.application = application
-        self.incoming: asyncio.Queue[dict[str, str]] = asyncio.Queue()
-        self.started = False
-        self.task: asyncio.Task[None] | None = None
-
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.incoming.put_nowait({"type": "lifespan.startup"})
-        self.task = loop.create_task(self.run(), name="ohsessions lifespan")
-
-    async def run(self) -> None:
-        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
-        try:
-            await self.application(scope, self.incoming.get, self.send)
-        except Exception as error:
-            if self.started:
-                logger.exception("The application's lifespan ended with an error")
-            else:
-                logger.debug("The application does not speak lifespan: %s", error)
-
-    async def send(self, message: dict[str, str]) -> None:
-        self.started = True
-        if message["type"].endswith(".failed"):
-            logger.critical("%s: %s", message["type"], message.get("message", ""))
-
-    async def stop(self, limit: float) -> None:
-        """Notify the application of the shutdown, and cancel it after `limit` seconds."""
-        if self.task is None:
-            return
-        self.incoming.put_nowait({"type": "lifespan.shutdown"})
-        _, pending = await asyncio.wait([self.task], timeout=limit)
-        for task in pending:
-            logger.error("The application did not stop within %s s", limit, extra={"verb": "abort"})
-            task.cancel()
-
-
 class Server(daphne_server.Server):  # type: ignore[misc]
     """
     Serves `application` on one TCP address until SIGTERM or SIGINT.
 
     `limits` are those of websockets, some of them for each `address_of` a scope; `limits.largest` also bounds
     sent messages. `slow_timeout`: the seconds for which a client may leave its data unread; daphne's own ping
-    timeout is longer. `announce` is called with (host, port) once connections are accepted. After `run`,
-    `error` is the reason why the server could not listen, or None.
+    timeout is longer. `stop_application` is awaited at the end, for `stop_timeout` seconds. `announce` is
+    called with (host, port) once connections are accepted. After `run`, `error` is the reason why the server
+    could not listen, or None.
     """
 
     def __init__(
@@ -94,6 +56,7 @@ class Server(daphne_server.Server):  # type: ignore[misc]
         limits: Limits,
         address_of: Callable[[dict[str, Any]], str],
         slow_timeout: float,
+        stop_application: Callable[[], Awaitable[None]],
         stop_timeout: float,
         announce: Callable[[str, int], None],
         **options: Any,
@@ -116,9 +79,9 @@ class Server(daphne_server.Server):  # type: ignore[misc]
         self.body_limits = body_limits
         self.limits = limits
         self.address_of = address_of
+        self.stop_application = stop_application
         self.stop_timeout = stop_timeout
         self.announce = announce
-        self.lifespan = Lifespan(application)
         self.ports: list[Any] = []
         self.error: str | None = None
 
@@ -139,10 +102,6 @@ class Server(daphne_server.Server):  # type: ignore[misc]
     def ws_factory(self, factory: WebSocketFactory) -> None:
         """See http_factory."""
         self._ws_factory = BoundedWebSocketFactory(self, self.limits, server=self.server_name)
-
-    def run(self) -> None:
-        reactor.callWhenRunning(lambda: self.lifespan.start(reactor._asyncioEventloop))
-        super().run()
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
         """Add to a websocket's scope the scheme, which daphne omits, and an Inlet to limit its client."""
@@ -172,7 +131,11 @@ class Server(daphne_server.Server):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         for port in self.ports:
             await defer.maybeDeferred(port.stopListening).asFuture(loop)
-        await self.lifespan.stop(self.stop_timeout)
+        try:
+            await asyncio.wait_for(self.stop_application(), self.stop_timeout)
+        except TimeoutError:
+            limit = self.stop_timeout
+            logger.error("The application did not stop within %s s", limit, extra={"verb": "abort"})  # noqa: TRY400
         running = [
             details["application_instance"]
             for details in self.connections.values()

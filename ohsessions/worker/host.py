@@ -143,11 +143,10 @@ class SessionHost:
             raise RuntimeFailure("start_failed", reason)
         await within(conf.START_TIMEOUT, "its start", self._rehydrate(entry, self._context))
         await self._outbox.flush()
-        change = await self._store.change_patiently(lifecycle.run, self.session_id, self.epoch)
+        await self._store.change_patiently(lifecycle.run, self.session_id, self.epoch)
         self.ready = True
         self._on_ready(self)
         logger.info("Session %s runs", self.session_id, extra={"verb": "running"})
-        await self._store.announce(change)
 
     async def _rehydrate(self, entry: RuntimeEntry, context: HostContext) -> None:
         snapshot = await context.load(self._claimed.snapshot)
@@ -216,7 +215,6 @@ class SessionHost:
         logger.info(
             "Session %s passivates: %s", self.session_id, change.reason, extra={"verb": "passivating"}
         )
-        await self._store.announce(change)
         return True
 
     async def _claim_passivation(self, reason: str) -> Change | None:
@@ -273,7 +271,6 @@ class SessionHost:
             lifecycle.release, self.session_id, self.epoch, snapshot, problem, give_up=give_up
         )
         logger.info("Session %s is %s", self.session_id, change.state, extra={"verb": change.state})
-        await self._store.announce(change)
 
     @staticmethod
     async def _save(runtime: Runtime, context: HostContext) -> Snapshot:
@@ -305,10 +302,9 @@ class SessionHost:
         change = await self._store.change_patiently(
             lifecycle.crash, self.session_id, self.epoch, fault.reason
         )
-        await self._store.announce(change)
         if not self.ready:
             failed = WireError(503, "start_failed", f"The session is {change.state}: {fault.public}.")
-            await self._store.wakeups.error(self.session_id, wire.error_event(failed))
+            self._store.announce_error(self.session_id, wire.error_event(failed))
 
     async def _tell_of_crash(self, fault: Fault) -> None:
         """Store an error event about the crash, and mark the action or interrupt under way as done.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
@@ -15,11 +16,13 @@ from uuid import UUID
 from channels.consumer import AsyncConsumer
 from channels.worker import Worker
 
+from ohsessions.concurrency.backoff import Backoff
 from ohsessions.wakeups import Hearing
 
 logger = logging.getLogger(__name__)
 
-RETRY_PAUSE = 1.0
+RETRY_FIRST, RETRY_MOST = 0.5, 4.0
+"""Seconds to wait before listening again to a layer that failed: the first pause and the longest."""
 
 
 class WakeupConsumer(AsyncConsumer):  # type: ignore[misc]
@@ -69,13 +72,17 @@ class LayerWorker(Worker):  # type: ignore[misc]
             await asyncio.gather(*consumers, return_exceptions=True)
 
     async def listener(self, channel: str) -> None:
+        backoff = Backoff(RETRY_FIRST, RETRY_MOST)
         while True:
+            began = time.monotonic()
             try:
                 await super().listener(channel)
             except Exception as error:
                 logger.debug("Listening to %s: %r", channel, error)
                 await self._unsubscribe(channel)
-                await asyncio.sleep(RETRY_PAUSE)
+                if time.monotonic() - began > RETRY_MOST:
+                    backoff.reset()  # it has listened meanwhile
+                await backoff.pause()
 
     async def _unsubscribe(self, channel: str) -> None:
         """Make the layer forget a channel.

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from ohsessions import snapshots
+from ohsessions.concurrency.backoff import Backoff
 from ohsessions.conf import conf
 from ohsessions.core.errors import StaleEpoch, Unavailable
 from ohsessions.core.runtime import JSON
@@ -24,8 +25,9 @@ from ohsessions.worker.calls import within
 MAX_EVENTS = 1000
 MAX_CHARACTERS = 4 * 1024 * 1024
 BATCH_CHARACTERS = 256 * 1024
-RETRY_PAUSE = 0.25
-"""Seconds between two tries while the database is away; the end of the lease ends the tries."""
+RETRY_FIRST, RETRY_MOST = 0.2, 2.0
+"""Seconds between two tries while the database is away: the first pause and the longest. The end of the lease
+ends the tries."""
 
 
 class Outbox:
@@ -150,12 +152,13 @@ class Outbox:
     async def _write(self, append: Append) -> None:
         if self._failure is not None:
             raise self._failure
+        backoff = Backoff(RETRY_FIRST, RETRY_MOST)
         while True:
             try:
                 await self._store.append(append)
             except Unavailable:
                 # The write keys make it safe to repeat a write that may have been committed.
-                await asyncio.sleep(RETRY_PAUSE)
+                await backoff.pause()
             except Exception as error:
                 self._fail(error)
                 raise

@@ -10,18 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from channels.layers import get_channel_layer
 
 from ohsessions import lifecycle
-from ohsessions.concurrency.tasks import cancel_all
+from ohsessions.concurrency.backoff import Backoff
+from ohsessions.concurrency.tasks import Group, attempt, cancel_all
 from ohsessions.conf import conf
 from ohsessions.core.errors import ProcessGone, StaleEpoch, Unavailable
 from ohsessions.models import Process
-from ohsessions.processes.membership import Membership, end_this_process
+from ohsessions.processes.ending import ending
+from ohsessions.processes.membership import Membership
 from ohsessions.processes.reaper import Reaper
 from ohsessions.processes.store import Store
 from ohsessions.programs.orphans import kill_orphans
@@ -38,6 +39,8 @@ LOOK_EVERY = 0.5
 """Seconds between two looks for due or waiting sessions, if no wake-up comes before."""
 RECONCILE_EVERY = 1.0
 """Seconds between two comparisons of the rows with the hosted sessions."""
+MOST_PAUSE = 3.0
+"""The most seconds between two tries of a job that fails, if it is not rarer anyway."""
 CLAIMS_AT_ONCE = 8
 PATIENCE, MOST_PATIENCE = 0.05, 0.5
 """Seconds that a worker waits before a claim: per session above the least loaded worker's, and at most."""
@@ -51,12 +54,9 @@ def stop_limit() -> float:
 
 
 class SessionWorker:
-    """One worker process. Call `start` in the event loop; `stop` hands all sessions back.
+    """One worker process. Call `start` in the event loop; `stop` hands all sessions back."""
 
-    `on_drain` is called when an operator wants this process to end.
-    """
-
-    def __init__(self, store: Store, on_drain: Callable[[], None] = end_this_process) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._membership = Membership(store, Process.Kind.WORKER, self)
         self._reaper = Reaper(store, lambda: self._membership.process_id, on_drain=self._asked_to_drain)
@@ -66,10 +66,9 @@ class SessionWorker:
         self._hosted = Hosted(store, self._something_wanted.set)
         self._claiming: set[UUID] = set()
         self._trying_to_passivate: set[SessionHost] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Group("worker", ending.fail)
         self._tidying = Tidying(store, lambda: self._membership.process_id)
         self._stopping = False
-        self._on_drain = on_drain
 
     # Methods that its membership calls
 
@@ -90,34 +89,34 @@ class SessionWorker:
         # There are orphans if a worker and its watchdogs were killed together.
         await asyncio.to_thread(kill_orphans)
         await self._membership.join()
-        self._spawn(self._membership.keep(), "lease")
-        self._spawn(self._reaper.watch(), "reaper")
-        self._spawn(self._listen_for_ever(), "listen")
-        self._spawn(self._store.wakeups.probe_for_ever(), "probe")
-        self._spawn(self._repeat(self._claim_wanted, LOOK_EVERY, self._something_wanted), "claims")
-        self._spawn(self._repeat(self._passivate_due, LOOK_EVERY, self._something_due), "passivations")
-        self._spawn(self._repeat(self._reconcile, RECONCILE_EVERY, self._in_doubt), "reconcile")
-        self._spawn(self._repeat(self._tidying.sweep, tidying.SWEEP_EVERY, asyncio.Event()), "sweep")
-        self._spawn(self._repeat(self._tidying.prune, tidying.PRUNE_EVERY, asyncio.Event()), "prune")
-
-    def _spawn(self, job: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(job, name=f"worker {name}")
-        task.add_done_callback(_report)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        keep = self._tasks.keep
+        keep(self._membership.keep(), "lease")
+        keep(self._reaper.look_for_ever(), "reaper looks")
+        keep(self._reaper.take_over_for_ever(), "reaper takes over")
+        keep(self._listen_for_ever(), "listen")
+        keep(self._store.wakeups.probe_for_ever(), "probe")
+        keep(self._repeat(self._claim_wanted, LOOK_EVERY, self._something_wanted), "claims")
+        keep(self._repeat(self._passivate_due, LOOK_EVERY, self._something_due), "passivations")
+        keep(self._repeat(self._reconcile, RECONCILE_EVERY, self._in_doubt), "reconcile")
+        keep(self._repeat(self._tidying.sweep, tidying.SWEEP_EVERY, asyncio.Event()), "sweep")
+        keep(self._repeat(self._tidying.prune, tidying.PRUNE_EVERY, asyncio.Event()), "prune")
 
     @staticmethod
     async def _repeat(job: Callable[[], Awaitable[None]], every: float, sooner: asyncio.Event) -> None:
         """Run a job for ever, every `every` seconds and when `sooner` is set."""
+        backoff = Backoff(every, max(every, MOST_PAUSE))
         while True:
             sooner.clear()
             try:
                 await job()
             except (Unavailable, ProcessGone):
-                await asyncio.sleep(every)  # until the database is back, or this worker is registered anew
+                await backoff.pause()  # until the database is back, or this worker is registered anew
+                continue
             except Exception:
                 logger.exception("A look failed; the next one goes on", extra={"verb": "look_failed"})
-                await asyncio.sleep(every)
+                await backoff.pause()
+                continue
+            backoff.reset()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(every):
                     await sooner.wait()
@@ -130,11 +129,15 @@ class SessionWorker:
             consumer = WakeupConsumer.as_asgi(wanted=self._on_wanted, work=self._on_work)
             worker = LayerWorker(consumer, channels, get_channel_layer())
             listening = asyncio.create_task(worker.handle(), name="worker layer")
+            rejoining = asyncio.create_task(self._membership.wait_rejoined(process_id), name="worker rejoins")
+            both = {listening, rejoining}
             try:
-                await self._membership.wait_rejoined(process_id)
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                if listening.done():
+                    listening.result()
+                    return  # it must not end before: the group notices
             finally:
-                listening.cancel()
-                await asyncio.gather(listening, return_exceptions=True)
+                await cancel_all(both)
 
     def _on_wanted(self, session_id: UUID) -> None:
         self._something_wanted.set()
@@ -186,11 +189,9 @@ class SessionWorker:
             if won is None or not self._membership.holds(process_id):
                 # The answer may come after the end of the lease. Others may own the session by then.
                 return
-            claimed, change = won
-            self._hosted.add(claimed, self._membership.confirmed_at)
+            self._hosted.add(won[0], self._membership.confirmed_at)
         finally:
             self._claiming.discard(session_id)
-        await self._store.announce(change)
 
     # Passivating
 
@@ -202,7 +203,7 @@ class SessionWorker:
         for host in map(self._hosted.get, due):
             if host is not None and host not in self._trying_to_passivate:
                 self._trying_to_passivate.add(host)
-                self._spawn(self._try_passivate(host), f"passivation of session {host.session_id}")
+                self._tasks.spawn(self._try_passivate(host), f"passivation of session {host.session_id}")
 
     async def _try_passivate(self, host: SessionHost) -> None:
         try:
@@ -224,8 +225,7 @@ class SessionWorker:
             return
         task.cancel()
         await asyncio.wait([task])
-        change = await self._store.change(lifecycle.end_start, host.session_id, host.epoch)
-        await self._store.announce(change)
+        await self._store.change(lifecycle.end_start, host.session_id, host.epoch)
 
     # Reconciling
 
@@ -251,16 +251,15 @@ class SessionWorker:
         if self._stopping:
             return
         for session_id in await read(lifecycle.strays):
-            change = await self._store.try_change(lifecycle.settle, session_id, f"worker {process_id}")
-            await self._store.announce(change)
+            await self._store.try_change(lifecycle.settle, session_id, f"worker {process_id}")
 
     # Stopping
 
     def _asked_to_drain(self) -> None:
-        """Take no new sessions and call `on_drain`, as an operator wants this process to end."""
+        """Take no new sessions and end this process, since an operator asked for it."""
         if not self._stopping:
             self._stopping = True
-            self._on_drain()
+            ending.begin()
 
     async def stop(self, reason: str) -> None:
         """Drain: take no new sessions, wait a while for actions under way, and give all sessions back.
@@ -268,18 +267,27 @@ class SessionWorker:
         Sessions that are wanted go to other workers; the rest are put to sleep.
         """
         self._stopping = True
-        process_id = self._membership.process_id
+        await attempt(self._note_drain(), "Noting the drain")
+        # Whatever happens to one session, the others are saved.
+        drains = [(self._drain(host, reason), f"Draining session {host.session_id}") for host in self._hosted]
+        await asyncio.gather(*(attempt(drain, what) for drain, what in drains))
+        await self._tasks.stop()
+        await self._hosted.cut_off()  # sessions whose claim was under way when the drain began
+        await attempt(self._give_all_back(reason), "Giving the sessions back")
+
+    async def _note_drain(self) -> None:
         with contextlib.suppress(Unavailable):
             await self._membership.begin_drain()
-        await asyncio.gather(*(self._drain(host, reason) for host in self._hosted))
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._hosted.cut_off()  # sessions whose claim was under way when the drain began
-        # A database that hangs must not block the end. Other processes notice LEASE_TTL later.
+
+    async def _give_all_back(self, reason: str) -> None:
+        """Give back the sessions that this worker still owns, and leave.
+
+        A database that hangs must not block the end. Other processes notice LEASE_TTL later.
+        """
         with contextlib.suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(GRACE):
-                for session_id in await self._store.database.read(lifecycle.owned_by, process_id):
+                owned = lifecycle.owned_by
+                for session_id in await self._store.database.read(owned, self._membership.process_id):
                     await self._give_back(session_id, reason)
                 await self._membership.leave()
 
@@ -306,12 +314,4 @@ class SessionWorker:
 
     async def _give_back(self, session_id: UUID, reason: str, epoch: int | None = None) -> None:
         process_id = self._membership.process_id
-        change = await self._store.try_change(
-            lifecycle.hand_over, session_id, process_id, reason, epoch=epoch
-        )
-        await self._store.announce(change)
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        logger.error("%s ended", task.get_name(), exc_info=error, extra={"verb": "task_failed"})
+        await self._store.try_change(lifecycle.hand_over, session_id, process_id, reason, epoch=epoch)

@@ -188,13 +188,12 @@ async def somebody_acts(site: Site) -> None:
 
 async def it_is_closed(site: Site) -> None:
     for session in await site.sessions():
-        await site.store.announce(await site.store.change(lifecycle.close, session.pk, by="ann"))
+        await site.store.change(lifecycle.close, session.pk, by="ann")
 
 
 async def an_operator_passivates(site: Site) -> None:
     for session in await site.sessions():
-        change, _ = await site.store.change(lifecycle.force_passivation, session.pk, by="ann")
-        await site.store.announce(change)
+        await site.store.change(lifecycle.force_passivation, session.pk, by="ann")
 
 
 async def stop_its_worker(site: Site) -> None:
@@ -335,8 +334,10 @@ def quick(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         "ohsessions.worker.worker.RECONCILE_EVERY",
         "ohsessions.gateway.gateway.RECONCILE_EVERY",
         "ohsessions.processes.reaper.LOOK_EVERY",
-        "ohsessions.processes.store.RETRY_PAUSE",
-        "ohsessions.worker.outbox.RETRY_PAUSE",
+        "ohsessions.processes.store.RETRY_FIRST",
+        "ohsessions.processes.store.RETRY_MOST",
+        "ohsessions.worker.outbox.RETRY_FIRST",
+        "ohsessions.worker.outbox.RETRY_MOST",
     ):
         monkeypatch.setattr(name, 0.02)
     monkeypatch.setattr("ohsessions.worker.worker.PATIENCE", 0.0)

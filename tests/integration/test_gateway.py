@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -136,7 +137,7 @@ async def is_alone(gateway: Gateway) -> bool:
 
 
 def stop_reconciling(gateway: Gateway) -> None:
-    next(task for task in gateway._background if task.get_name() == "gateway reconcile").cancel()
+    gateway._reconcile = partial(asyncio.sleep, 0)  # type: ignore[method-assign]
 
 
 async def test_an_attach_whose_answer_was_lost_is_undone_and_can_be_repeated(gateway: Gateway) -> None:
@@ -295,7 +296,7 @@ async def test_who_disconnects_while_the_database_is_away_is_detached_when_it_is
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_reconciling(gateway)
-    monkeypatch.setattr("ohsessions.processes.store.RETRY_PAUSE", 0.0)
+    monkeypatch.setattr("ohsessions.processes.store.RETRY_FIRST", 0.0)
     client, socket = await connect(gateway)
     await ask(client, action="initialize")
     await ask(client, action="message", args={"content": "the last word"})
@@ -319,8 +320,8 @@ async def test_who_disconnects_while_the_database_is_away_is_detached_when_it_is
 async def test_an_operators_passivation_ends_connections_such_that_they_stay_away(gateway: Gateway) -> None:
     client, socket = await connect(gateway)
     session_id = UUID((await ask(client, action="initialize"))["session_id"])
-    change, _ = await gateway.store.change(lifecycle.force_passivation, session_id, by="ann")
-    await gateway.store.announce(change)
+    await gateway.store.change(lifecycle.force_passivation, session_id, by="ann")
+    await gateway.store.announced()
     await socket.wait(lambda: socket.ended, "the end")
     assert socket.ended == ("operator", False)
 
@@ -389,7 +390,7 @@ async def test_what_is_stored_between_attach_and_subscription_is_not_late(
         await gateway.store.database.write(lifecycle.close, session_id, by="somebody else")
 
     async def join_late(group: str, channel: str) -> None:
-        await asyncio.gather(*gateway._tasks)  # were it looking already, it would have seen nothing
+        await asyncio.gather(*gateway._tasks._spawned)  # were it looking already, it would have seen nothing
         await close(UUID(group.rpartition(".")[2]))
         await join(group, channel)
 
@@ -465,7 +466,7 @@ async def test_who_is_being_attached_when_its_time_for_that_is_over_stays(gatewa
 
     async def run_out(session_id: UUID) -> None:
         client._end_unattached()
-        await asyncio.gather(*gateway._tasks)
+        await asyncio.gather(*gateway._tasks._spawned)
 
     gateway.store.after_attach = run_out  # type: ignore[attr-defined]
     assert (await ask(client, action="initialize"))["status"] == "ok"
@@ -567,7 +568,7 @@ async def listening(
 ) -> AsyncIterator[tuple[BadLayer, Subscriptions, Any, Any]]:
     """A layer, subscriptions that listen to it, the wanted sessions, and what was heard."""
     monkeypatch.setattr(subscriptions_module, "LAYER_TIMEOUT", 0.1)
-    monkeypatch.setattr(subscriptions_module, "LAYER_PAUSE", 0.01)
+    monkeypatch.setattr(subscriptions_module, "LAYER_PAUSE_MOST", 0.01)
     layer = BadLayer()
     monkeypatch.setattr(subscriptions_module, "get_channel_layer", lambda: layer)
     wanted: dict[UUID, None] = {}

@@ -244,8 +244,8 @@ async def until(store: Store, true: Callable[[], bool], what: str) -> None:
 async def asleep(store: Store, session_id: UUID) -> Session:
     """An operator puts a session to sleep; gives its row then."""
     sleeping = Session.objects.filter(pk=session_id, state="passivated")
-    change, _ = await store.change(lifecycle.force_passivation, session_id, by="ann")
-    await store.announce(change)
+    await store.change(lifecycle.force_passivation, session_id, by="ann")
+    await store.announced()
     await until(store, sleeping.all().exists, "the session sleeping")
     return await store.database.read(sleeping.get)
 

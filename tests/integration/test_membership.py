@@ -406,7 +406,8 @@ async def test_taking_over_does_not_keep_the_reaper_from_looking(store, membersh
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(leases, "living", living)
     monkeypatch.setattr(leases, "gone_with_leftovers", take_long)
-    watching = asyncio.create_task(Reaper(store, lambda: membership.process_id).watch())
+    reaper = Reaper(store, lambda: membership.process_id)
+    watching = asyncio.gather(reaper.look_for_ever(), reaper.take_over_for_ever())
     try:
         async with asyncio.timeout(LIMIT / 2):
             await looked.wait()
@@ -522,7 +523,7 @@ async def test_the_reaper_goes_on_after_whatever_went_wrong(store, membership, m
 
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(leases, "living", living)
-    watching = asyncio.create_task(Reaper(store, lambda: membership.process_id).watch())
+    watching = asyncio.create_task(Reaper(store, lambda: membership.process_id).look_for_ever())
     async with asyncio.timeout(LIMIT):
         await looks.wait()
     watching.cancel()

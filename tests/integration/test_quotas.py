@@ -273,7 +273,7 @@ async def test_a_worker_claims_no_more_than_it_may_run(world: World, configure: 
         await until(lambda: not worker._claiming, "the end of what is being claimed")
         assert worker.load() == 2
         first = next(iter(worker._hosted)).session_id
-        await store.announce(await store.change(lifecycle.close, first, by="me"))
+        await store.change(lifecycle.close, first, by="me")
         await until(
             lambda: {host.session_id for host in worker._hosted} == sessions - {first}, "the third session"
         )

@@ -94,7 +94,7 @@ async def test_a_worker_that_started_before_redis_hears_when_redis_is_there(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", worker_layer.logger.name)
-    monkeypatch.setattr(worker_layer, "RETRY_PAUSE", 0.05)
+    monkeypatch.setattr(worker_layer, "RETRY_MOST", 0.05)
     redis_server.stop()
     layer = RedisPubSubChannelLayer(hosts=[redis_server.url], prefix=uuid4().hex)
     wanted: list[UUID] = []

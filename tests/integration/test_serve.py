@@ -24,18 +24,21 @@ import asyncio
 from django.core.asgi import get_asgi_application
 from twisted.internet import reactor
 
+from ohsessions import routing
+
 reactor.callWhenRunning(lambda: print("the reactor runs", flush=True))
 get_asgi_application()
 
+class Mount:
+    async def stop(self):
+        print("the application stops", flush=True)
+        await asyncio.sleep(0.1)
+        print("it has stopped", flush=True)
+
+stopped = Mount()
+routing._mounts.add(stopped)
+
 async def application(scope, receive, send):
-    if scope["type"] == "lifespan":
-        await receive()
-        print("startup", flush=True)
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        print("shutdown", flush=True)
-        await send({"type": "lifespan.shutdown.complete"})
-        return
     if scope["path"] == "/hang":
         try:
             print("hanging", flush=True)
@@ -77,7 +80,8 @@ class Served:
 
     def wait_serving(self) -> None:
         def settled() -> bool:
-            return "startup" in self.lines() or self.process.poll() is not None
+            serves = any(line.startswith("Serving on") for line in self.lines())
+            return serves or self.process.poll() is not None
 
         wait_until(settled, "serve listening")
         assert self.process.poll() is None, self.output.read_text()
@@ -158,7 +162,7 @@ def test_it_stops_in_order_whatever_its_requests_are_doing(served: Served, numbe
         wait_until(lambda: "hanging" in served.lines(), "the request's beginning")
         served.process.send_signal(number)
         assert served.process.wait(10) == 0
-    words = ["the reactor runs", "startup", "hanging", "shutdown", "cancelled"]
+    words = ["the reactor runs", "hanging", "the application stops", "it has stopped", "cancelled"]
     assert [line for line in served.lines() if line in words or "Error" in line] == words
 
 

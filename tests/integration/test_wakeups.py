@@ -76,7 +76,7 @@ async def store(layer: Layer, database: str) -> AsyncIterator[Store]:
 
 async def test_a_new_session_wakes_the_workers(world: World, store: Store, layer: Layer):
     attached = await store.change(world.open)
-    await store.announce(attached.change, attached.left)
+    await store.announced()
     group = session_group(attached.change.session_id)
     assert layer.take() == [(group, "session.state"), (WORK_CHANNEL, "session.wanted")]
 
@@ -84,6 +84,7 @@ async def test_a_new_session_wakes_the_workers(world: World, store: Store, layer
 async def test_an_action_wakes_its_owner_and_the_gateways(world: World, store: Store, layer: Layer):
     session_id, epoch = await store.change(world.run)
     await store.append(Append(session_id, [action()]))
+    await store.announced()
     group, owner = session_group(session_id), worker_channel(world.worker)
     (_, events), (_, work) = layer.sent
     assert layer.take() == [(group, "session.events"), (owner, "session.work")]
@@ -99,7 +100,10 @@ async def test_an_action_of_a_session_that_nobody_owns_wakes_the_workers(
     world: World, store: Store, layer: Layer
 ):
     session_id = (await store.change(world.open)).change.session_id
+    await store.announced()
+    layer.take()
     await store.append(Append(session_id, [action()]))
+    await store.announced()
     assert layer.take() == [(session_group(session_id), "session.events"), (WORK_CHANNEL, "session.wanted")]
 
 
@@ -115,12 +119,12 @@ async def test_large_events_travel_as_numbers_only(world: World, store: Store, l
 
 async def test_who_lost_a_session_hears_of_it(world: World, store: Store, layer: Layer):
     session_id, _ = await store.change(world.run, "a")
-    change = await store.change(lifecycle.force_passivation, session_id, by="op")
-    await store.announce(change[0])
+    await store.change(lifecycle.force_passivation, session_id, by="op")
+    await store.announced()
     group, owner = session_group(session_id), worker_channel(world.worker)
     assert layer.take() == [(group, "session.ended"), (owner, "session.work")]
-    closed = await store.change(lifecycle.close, session_id, by="me")
-    await store.announce(closed)
+    await store.change(lifecycle.close, session_id, by="me")
+    await store.announced()
     assert layer.take() == [(group, "session.events"), (group, "session.state"), (owner, "session.work")]
 
 
@@ -129,6 +133,7 @@ async def test_a_repeated_action_is_announced_again(world: World, store: Store, 
     session_id, _ = await store.change(world.run)
     for _ in range(2):
         await store.append(Append(session_id, [action(write_key="c:1")]))
+    await store.announced()
     assert [kind for _, kind in layer.take()] == ["session.events", "session.work"] * 2
 
 
@@ -340,7 +345,7 @@ async def test_a_client_is_answered_soon_and_a_runtime_waits_as_long_as_it_takes
 
 @pytest.mark.parametrize("method", ["change_patiently", "read_patiently"])
 async def test_what_is_done_patiently_is_tried_until_the_database_is_back(store: Store, monkeypatch, method):
-    monkeypatch.setattr(store_module, "RETRY_PAUSE", 0.0)
+    monkeypatch.setattr(store_module, "RETRY_FIRST", 0.0)
     outage = [OperationalError("away") for _ in range(5)]
 
     def work() -> str:

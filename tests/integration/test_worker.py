@@ -102,7 +102,6 @@ class Site:
 
     async def open(self) -> UUID:
         attached = await self.store.change(self.world.open, "a")
-        await self.store.announce(attached.change)
         return attached.change.session_id
 
     async def open_running(self) -> UUID:
@@ -147,8 +146,7 @@ class Site:
 
     async def passivate(self, session_id: UUID) -> None:
         """As an operator does."""
-        change, _ = await self.store.change(lifecycle.force_passivation, session_id, by="ann")
-        await self.store.announce(change)
+        await self.store.change(lifecycle.force_passivation, session_id, by="ann")
 
     async def reasons(self, session_id: UUID) -> list[tuple[str, str]]:
         def read() -> list[tuple[str, str]]:
@@ -167,7 +165,7 @@ def make_site(world: World, settings: Any) -> Callable[..., Any]:
         Slow.reset()
         store = Store(GatedDatabase())
         await store.change(leases.mark_gone, world.worker)
-        worker = SessionWorker(store, on_drain=lambda: None)
+        worker = SessionWorker(store)
         await worker.start()
         try:
             yield Site(world, store, worker)
@@ -237,7 +235,7 @@ async def test_a_session_put_to_sleep_while_it_starts_is_closed_before_it_starts
         session_id = await site.open()
         await Slow.wait("start begins")
         await site.passivate(session_id)
-        await site.store.announce((await site.store.change(site.world.attach, session_id, "b")).change)
+        await site.store.change(site.world.attach, session_id, "b")
         await Slow.wait("close begins")
         Slow.may_start.set()
         Slow.may_close.set()

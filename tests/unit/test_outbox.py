@@ -156,7 +156,7 @@ async def test_who_emits_faster_than_is_stored_waits_for_room(monkeypatch: pytes
 async def test_a_write_without_an_answer_is_repeated_under_the_same_keys(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(outbox_module, "RETRY_PAUSE", 0.0)
+    monkeypatch.setattr(outbox_module, "RETRY_FIRST", 0.0)
     journal = Refusing(Unavailable(), Unavailable())
     outbox = Outbox(journal, uuid4(), 1)  # type: ignore[arg-type]
     await outbox.put("agent", "answer", "a")

@@ -20,6 +20,7 @@ from ohsessions.conf import conf
 from ohsessions.exposure import proxy_headers_risk
 from ohsessions.models import Process
 from ohsessions.processes import leases, malloc
+from ohsessions.processes.ending import ending
 from ohsessions.processes.store import Store
 from ohsessions.wakeups import is_embedded
 from ohsessions.worker.worker import SessionWorker, stop_limit
@@ -60,7 +61,8 @@ class Command(BaseCommand):
         from ohsessions.core.addresses import limit_key
         from ohsessions.gateway.client_address import address_of
         from ohsessions.gateway.gateway import FRAME_SLACK
-        from ohsessions.serving import daphne_server as server
+        from ohsessions.routing import stop_mounts
+        from ohsessions.serving import daphne_server
         from ohsessions.serving.http_requests import BodyLimits
         from ohsessions.serving.websocket_budgets import Limits
 
@@ -74,7 +76,7 @@ class Command(BaseCommand):
         max_message = 2 * conf.MAX_ACTION_BYTES + FRAME_SLACK + ABOVE
         if max_body is None:
             max_body = settings.DATA_UPLOAD_MAX_MEMORY_SIZE or sys.maxsize
-        running = server.Server(
+        running = daphne_server.Server(
             application,
             bind=bind,
             port=port,
@@ -93,6 +95,7 @@ class Command(BaseCommand):
             ),
             address_of=lambda scope: limit_key(address_of(scope)),
             slow_timeout=conf.SLOW_TIMEOUT,
+            stop_application=stop_mounts,
             stop_timeout=stop_limit(),
             announce=self.announce,
             **(PROXY_HEADERS if proxy_headers else {}),
@@ -100,6 +103,7 @@ class Command(BaseCommand):
         running.run()
         if running.error:
             raise CommandError(f"Cannot listen on {bind} port {port}: {running.error}")
+        check_ending()
 
     def work(self, **options: Any) -> None:
         if is_embedded():
@@ -111,6 +115,7 @@ class Command(BaseCommand):
         self.warn_of_migrations()
         connections.close_all()
         asyncio.run(work_until_told(lambda: self.stdout.write("Working")))
+        check_ending()
 
     def warn_of_migrations(self) -> None:
         """Warn of migrations that are not applied. A database that does not answer is no reason to end: the
@@ -161,8 +166,9 @@ async def work_until_told(announce: Callable[[], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, tell)
+    ending.begin = told.set
     store = Store()
-    worker = SessionWorker(store, on_drain=told.set)
+    worker = SessionWorker(store)
     starting = asyncio.create_task(worker.start(), name="worker start")
     waiting = asyncio.create_task(told.wait(), name="worker waits for its end")
     await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
@@ -174,6 +180,12 @@ async def work_until_told(announce: Callable[[], None]) -> None:
     else:
         starting.cancel()  # the worker waits for the database, and holds nothing yet
     await store.close()
+
+
+def check_ending() -> None:
+    """Raise CommandError, for the exit code, if this process has ended because something failed."""
+    if ending.failure is not None:
+        raise CommandError(f"Ended in order after a failure. {ending.failure}")
 
 
 def rows_named(name: str, living: list[Process]) -> list[Process]:
