@@ -11,9 +11,9 @@ class Backoff:
 
     def __init__(self, first: float, most: float) -> None:
         """Begin with a pause of up to `first` seconds. Double it after each try, up to `most` seconds."""
-        self._first = first
+        self._first = min(first, most)
         self._most = most
-        self._next = first
+        self._next = self._first
 
     async def pause(self) -> None:
         """Wait before the next try: for half to all of the present pause."""

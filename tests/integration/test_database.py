@@ -565,6 +565,30 @@ async def test_a_transaction_whose_answer_nobody_waits_for_any_more_is_not_begun
     assert done == ["written"] * database_module.LIFECYCLE_THREADS
 
 
+@pytest.mark.parametrize("step", ["drop_broken_connection", "_run_items", "reset_queries"])
+async def test_the_writer_survives_whatever_its_connection_raises(
+    made: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
+) -> None:
+    monkeypatch.setattr(lanes, "MAX_IDLE", -1.0)
+    broken = monkeypatch.context
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("broken")
+
+    async with asyncio.timeout(LIMIT):
+        with broken() as patch:
+            patch.setattr(lanes, step, fail)
+            written = await asyncio.gather(
+                made.write_urgently(lambda: 1),
+                made.write_gathered(lambda values: values, 2),
+                return_exceptions=True,
+            )
+        assert await made.write_urgently(lambda: 3) == 3
+        assert await made.write_gathered(lambda values: values, 4) == 4
+    assert all(isinstance(one, int | Unavailable) for one in written)
+    assert {record.verb for record in caplog.records} == {"db_thread_failed"}
+
+
 async def test_the_end_does_not_wait_for_a_database_that_hangs(database: str, monkeypatch):
     monkeypatch.setattr(database_module, "CLOSE_LIMIT", 0.05)
     made = Database()

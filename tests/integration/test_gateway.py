@@ -600,6 +600,29 @@ async def hears(layer: BadLayer, session_id: UUID, heard: asyncio.Queue[dict[str
     return True
 
 
+async def test_two_tasks_that_renew_at_once_leave_the_same_groups_without_an_error() -> None:
+    """The one that listens after an error of the layer, and the one that renews at intervals."""
+    wanted: dict[UUID, None] = dict.fromkeys([uuid4(), uuid4()])
+    subscriptions = Subscriptions(wanted.keys(), lambda message: None)
+    layer: Any = InMemoryChannelLayer()
+    subscriptions._layer = layer
+    subscriptions._channel = await layer.new_channel()
+    leave, left = layer.group_discard, []
+
+    async def leave_late(group: str, channel: str) -> None:
+        await asyncio.sleep(0)
+        await leave(group, channel)
+        left.append(group)
+
+    layer.group_discard = leave_late
+    await subscriptions.renew()
+    groups = sorted(map(session_group, wanted))
+    assert sorted(layer.groups) == groups
+    wanted.clear()
+    await asyncio.gather(subscriptions.renew(), subscriptions.renew())
+    assert (sorted(left), layer.groups) == (groups, {})
+
+
 async def subscribed(listening: Any) -> UUID:
     """A session that is listened to."""
     _, subscriptions, wanted, _ = listening

@@ -18,6 +18,7 @@ from ohsessions.concurrency import tasks
 from ohsessions.core.errors import Unavailable, WireError
 from ohsessions.journal import Append
 from ohsessions.processes import store as store_module
+from ohsessions.processes.announcements import MOST_WAITING, Announcements
 from ohsessions.processes.store import Store
 from ohsessions.wakeups import PROBE_GROUP, WORK_CHANNEL, Wakeups, session_group, worker_channel
 from ohsessions.worker.layer import LayerWorker, WakeupConsumer
@@ -135,6 +136,55 @@ async def test_a_repeated_action_is_announced_again(world: World, store: Store, 
         await store.append(Append(session_id, [action(write_key="c:1")]))
     await store.announced()
     assert [kind for _, kind in layer.take()] == ["session.events", "session.work"] * 2
+
+
+async def test_a_client_is_answered_though_the_layer_hangs_and_the_order_is_kept(
+    world: World, store: Store, layer: Layer
+) -> None:
+    layer.hangs = True
+    async with asyncio.timeout(LIMIT):
+        session_id = (await store.change(world.open)).change.session_id
+        await store.append(Append(session_id, [action()]))
+        await store.change(lifecycle.close, session_id, by="me")
+    assert layer.sent == []
+    layer.hangs = False
+    await store.announced()
+    assert await store.database.read(lambda: session(session_id).state) == "closed"
+
+
+async def test_what_is_announced_of_one_session_keeps_its_order(
+    world: World, store: Store, layer: Layer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = layer.group_send
+    pauses = iter([0.02, 0.0, 0.01, 0.0, 0.0, 0.0])
+
+    async def send_late(group: str, message: dict[str, Any]) -> None:
+        await asyncio.sleep(next(pauses))
+        await send(group, message)
+
+    monkeypatch.setattr(layer, "group_send", send_late)
+    session_id = (await store.change(world.open)).change.session_id
+    for _ in range(3):
+        await store.append(Append(session_id, [action()]))
+    await store.change(lifecycle.close, session_id, by="me")
+    await store.announced()
+    kinds = [message["type"] for group, message in layer.sent if group == session_group(session_id)]
+    assert kinds == ["session.state", *["session.events"] * 4, "session.state"]
+
+
+async def test_of_a_session_whose_layer_is_slow_a_bounded_number_of_wakeups_waits() -> None:
+    release, sent = asyncio.Event(), []
+
+    async def send(number: int) -> None:
+        await release.wait()
+        sent.append(number)
+
+    announcements = Announcements()
+    for number in range(3 * MOST_WAITING):
+        announcements.put(UUID(int=1), send, number)
+    release.set()
+    await announcements.sent()
+    assert sent == list(range(MOST_WAITING))
 
 
 def test_a_new_title_is_told_after_the_commit(world: World, layer: Layer):
