@@ -1,8 +1,10 @@
-"""The app that takes protections away as soon as Django is ready."""
+"""The app that takes protections away as soon as Django is ready, and ends a task when it is signalled."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 
 from django.apps import AppConfig
 
@@ -14,5 +16,13 @@ class Weakened(AppConfig):
     def ready(self) -> None:
         from tests.weakened.protections import take_away
 
-        for name in os.environ["TEST_WITHOUT"].split(","):
+        for name in filter(None, os.environ.get("TEST_WITHOUT", "").split(",")):
             take_away(name.strip())
+        if "TEST_ENDS_TASK" in os.environ:
+            signal.signal(signal.SIGUSR1, end_task)
+
+
+def end_task(number: int, frame: object) -> None:
+    """Cancel the task that TEST_ENDS_TASK names, as a CancelledError does that a library lets out."""
+    (task,) = (task for task in asyncio.all_tasks() if task.get_name() == os.environ["TEST_ENDS_TASK"])
+    task.cancel()
