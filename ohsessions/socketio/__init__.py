@@ -4,8 +4,8 @@ The server side of Socket.IO 5 over Engine.IO 4, as a Channels consumer. It know
     server = SocketIOServer(MyHandler, admit=lambda scope: None)
     application = SocketIOConsumer.as_asgi(server=server)  # for http and websocket
 
-The modules packets, codec, engine and settings do no I/O and do not import Django. So this module imports
-the names that need Django lazily.
+The modules packets, codec, engine, heartbeat, barrier and settings do no I/O and do not import Django. So
+this module imports the names that need Django lazily.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,7 @@
 """
 One Engine.IO 4 connection as a state machine without I/O.
 
-Owns the queue of packets for the client, the heartbeat, the barrier, the upgrade, and the end of all these.
+Owns the queue of packets for the client, the upgrade, and the end. Uses a Heartbeat and a Barrier.
 Packets and requests come in by methods, time by a clock. `queue` holds the packets to be written. `deadline`
 is the next time at which tick() has something to do. The engine knows nothing of sockets, tasks, HTTP and
 Socket.IO.
@@ -9,10 +9,8 @@ Socket.IO.
 States: open → closing → closed, or open → closed. Closing is our orderly end: the queue is still written
 within ping_timeout (in polling: polls take the queue, and the last one gets CLOSE).
 
-The barrier: servers do not report whether a client reads, but clients answer every PING in order. So the
-engine sends a PING after each `barrier_bytes`, and the connection is not writable until its PONG. In polling
-the next GET takes the place of the PONG. While a barrier is out, `barrier_timeout` replaces the ping timeout.
-During an upgrade the client holds its PONGs back, and `upgrade_timeout` replaces it.
+While a barrier is up, `barrier_timeout` replaces the ping timeout. During an upgrade the client holds its
+PONGs back, and `upgrade_timeout` replaces both.
 
 Sources: https://github.com/socketio/engine.io-protocol, and Node's engine.io where that text is not precise.
 """
@@ -23,7 +21,9 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from ohsessions.socketio import packets
+from ohsessions.socketio.barrier import Barrier
 from ohsessions.socketio.errors import PacketError, RequestRefused
+from ohsessions.socketio.heartbeat import Heartbeat
 from ohsessions.socketio.settings import EngineSettings
 
 __all__ = ["EngineIO", "EngineState", "Transport"]
@@ -59,26 +59,15 @@ class EngineIO:
         self.queue: deque[str | bytes] = deque()
         self.probing = False  # there is a websocket that tries to upgrade the connection
         self.upgrading = False  # and its probe was answered
-        self._clock = clock
-        # Lower until lift(), if the application does not know the client yet.
-        is_known = settings.first_payload is None
-        self._barrier_bytes = (
-            settings.barrier_bytes if is_known else min(settings.first_barrier_bytes, settings.barrier_bytes)
-        )
         self.poll_waits = False  # a GET waits for its answer
+        self._clock = clock
         self._last_word = packets.CLOSE
-        # The n-th PONG answers the n-th PING, heartbeat or barrier.
-        self._pings = self._pongs = 0
-        self._barrier_ping = 0  # the number of the barrier's PING
-        self._barrier_due: float | None = None  # set while a barrier is out
-        self._unconfirmed = 0  # bytes since the last barrier; in polling, since the last GET
-        self._taken = 0  # bytes of the last poll's answer; the next GET confirms them
-        self._behind = 0  # bytes since the present barrier
-        self._ping_due = clock() + settings.ping_interval
-        self._pong_due: float | None = None
+        self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout, clock())
+        self._barrier = Barrier(settings)
         self._linger_due: float | None = None
         upgrades = [Transport.WEBSOCKET.value] if transport is Transport.POLLING else []
-        self._enqueue(packets.open_packet(self.sid, upgrades, settings))
+        self.queue.append(packets.open_packet(self.sid, upgrades, settings))
+        self._barrier.count(len(self.queue[0]))
 
     # -- from the upper layer
 
@@ -86,26 +75,21 @@ class EngineIO:
         """Queue an encoded packet: text with its type character, or a binary message. Never blocks."""
         if self.state is not EngineState.OPEN:
             return
-        self._enqueue(packet)
-        if self._barrier_due is not None:
-            self._behind += len(packet)
-            if self._behind > self.settings.backlog_bytes:
+        self.queue.append(packet)
+        if self._barrier.count(len(packet)):
+            if self._barrier.due is None:
+                self._raise_barrier()
+            else:
                 self.abort("slow")
-        elif self._unconfirmed >= self._barrier_bytes:
-            self._raise_barrier()
 
     def lift(self) -> None:
         """Allow the client barrier_bytes unread: the application knows it."""
-        self._barrier_bytes = self.settings.barrier_bytes
-
-    def _enqueue(self, packet: str | bytes) -> None:
-        self.queue.append(packet)
-        self._unconfirmed += len(packet)
+        self._barrier.widen()
 
     @property
     def writable(self) -> bool:
-        """False while a barrier is out: the client has not shown that it reads. True if not open."""
-        return self._barrier_due is None or self.state is not EngineState.OPEN
+        """False while a barrier is up: the client has not shown that it reads. True if not open."""
+        return self._barrier.due is None or self.state is not EngineState.OPEN
 
     def close(self, reason: str) -> None:
         """End the connection in order: the queue is still sent."""
@@ -139,32 +123,13 @@ class EngineIO:
         if kind == packets.MESSAGE:
             return packet[1:]
         if kind == packets.PONG:
-            self._pong()
+            if self._barrier.pong(self._heartbeat.pong(self._clock())):
+                self._raise_barrier()
         elif kind == packets.CLOSE:
             self.abort("transport close", packets.NOOP)
         elif kind not in (packets.NOOP, packets.UPGRADE):
             raise PacketError("unknown or misplaced packet type")
         return None
-
-    def _pong(self) -> None:
-        if self._pongs == self._pings:
-            # Clients answer each PING exactly once. A flood of PONGs would cost time for nothing.
-            raise PacketError("a pong that no ping asked for")
-        now = self._clock()
-        self._pongs += 1
-        if self._pongs == self._pings:
-            self._pong_due = None
-            self._ping_due = now + self.settings.ping_interval
-        else:
-            self._pong_due = now + self.settings.ping_timeout
-        if (
-            self.transport is Transport.WEBSOCKET
-            and self._barrier_due is not None
-            and self._pongs >= self._barrier_ping
-        ):
-            self._barrier_due = None
-            if self._unconfirmed >= self._barrier_bytes:
-                self._raise_barrier()
 
     # -- long polling
 
@@ -178,12 +143,8 @@ class EngineIO:
             self.abort("overlapping polls")
             raise RequestRefused.bad_request()
         self.poll_waits = True
-        if self.transport is Transport.POLLING:
-            self._unconfirmed -= self._taken
-            self._taken = 0
-            self._barrier_due = None
-            if self._unconfirmed >= self._barrier_bytes:
-                self._raise_barrier()
+        if self.transport is Transport.POLLING and self._barrier.poll():
+            self._raise_barrier()
 
     @property
     def poll_is_ready(self) -> bool:
@@ -209,7 +170,7 @@ class EngineIO:
         if not self.queue:
             return packets.NOOP
         taken = [self.queue.popleft() for _ in range(min(PACKETS_PER_POLL, len(self.queue)))]
-        self._taken = sum(map(len, taken))
+        self._barrier.take(sum(map(len, taken)))
         return packets.encode_payload(taken)
 
     def cancel_poll(self) -> None:
@@ -250,15 +211,11 @@ class EngineIO:
             return
         self.probing = self.upgrading = False
         now = self._clock()
-        if self._pong_due is not None:
-            self._pong_due = now + self.settings.ping_timeout
-        if self.transport is Transport.WEBSOCKET:  # the upgrade confirms all answers of polls
-            self._barrier_due = None
-            self._unconfirmed = sum(map(len, self.queue))
-            if self._unconfirmed >= self._barrier_bytes:
-                self._raise_barrier()
-        elif self._barrier_due is not None:
-            self._barrier_due = now + self.settings.barrier_timeout
+        self._heartbeat.resume(now)
+        if self.transport is Transport.POLLING:
+            self._barrier.extend(now)
+        elif self._barrier.upgrade(sum(map(len, self.queue))):
+            self._raise_barrier()
 
     # -- time
 
@@ -269,40 +226,31 @@ class EngineIO:
             return self._linger_due if self.state is EngineState.CLOSING else None
         if self.upgrading:
             return None
-        if self._barrier_due is not None:
-            return self._barrier_due
-        return self._ping_due if self._pong_due is None else self._pong_due
+        due = self._barrier.due
+        return self._heartbeat.due if due is None else due
 
     def tick(self) -> None:
         """Act on a deadline that has passed. Early calls do nothing."""
         now = self._clock()
-        if self.state is EngineState.CLOSING and self._linger_due is not None and now >= self._linger_due:
-            self.abort(self.reason)
-        if self.state is not EngineState.OPEN:
-            return
         due = self.deadline
         if due is None or now < due:
             return
-        if self._barrier_due is not None:
+        if self.state is EngineState.CLOSING:
+            self.abort(self.reason)
+        elif self._barrier.due is not None:
             self.abort("slow")
-        elif self._pong_due is not None:
+        elif self._heartbeat.awaits_pong:
             self.abort("ping timeout")
-        elif self.transport is Transport.WEBSOCKET and self._unconfirmed >= self._barrier_bytes // 4:
-            # The client may need longer than ping_timeout to read the bytes before this PING.
+        elif self.transport is Transport.WEBSOCKET and self._barrier.delays_ping:
             self._raise_barrier()
         else:
             self._ping(now)
 
-    def _ping(self, now: float) -> None:
-        self._enqueue(packets.PING)
-        self._pings += 1
-        self._pong_due = now + self.settings.ping_timeout
+    def _ping(self, now: float) -> int:
+        self.queue.append(packets.PING)
+        self._barrier.count(len(packets.PING))
+        return self._heartbeat.ping(now)
 
     def _raise_barrier(self) -> None:
         now = self._clock()
-        self._barrier_due = now + self.settings.barrier_timeout
-        self._behind = 0
-        if self.transport is Transport.WEBSOCKET:
-            self._ping(now)
-            self._barrier_ping = self._pings
-            self._unconfirmed = 0
+        self._barrier.raise_for(now, self._ping(now) if self.transport is Transport.WEBSOCKET else None)
