@@ -2,12 +2,13 @@
 One Engine.IO connection with its I/O: the engine, its timer, the one path to the ASGI server.
 
 Owns the time of writes and the waking of tasks. The engine has the rules; the receiver knows the meaning of
-messages. Every entry point ends in `_settle`, which acts on the engine's new state.
+messages. Every entry point ends in `_settle`, which acts on the engine's new state. So callers that need a
+method of the engine call it by act().
 """
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from ohsessions.socketio.asgi import Credentials, Scope, Send
 from ohsessions.socketio.binding import Binding
@@ -17,6 +18,9 @@ from ohsessions.socketio.inflow import Inflow
 from ohsessions.socketio.packets import count_packets, decode_payload
 
 __all__ = ["FAIR_SHARE", "EngineConnection", "GuestPort", "Receiver"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # After this many packets in a row other tasks have their turn, above all the handler. Otherwise the bound of
 # the inbox would refuse a burst that the handler can manage.
@@ -102,11 +106,6 @@ class EngineConnection:
         return self.engine.state is not EngineState.OPEN
 
     @property
-    def writable(self) -> bool:
-        """See EngineIO.writable."""
-        return self.engine.writable
-
-    @property
     def input_limit(self) -> int:
         """The size of the largest message that is accepted now."""
         settings = self.engine.settings
@@ -137,6 +136,13 @@ class EngineConnection:
         """Return as soon as the connection is writable or closed."""
         while not self.engine.writable:
             await self._writable.wait()
+
+    def act(self, step: Callable[Concatenate[EngineIO, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a method of the engine, for example EngineIO.end_poll, and act on the state after it."""
+        try:
+            return step(self.engine, *args, **kwargs)
+        finally:
+            self._settle()
 
     def send(self, packet: str | bytes) -> None:
         """Queue an Engine.IO packet."""
@@ -230,54 +236,11 @@ class EngineConnection:
             self._patience = None
         self.abort("transport close")
 
-    # -- long polling
-
-    def begin_poll(self) -> None:
-        """See EngineIO.begin_poll."""
-        try:
-            self.engine.begin_poll()
-        finally:
-            self._settle()
-
-    @property
-    def poll_is_ready(self) -> bool:
-        """See EngineIO.poll_is_ready."""
-        return self.engine.poll_is_ready
-
     async def wait_poll(self) -> None:
         """Wait until the poll can be answered. It resumes one turn of the loop later, so packets gather."""
         while not self.engine.poll_is_ready:
             self._wake.clear()
             await self._wake.wait()
-
-    def end_poll(self) -> str:
-        """See EngineIO.end_poll."""
-        body = self.engine.end_poll()
-        self._settle()
-        return body
-
-    def cancel_poll(self) -> None:
-        """See EngineIO.cancel_poll."""
-        self.engine.cancel_poll()
-        self._settle()
-
-    # -- upgrade
-
-    def begin_probe(self) -> None:
-        """See EngineIO.begin_probe."""
-        self.engine.begin_probe()
-        self._settle()
-
-    def receive_probe(self, packet: str | bytes) -> str | None:
-        """See EngineIO.receive_probe."""
-        answer = self.engine.receive_probe(packet)
-        self._settle()
-        return answer
-
-    def end_probe(self) -> None:
-        """See EngineIO.end_probe."""
-        self.engine.end_probe()
-        self._settle()
 
     @property
     def is_upgraded(self) -> bool:
@@ -288,22 +251,26 @@ class EngineConnection:
 
     def _settle(self) -> None:
         engine = self.engine
-        if engine.state is EngineState.CLOSED:
-            self._end()
-        elif engine.queue or engine.upgrading or engine.state is not EngineState.OPEN:
+        if engine.state is not EngineState.OPEN:
+            self._close()
+        elif engine.queue or engine.upgrading:
             self._wake.set()
-        if engine.state is not EngineState.OPEN and not self._told_closed:
-            self._told_closed = True
-            if self.receiver is not None:
-                self.receiver.closed(engine.reason)
         if engine.writable:
             self._writable.set()
         else:
             self._writable.clear()
         self._arm()
 
-    def _end(self) -> None:
+    def _close(self) -> None:
         self._wake.set()
+        if self.engine.state is EngineState.CLOSED:
+            self._end()
+        if not self._told_closed:
+            self._told_closed = True
+            if self.receiver is not None:
+                self.receiver.closed(self.engine.reason)
+
+    def _end(self) -> None:
         if self._patience is not None:
             self._patience.reschedule(self._loop.time())
             self._patience = None

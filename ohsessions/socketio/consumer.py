@@ -8,21 +8,20 @@ passes each message through the thread-sensitive thread.
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from channels.consumer import AsyncConsumer
 
-from ohsessions.socketio.asgi import Scope, Send, raise_os_error_when_closed
+from ohsessions.socketio.asgi import Receive, Scope, Send, raise_os_error_when_closed
 from ohsessions.socketio.connection import FAIR_SHARE, EngineConnection
-from ohsessions.socketio.engine import Transport
+from ohsessions.socketio.engine import EngineIO, Transport
 from ohsessions.socketio.errors import PacketError, RequestRefused
+from ohsessions.socketio.polling import ClientGone, poll, post
 from ohsessions.socketio.requests import Query, header, parse_query
 from ohsessions.socketio.server import EngineServer
 
 __all__ = ["SocketIOConsumer"]
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 Headers = list[tuple[bytes, bytes]]
 
 POLL_HEADERS: Headers = [(b"content-type", b"text/plain; charset=UTF-8")]
@@ -91,7 +90,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
         If the connection has a websocket already, the second one is accepted, then closed, as in Node.
         """
         try:
-            connection.begin_probe()
+            connection.act(EngineIO.begin_probe)
         except RequestRefused:
             await send(CLOSE_WEBSOCKET)
             return
@@ -102,7 +101,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
             if connection.is_upgraded:
                 connection.abort("transport close")
             else:
-                connection.end_probe()
+                connection.act(EngineIO.end_probe)
 
     async def _probe(self, connection: EngineConnection, receive: Receive, send: Send) -> bool:
         """Return True once the client has upgraded, False if it fails to."""
@@ -112,7 +111,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
                     message = await receive()
                     if message["type"] == "websocket.disconnect":
                         return False
-                    answer = connection.receive_probe(_content(message))
+                    answer = connection.act(EngineIO.receive_probe, _content(message))
                     if answer is not None:
                         await send({"type": "websocket.send", "text": answer})
         except (PacketError, TimeoutError):
@@ -170,7 +169,7 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
             body, headers = await self._answer(scope, receive)
         except RequestRefused as exc:
             await _respond(send, exc.status, exc.body, [(b"content-type", b"application/json"), *cors])
-        except _ClientGone:
+        except ClientGone:
             return
         else:
             await _respond(send, 200, body, [*headers, *cors])
@@ -179,13 +178,13 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
         query = parse_query(scope)
         if query.sid is None:
             connection = self.server.open(scope, Transport.POLLING)
-            return await _poll(connection, receive), [*POLL_HEADERS, *self._set_cookie(scope, connection)]
+            return await poll(connection, receive), [*POLL_HEADERS, *self._set_cookie(scope, connection)]
         connection = self._find_polling(scope, query)
         if scope["method"] == "GET":
-            return await _poll(connection, receive), POLL_HEADERS
+            return await poll(connection, receive), POLL_HEADERS
         if scope["method"] != "POST":
             raise RequestRefused.bad_request()
-        await self._post(scope, connection, receive)
+        await post(connection, scope, receive)
         return "ok", [(b"content-type", b"text/html")]
 
     def _set_cookie(self, scope: Scope, connection: EngineConnection) -> Headers:
@@ -200,72 +199,6 @@ class SocketIOConsumer(AsyncConsumer):  # type: ignore[misc]
         if connection.is_upgraded:
             raise RequestRefused.bad_request()
         return connection
-
-    async def _post(self, scope: Scope, connection: EngineConnection, receive: Receive) -> None:
-        if connection.is_posting:
-            connection.abort("overlapping posts")
-            raise RequestRefused.bad_request()
-        connection.is_posting = True
-        try:
-            body = await _read_body(scope, receive, connection.input_limit)
-            if not await connection.receive_payload(body):
-                raise RequestRefused.bad_request()
-        finally:
-            connection.is_posting = False
-
-
-class _ClientGone(Exception):
-    """The client closed its request, so no answer is possible."""
-
-
-async def _poll(connection: EngineConnection, receive: Receive) -> str:
-    """Wait for the answer to a GET and return it. Raises _ClientGone if the client gives up before."""
-    connection.begin_poll()
-    try:
-        if not connection.poll_is_ready:
-            await _wait_poll(connection, receive)
-    except (_ClientGone, asyncio.CancelledError):
-        connection.cancel_poll()
-        raise
-    return connection.end_poll()
-
-
-async def _wait_poll(connection: EngineConnection, receive: Receive) -> None:
-    ready = asyncio.create_task(connection.wait_poll(), name=f"poll {connection.engine.sid}")
-    leave = asyncio.create_task(_wait_disconnect(receive), name=f"poller {connection.engine.sid}")
-    try:
-        await asyncio.wait({ready, leave}, return_when=asyncio.FIRST_COMPLETED)
-        if not ready.done():
-            raise _ClientGone
-    finally:
-        ready.cancel()
-        leave.cancel()
-        await asyncio.gather(ready, leave, return_exceptions=True)
-
-
-async def _wait_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """Return the body of a POST. Raises RequestRefused as soon as it is known to be too large."""
-    announced = header(scope, b"content-length")
-    if announced is not None and announced.isdecimal() and int(announced[:20]) > limit:
-        raise RequestRefused.too_large()
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _ClientGone
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:
-            raise RequestRefused.too_large()
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return b"".join(chunks)
 
 
 def _content(message: dict[str, Any]) -> str | bytes:

@@ -93,7 +93,7 @@ class Socket:
     @property
     def writable(self) -> bool:
         """False while a barrier waits for the client to read; see EngineIO.writable."""
-        return self._closed or self._connection.writable
+        return self._closed or self._connection.engine.writable
 
     async def wait_writable(self) -> None:
         """Wait until the socket is writable or closed."""
