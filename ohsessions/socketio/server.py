@@ -189,7 +189,7 @@ class SocketIOServer(EngineServer):
         if pending:
             await asyncio.wait(pending, timeout=GRACE)
 
-    # -- see client.Host
+    # -- see namespaces.ServerPort
 
     def register(self, socket: Socket) -> None:
         """Add a socket that was created."""
