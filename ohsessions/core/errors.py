@@ -4,7 +4,7 @@
     ├── WireError               sent to the client that caused it, with the protocol's code and reason
     │   └── Unavailable         the database cannot be reached; the client may try again later
     │       └── RowLocked       another transaction has locked the row for too long
-    ├── IllegalTransition       a move that the table of states does not have; nothing was changed
+    ├── IllegalTransition       the table of states has no such transition; nothing was changed
     ├── StaleEpoch              the writer no longer owns the session; nothing was written
     ├── StaleSecrets            a gateway does not know all secrets of a session; nothing was written
     ├── InvalidEvent            a runtime emitted an event that the wire cannot carry; nothing was written
@@ -55,12 +55,12 @@ class RowLocked(Unavailable):
 
 
 class IllegalTransition(OhSessionsError):
-    """The session cannot move between these states."""
+    """This cannot happen to a session in this state."""
 
-    def __init__(self, origin: str | None, target: str) -> None:
-        super().__init__(f"A session cannot go from {origin or 'nothing'} to {target}.")
+    def __init__(self, origin: str | None, trigger: str) -> None:
+        super().__init__(f"A session that is {origin or 'new'} has no transition for {trigger}.")
         self.origin = origin
-        self.target = target
+        self.trigger = trigger
 
 
 class StaleEpoch(OhSessionsError):

@@ -17,7 +17,7 @@ from ohsessions.access import Grant, Login, Role
 from ohsessions.conf import conf
 from ohsessions.core import policy, wire
 from ohsessions.core.errors import ProcessGone, Unavailable, WireError
-from ohsessions.core.states import State
+from ohsessions.core.states import State, Trigger
 from ohsessions.database import as_stored, database_now
 from ohsessions.lifecycle import quotas
 from ohsessions.lifecycle.links import use_link
@@ -115,7 +115,7 @@ def _open(arrival: Arrival, init: wire.Init, runtime: str) -> Attached:
     evicted = quotas.evict(locks, victims, left, arrival.sid)
     if made is None:
         locked = Locked(_new_session(arrival, init, runtime, key, now), now)
-        locked.move(State.STARTING, "a new session", _name(user))
+        locked.move(Trigger.OPENED, "a new session", _name(user))
     elif made in locks:
         locked = locks.pop(made)
         if not wakes and _would_wake(locked.session, now):
@@ -277,7 +277,7 @@ def _save_connection(
 
 def _wake_for_attach(locked: Locked, by: str) -> None:
     if _would_wake(locked.session, locked.now):
-        locked.move(State.STARTING, "a client attached", by)
+        locked.move(Trigger.ATTACHED, "a client attached", by)
     locked.set_due(1)
 
 

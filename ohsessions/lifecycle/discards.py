@@ -12,7 +12,7 @@ from django.db.models import Q, QuerySet
 from ohsessions import journal, snapshots
 from ohsessions.conf import conf
 from ohsessions.core import states
-from ohsessions.core.states import State
+from ohsessions.core.states import State, Trigger
 from ohsessions.journal.trimming import STEP
 from ohsessions.lifecycle.locked import Locked, try_lock
 from ohsessions.models import Connection, Event, Session, SessionQuerySet, Transition
@@ -71,7 +71,7 @@ def _is_older(locked: Locked, moment: datetime, age: float | None) -> bool:
 
 
 def _close(locked: Locked, by: str) -> None:
-    locked.move(State.CLOSED, UNUSED, by)
+    locked.move(Trigger.DISCARDED, UNUSED, by)
     locked.disown()
     locked.set_due(0)
     Event.objects.filter(session=locked.session, hidden_text__isnull=False).update(hidden_text=None)

@@ -21,7 +21,7 @@ from ohsessions.conf import conf
 from ohsessions.core import policy, states, wire
 from ohsessions.core.errors import StaleEpoch
 from ohsessions.core.faults import public_reason
-from ohsessions.core.states import State
+from ohsessions.core.states import State, Trigger
 from ohsessions.database import database_now, lock_rows
 from ohsessions.journal import NewEvent
 from ohsessions.models import Connection, Event, Session, Transition
@@ -66,11 +66,15 @@ class Locked:
         self.ended = False
         self.former: UUID | None = None
 
-    def move(self, target: State, reason: str, by: str) -> None:
-        """Change the state and store a Transition. No other code does so. Raises IllegalTransition."""
+    def move(self, trigger: Trigger, reason: str, by: str) -> None:
+        """Change the state to the next one after `trigger`, and store a Transition. No other code does so.
+
+        Raises IllegalTransition, and changes nothing then.
+        """
         session = self.session
         origin = session.state
-        session.state = states.move(origin or None, target)
+        target = states.next_state(origin or None, trigger)
+        session.state = target
         session.reason = reason[:300]
         session.state_at = self.now
         session.epoch += target is not State.RUNNING
@@ -158,12 +162,10 @@ class Locked:
         session = self.session
         session.crashes += 1
         session.retry_at = self.now + timedelta(seconds=policy.retry_delay(session.crashes))
-        # A session that was being passivated has run before, so it is known to start: it does not fail.
-        if policy.is_beyond_budget(session.crashes) and session.state != State.PASSIVATING:
-            self.move(State.FAILED, reason, by)
+        beyond = policy.is_beyond_budget(session.crashes)
+        self.move(Trigger.CRASHED_TOO_OFTEN if beyond else Trigger.CRASHED, reason, by)
+        if session.state == State.FAILED:
             self.write_agent_state("error")
-        else:
-            self.move(State.STARTING, reason, by)
 
     def disown(self) -> None:
         self.former = self.session.worker_id

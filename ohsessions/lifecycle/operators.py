@@ -15,7 +15,7 @@ from ohsessions.conf import conf
 from ohsessions.core import states, wire
 from ohsessions.core.errors import WireError
 from ohsessions.core.redaction import Redactor
-from ohsessions.core.states import State
+from ohsessions.core.states import State, Trigger
 from ohsessions.core.titles import MAX_TITLE, clean_title
 from ohsessions.lifecycle.locked import Change, lock
 from ohsessions.models import Event, Session
@@ -50,7 +50,7 @@ def close(session_id: UUID, *, by: str, reason: str = "closed") -> Change:
     if session.state == State.CLOSED:
         return locked.change()
     was_awake = session.state in states.AWAKE
-    locked.move(State.CLOSED, reason, by)
+    locked.move(Trigger.CLOSED, reason, by)
     if session.has_pending_work:
         message = "The session was closed before this action, and those after it, were handled."
         locked.tell("session_closed", message, _first_pending(session))
@@ -83,7 +83,7 @@ def force_passivation(session_id: UUID, *, by: str) -> tuple[Change, str]:
     locked.end_connections("operator")
     session.passivate_at = locked.now
     if session.state == State.STARTING and session.worker_id is None:
-        locked.move(State.PASSIVATED, "by an operator", by)
+        locked.move(Trigger.FORCED, "by an operator", by)
         locked.disown()
         locked.set_due(0)
         return locked.save(), "The session was passivated before it had started."
@@ -105,7 +105,7 @@ def wake(session_id: UUID, *, by: str) -> tuple[Change, str]:
     if session.state not in states.ASLEEP:
         return locked.change(), f"Nothing to do: the session is {session.state}."
     session.crashes, session.suspicion, session.retry_at = 0, 0, None
-    locked.move(State.STARTING, "by an operator", by)
+    locked.move(Trigger.WOKEN, "by an operator", by)
     locked.set_due(locked.attached())
     outcome = "The session starts as soon as a worker takes it."
     if session.passivate_at is not None:

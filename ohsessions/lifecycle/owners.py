@@ -18,7 +18,7 @@ from ohsessions import snapshots
 from ohsessions.conf import conf
 from ohsessions.core import policy
 from ohsessions.core.errors import ProcessGone
-from ohsessions.core.states import State
+from ohsessions.core.states import State, Trigger
 from ohsessions.database import database_now
 from ohsessions.lifecycle.locked import HEAVY, Change, Locked, check_owned, lock_owned, try_lock
 from ohsessions.models import Process, Session, SessionQuerySet
@@ -143,7 +143,7 @@ def run(session_id: UUID, epoch: int) -> Change:
     locked = lock_owned(session_id, epoch)
     if locked.session.state == State.RUNNING:
         return locked.change()
-    locked.move(State.RUNNING, "its runtime is ready", _owner(locked))
+    locked.move(Trigger.READY, "its runtime is ready", _owner(locked))
     locked.write_agent_state("init")
     return locked.save()
 
@@ -198,7 +198,8 @@ def claim_passivation(session_id: UUID, epoch: int, *, busy: bool, reason: str =
         return None
     if not reason and not policy.may_passivate(session, locked.now, busy=busy, max_busy=conf.MAX_BUSY):
         return None
-    locked.move(State.PASSIVATING, reason or _why(session, busy), session.forced_by or _owner(locked))
+    trigger = Trigger.DRAINED if reason else Trigger.DUE
+    locked.move(trigger, reason or _why(session, busy), session.forced_by or _owner(locked))
     return _passivation(locked, locked.save(), reason)
 
 
@@ -251,11 +252,11 @@ def _let_go(locked: Locked, why: str, reason: str, by: str) -> Change:
     """Release a session: to sleep, for `reason`, or to start, if somebody attached or acted meanwhile."""
     connections = locked.attached()
     if connections or locked.session.has_pending_work:
-        locked.move(State.STARTING, f"{why}; but a client is attached or an action pending", by)
+        locked.move(Trigger.RELEASED_BUT_WANTED, f"{why}; but a client is attached or an action pending", by)
         # The new work has a MAX_BUSY of its own. The one before may be over, and would end this start.
         locked.session.passivate_at = None
     else:
-        locked.move(State.PASSIVATED, reason, by)
+        locked.move(Trigger.RELEASED, reason, by)
     locked.disown()
     locked.set_due(connections)
     return locked.save()

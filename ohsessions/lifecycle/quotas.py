@@ -19,7 +19,7 @@ from ohsessions.conf import conf
 from ohsessions.core import states
 from ohsessions.core.addresses import limit_key
 from ohsessions.core.policy import BY_QUOTA, EVICTED, QUOTA_REASON
-from ohsessions.core.states import State
+from ohsessions.core.states import State, Trigger
 from ohsessions.database import lock_name
 from ohsessions.lifecycle.locked import Locked
 from ohsessions.models import Session, SessionQuerySet
@@ -123,7 +123,7 @@ def _evict(locked: Locked, sid: str) -> None:
     locked.end_connections(EVICTED, but=sid)
     session.passivate_at = locked.now
     if session.state == State.STARTING and session.worker_id is None:
-        locked.move(State.PASSIVATED, QUOTA_REASON, BY_QUOTA)
+        locked.move(Trigger.FORCED, QUOTA_REASON, BY_QUOTA)
         locked.disown()
         locked.set_due(0)
     elif session.state != State.PASSIVATING:

@@ -13,7 +13,7 @@ from django.db.models import Exists, F, OuterRef, Q
 
 from ohsessions.conf import conf
 from ohsessions.core import policy, states
-from ohsessions.core.states import State
+from ohsessions.core.states import State, Trigger
 from ohsessions.database import database_now
 from ohsessions.lifecycle import suspects
 from ohsessions.lifecycle.locked import Change, Locked, try_lock
@@ -44,12 +44,12 @@ def hand_over(
         )
         locked.crash(f"{reason}, {when}", by)
     else:
-        locked.move(State.STARTING, reason, by)
+        locked.move(Trigger.WORKER_GONE if died else Trigger.HANDED_OVER, reason, by)
     locked.disown()
     locked.set_due(locked.attached())
     falls_due = session.state == State.STARTING and session.passivate_at is not None
     if died and falls_due and not session.has_pending_work:
-        locked.move(State.PASSIVATED, f"{reason}, and nobody is attached", by)
+        locked.move(Trigger.ABANDONED, f"{reason}, and nobody is attached", by)
         locked.set_due(0)
     return locked.save()
 
@@ -141,30 +141,30 @@ def settle(session_id: UUID, by: str) -> Change | None:
     revoked = locked.end_connections("revoked", token_version__lt=session.token_version)
     connections = locked.attached()
     due_at = session.passivate_at
-    target = _settled_state(locked, connections) if session.worker_id is None else None
-    if target is not None:
-        locked.move(*target, by)
+    found = _what_happened(locked, connections) if session.worker_id is None else None
+    if found is not None:
+        locked.move(*found, by)
     locked.set_due(connections)
-    if target is None and not revoked and session.passivate_at == due_at:
+    if found is None and not revoked and session.passivate_at == due_at:
         return None
     return locked.save()
 
 
-def _settled_state(locked: Locked, connections: int) -> tuple[State, str] | None:
-    """Return the state that a session without an owner must move to, and the reason; None if it may stay."""
+def _what_happened(locked: Locked, connections: int) -> tuple[Trigger, str] | None:
+    """Return what happened to a session without an owner, and the reason to store; None if it may stay."""
     session = locked.session
     wanted = connections or session.has_pending_work
     match session.state:
         case State.PASSIVATING | State.RUNNING:
-            return State.STARTING, "its worker is gone"
+            return Trigger.WORKER_GONE, "its worker is gone"
         case State.STARTING if not wanted and session.passivate_at and session.passivate_at <= locked.now:
-            return State.PASSIVATED, "everybody left before it was ready"
+            return Trigger.ABANDONED, "everybody left before it was ready"
         case State.PASSIVATED if wanted:
-            return State.STARTING, "a client is attached or an action pending"
+            return Trigger.WANTED, "a client is attached or an action pending"
         case State.FAILED if (
             connections and session.retry_at and policy.may_retry(session.retry_at, locked.now)
         ):
-            return State.STARTING, "tried again"
+            return Trigger.RETRIED, "tried again"
     return None
 
 

@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 
 from ohsessions import Runtime, access, lifecycle, snapshots
 from ohsessions.core import policy
-from ohsessions.core.errors import ProcessGone, StaleEpoch, Unavailable, WireError
+from ohsessions.core.errors import IllegalTransition, ProcessGone, StaleEpoch, Unavailable, WireError
 from ohsessions.core.states import AWAKE
 from ohsessions.database import database_now
 from ohsessions.journal import Append
@@ -482,6 +482,18 @@ def test_a_passivation_that_is_claimed_twice_is_one_transition(world: World):
     assert Session.objects.values().get(pk=session_id) == before
 
 
+@pytest.mark.parametrize("attached", [True, False])
+def test_a_release_without_a_passivation_is_refused_and_changes_nothing(world: World, attached):
+    session_id, epoch = world.run("a")
+    if not attached:
+        lifecycle.detach("a", "gone")
+    before = Session.objects.values().get(pk=session_id)
+    with pytest.raises(IllegalTransition):
+        lifecycle.release(session_id, epoch, snapshots.Snapshot("mine"))
+    assert Session.objects.values().get(pk=session_id) == before
+    assert states(session_id) == ["starting", "running"]
+
+
 def test_a_run_that_is_stored_twice_is_one_transition(world: World):
     session_id, epoch = world.run()
     change = lifecycle.run(session_id, epoch)
@@ -710,6 +722,17 @@ def test_a_session_is_taken_over_only_from_the_worker_that_its_row_names(world: 
     assert Session.objects.values().get(pk=session_id) == before
 
 
+@pytest.mark.parametrize("state", ["starting", "running", "passivating"])
+def test_what_its_worker_hands_over_is_started_again(world: World, state):
+    session_id = in_state(world, state)
+    if state == "starting":
+        world.claim(session_id)
+    change = lifecycle.hand_over(session_id, world.worker, "it stops")
+    assert change is not None
+    assert (change.state, change.reason, change.former) == ("starting", "it stops", world.worker)
+    assert states(session_id)[-1] == "starting"
+
+
 def test_a_takeover_does_not_put_the_passivation_off(world: World):
     session_id, _ = world.run("a")
     lifecycle.detach("a", "gone")
@@ -864,9 +887,10 @@ def test_a_minute_of_running_clears_earlier_crashes(world: World, then):
     assert session(session_id).crashes == 0
 
 
-def test_a_crash_while_passivating_does_not_fail_the_session(world: World):
+@pytest.mark.parametrize("crashes", [0, 5])
+def test_a_crash_while_passivating_does_not_fail_the_session(world: World, crashes):
     session_id, epoch = world.run("a")
-    Session.objects.filter(pk=session_id).update(crashes=5)
+    Session.objects.filter(pk=session_id).update(crashes=crashes)
     change = lifecycle.claim_passivation(session_id, epoch, busy=False, reason="drain")
     assert change is not None
     assert lifecycle.crash(session_id, change.epoch, "boom").state == "starting"
@@ -978,6 +1002,18 @@ def test_what_is_being_started_sleeps_when_its_owner_has_ended_that_for_an_opera
     assert lifecycle.strays() == []
     with pytest.raises(StaleEpoch):
         lifecycle.end_start(session_id, epoch)
+
+
+def test_a_start_that_was_ended_begins_again_if_a_client_attached_meanwhile(world: World):
+    session_id = world.open("a").change.session_id
+    epoch = world.claim(session_id)
+    lifecycle.force_passivation(session_id, by="op")
+    world.attach(session_id, "b")
+    ended = lifecycle.end_start(session_id, epoch)
+    assert ended is not None
+    reason = "by an operator; but a client is attached or an action pending"
+    assert (ended.state, ended.reason, ended.worker) == ("starting", reason, None)
+    assert states(session_id) == ["starting", "starting"]
 
 
 def test_an_operator_may_end_the_connections_of_what_is_passivating(world: World):

@@ -264,9 +264,11 @@ def test_visitor_who_comes_back_in_time_keeps_everything(world: World, settings)
     assert log(session_id) == before
 
 
-def test_nobody_wakes_a_session_whose_deletion_has_begun(world: World, settings) -> None:
+@pytest.mark.parametrize("state", ["passivated", "failed"])
+def test_nobody_wakes_a_session_whose_deletion_has_begun(world: World, settings, state: str) -> None:
     keep(settings, ANONYMOUS_RETENTION=DAY)
     session_id = asleep(world)
+    Session.objects.filter(pk=session_id).update(state=state)
     world.clock.advance(DAY + 10)
     assert lifecycle.discard(session_id, "a test") is True
     assert session(session_id).state == "closed"
