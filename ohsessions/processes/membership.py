@@ -87,6 +87,10 @@ class Membership:
         sent = self._clock.monotonic()
         state = DRAINING if self._draining else Process.State.ACTIVE
         self.process_id = await self._write(leases.register, self._kind, state)
+        if self._clock.monotonic() - sent > conf.HEARTBEAT:
+            # It waited for the database, and much of the lease is over. Begin with a whole one.
+            sent = self._clock.monotonic()
+            await self._write(leases.renew, self.process_id, self._member.load())
         self._confirmed = sent
         self._held = True
         async with self._rejoined:

@@ -442,7 +442,7 @@ async def test_processes_that_start_while_the_database_is_away_wait_for_it(
     finally:
         await starts
     client = await connect(gateway)
-    await client.initialize("echo")
+    assert (await client.initialize("echo"))["status"] == "ok"
     await client.wait_state("init")
 
 

@@ -233,18 +233,28 @@ async def test_a_renewal_that_comes_late_counts_from_when_it_was_sent(
     assert holder.told == ["renewed", "lost"]
 
 
-async def test_a_registration_that_comes_late_counts_from_when_it_was_sent(store, holder, clock, monkeypatch):
-    register = leases.register
+async def test_a_process_whose_registration_comes_late_begins_with_a_whole_lease(
+    store, holder, clock, monkeypatch
+):
+    """It counts from when its renewal was sent, and not from when the registration was."""
+    register, renew = leases.register, leases.renew
 
     def late(*args: Any) -> UUID:
-        clock.advance(7)
+        clock.advance(9)
         return register(*args)
+
+    def renew_late(*args: Any) -> None:
+        clock.advance(1)
+        renew(*args)
+
+    monkeypatch.setattr(leases, "renew", renew_late)
 
     monkeypatch.setattr(leases, "register", late)
     membership = Membership(store, Process.Kind.WORKER, holder, clock)
     before = clock.monotonic()
-    await membership.join()
-    assert membership.confirmed_at == before
+    process_id = await membership.join()
+    assert membership.confirmed_at == before + 9
+    assert membership.holds(process_id)
 
 
 def fail(*args: Any) -> None:
