@@ -1,4 +1,4 @@
-"""Fakes for testing a runtime without a database: `async with RecordingContext(tmp_path) as context: …`."""
+"""A RuntimeContext that records, for testing a runtime without a database."""
 
 from __future__ import annotations
 

@@ -1,0 +1,12 @@
+"""What a site's own tests need.
+
+A runtime without a database: `async with RecordingContext(tmp_path) as context: …`. The whole site, from the
+socket to the runtime: `async with running(application): async with SocketIOClient(application) as client: …`.
+"""
+
+from ohsessions.testing.client import SocketIOClient
+from ohsessions.testing.context import Event, RecordingContext
+from ohsessions.testing.site import running
+from ohsessions.testing.websocket import WebSocket
+
+__all__ = ["Event", "RecordingContext", "SocketIOClient", "WebSocket", "running"]
