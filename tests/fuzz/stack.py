@@ -15,6 +15,7 @@ from typing import Any
 from ohsessions.core import wire
 from ohsessions.core.errors import WireError
 from ohsessions.socketio import Ack, MalformedEvent, Socket, SocketIOConsumer, SocketIOServer
+from ohsessions.testing import WebSocket
 
 LOGGER = logging.getLogger("ohsessions.socketio")
 LOOK = 50
@@ -86,20 +87,12 @@ class Stack:
         await self.consumer(scope, incoming.get, send)
         return int(sent[0]["status"]), sent[1]["body"]
 
-    async def websocket(self, messages: list[dict[str, Any]]) -> None:
-        """Open a websocket, send these messages on it, and leave."""
-        arriving = iter(
-            [{"type": "websocket.connect"}, *messages, {"type": "websocket.disconnect", "code": 1006}]
-        )
-
-        async def receive() -> dict[str, Any]:
-            await asyncio.sleep(0)
-            return next(arriving)
-
-        async def send(message: dict[str, Any]) -> None:
-            assert message["type"].startswith("websocket.")
-
-        await self.consumer(_scope("websocket", "EIO=4&transport=websocket"), receive, send)
+    async def websocket(self, packets: list[str | bytes]) -> None:
+        """Open a websocket, send these packets on it, and leave."""
+        websocket = WebSocket(self.consumer, _scope("websocket", "EIO=4&transport=websocket"))
+        await websocket.open()
+        websocket.send_packet(*packets)
+        await websocket.leave()
 
     async def look(self) -> None:
         """Raise what was logged as an error, and AssertionError if anything of a client is left."""
@@ -165,12 +158,10 @@ async def feed_polling(data: bytes) -> None:
 
 async def feed_websocket(data: bytes) -> None:
     """Send the input's packets as messages of a websocket, some of them binary."""
-    messages: list[dict[str, Any]] = []
-    for packet in data.split(b"\x1e"):
-        if packet.startswith(b"b"):
-            messages.append({"type": "websocket.receive", "bytes": packet[1:]})
-        else:
-            messages.append({"type": "websocket.receive", "text": packet.decode("utf-8", "replace")})
+    packets = [
+        packet[1:] if packet.startswith(b"b") else packet.decode("utf-8", "replace")
+        for packet in data.split(b"\x1e")
+    ]
     here = stack()
-    await here.websocket(messages)
+    await here.websocket(packets)
     await here.look()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -23,6 +22,7 @@ from ohsessions.gateway.gateway import Gateway
 from ohsessions.models import Connection, Session
 from ohsessions.processes.store import Store
 from ohsessions.socketio import SocketIOConsumer, SocketIOServer
+from ohsessions.testing import SocketIOClient
 from ohsessions.worker.worker import SessionWorker
 from tests.tasks import kind, told
 
@@ -213,58 +213,15 @@ class Counted(Runtime):
 # Who connects
 
 
-class Visitor:
-    """A client, over a websocket of ASGI. It keeps what it is sent."""
+class Visitor(SocketIOClient):
+    """A client that notes what was acknowledged."""
 
     def __init__(self, site: Site) -> None:
+        super().__init__(site.application, timeout=LIMIT)
         self._site = site
-        self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._acks = 0
-        self.answers: dict[int, dict[str, Any]] = {}
-        self.streams: list[list[int]] = []
-        """The numbers of the events that came after each first answer."""
-        self.token: str | None = None
-        self.sid = ""
-        self.ended = False
-        self.session = ""
         self.acknowledged: list[tuple[str, int]] = []
         """Session and number of each action."""
-        self.task: asyncio.Task[None] | None = None
         site.visitors.append(self)
-
-    async def connect(self) -> Visitor:
-        scope = {"type": "websocket", "path": "/socket.io/", "query_string": b"EIO=4&transport=websocket"}
-        scope |= {"headers": [], "client": ("127.0.0.1", 1)}
-        self._incoming.put_nowait({"type": "websocket.connect"})
-        serving = self._site.application(scope, self._incoming.get, self._take)
-        self.task = asyncio.create_task(serving, name="visitor")
-        self._send("40")
-        await until(lambda: self.sid or self.ended, "the answer to CONNECT")
-        return self
-
-    def _send(self, text: str) -> None:
-        self._incoming.put_nowait({"type": "websocket.receive", "text": text})
-
-    async def _take(self, message: dict[str, Any]) -> None:
-        text = message.get("text") or ""
-        if message["type"] == "websocket.close" or text == "1":
-            self.ended = True
-        elif text.startswith("40"):
-            self.sid = json.loads(text[2:])["sid"]
-        elif text.startswith("43"):
-            number, _, answer = text[2:].partition("[")
-            (self.answers[int(number)],) = json.loads("[" + answer)
-        elif text.startswith("42"):
-            name, payload = json.loads(text[2:])
-            if name == "oh_event":
-                self._see(payload)
-
-    def _see(self, payload: dict[str, Any]) -> None:
-        if "token" in payload:
-            self.token, self.session = payload["token"], payload["session_id"]
-            self.streams.append([])
-        elif isinstance(payload.get("id"), int):
-            self.streams[-1].append(payload["id"])
 
     async def ask(self, action: str, **payload: Any) -> dict[str, Any]:
         """Gives the acknowledgement, or nothing if the connection ends before it comes.
@@ -272,41 +229,36 @@ class Visitor:
         As clients do, it asks again while the database is away.
         """
         payload.setdefault("client_id", f"the action {uuid4().hex}")
-        while (answer := await self._ask(action, payload)).get("reason") == "unavailable":
-            pass
-        return answer
-
-    async def _ask(self, action: str, payload: dict[str, Any]) -> dict[str, Any]:
-        self._acks += 1
-        number = self._acks
-        self._send(f"42{number}" + json.dumps(["oh_action", {"action": action, **payload}]))
-        await until(lambda: number in self.answers or self.ended, f"the answer to {action}")
-        answer = self.answers.get(number, {})
+        answer = {"reason": "unavailable"}
+        while answer.get("reason") == "unavailable":
+            try:
+                answer = await self.call("oh_action", {"action": action, **payload})
+            except ConnectionError:
+                return {}
         if isinstance(answer.get("id"), int):
-            self.acknowledged.append((self.session, answer["id"]))
+            self.acknowledged.append((self.session_id, answer["id"]))
         return answer
 
-    async def init(self, **payload: Any) -> dict[str, Any]:
-        return await self.ask("initialize", **payload)
+    @property
+    def streams(self) -> list[list[int]]:
+        """The numbers of the events that came after each first answer."""
+        found: list[list[int]] = []
+        for event in self.events:
+            if "token" in event:
+                found.append([])
+            elif isinstance(event.get("id"), int):
+                found[-1].append(event["id"])
+        return found
 
     async def settle(self) -> None:
         """Waits until its session has nothing to do, or it is gone."""
 
         async def is_settled() -> bool:
-            return self.ended or await self._site.is_settled()
+            return self.closed or await self._site.is_settled()
 
         await until(is_settled, "a session that runs and has nothing to do")
 
-    async def leave(self) -> None:
-        """The socket breaks."""
-        if self.task is None:
-            return
-        self.ended = True
-        self._incoming.put_nowait({"type": "websocket.disconnect", "code": 1006})
-        async with asyncio.timeout(LIMIT):
-            await self.task
-
-    def cancel(self) -> None:
+    def cancel_work(self) -> None:
         """Whatever is being done for it is cancelled, as when a server has no more patience."""
         for task in asyncio.all_tasks():
             if self.sid and task.get_name() == f"socket {self.sid}":
@@ -357,7 +309,10 @@ class Site:
         return f"tasks that are missing: {dict(self._idle() - self._tasks())}"
 
     async def visitor(self) -> Visitor:
-        return await Visitor(self).connect()
+        visitor = Visitor(self)
+        with suppress(ConnectionError):
+            await visitor.connect()
+        return visitor
 
     async def sessions(self) -> list[Session]:
         sessions: list[Session] = await self.database.look(lambda: list(Session.objects.order_by("pk")))
@@ -387,7 +342,7 @@ class Site:
         return self.workers[0]
 
     async def sleeps_or_is_visited(self) -> bool:
-        return await self.sleeps() or not all(visitor.ended for visitor in self.visitors)
+        return await self.sleeps() or not all(visitor.closed for visitor in self.visitors)
 
     async def sleeps(self) -> bool:
         """Lets time pass; whether all sessions sleep."""
@@ -445,8 +400,8 @@ class Site:
         for worker in self.workers:
             if worker not in self.stopped:
                 await worker.stop("the test is over")
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*(one.task for one in self.visitors if one.task), return_exceptions=True)
+        for visitor in self.visitors:
+            await visitor.wait_ended()
 
 
 def told_row(row: Session | Connection) -> str:

@@ -56,7 +56,7 @@ Scenario = Callable[[Site, Begin], Awaitable[None]]
 async def running(site: Site) -> Visitor:
     """A session that runs, with one client."""
     visitor = await site.visitor()
-    await visitor.init(client_id=CLIENT_ID)
+    await visitor.ask("initialize", client_id=CLIENT_ID)
     await visitor.settle()
     return visitor
 
@@ -72,7 +72,7 @@ async def sleeping(site: Site) -> Visitor:
 async def init_new(site: Site, begin: Begin) -> None:
     visitor = await site.visitor()
     begin()
-    await visitor.init(client_id=CLIENT_ID)
+    await visitor.ask("initialize", client_id=CLIENT_ID)
     await visitor.settle()
 
 
@@ -80,14 +80,14 @@ async def init_join(site: Site, begin: Begin) -> None:
     first = await running(site)
     visitor = await site.visitor()
     begin()
-    await visitor.init(token=first.token)
+    await visitor.ask("initialize", token=first.token)
 
 
 async def init_that_wakes(site: Site, begin: Begin) -> None:
     first = await sleeping(site)
     visitor = await site.visitor()
     begin()
-    await visitor.init(token=first.token)
+    await visitor.ask("initialize", token=first.token)
     await visitor.settle()
 
 
@@ -95,7 +95,7 @@ async def init_elsewhere(site: Site, begin: Begin) -> None:
     """A client leaves its session for a new one."""
     visitor = await running(site)
     begin()
-    await visitor.init(client_id=CLIENT_ID[::-1])
+    await visitor.ask("initialize", client_id=CLIENT_ID[::-1])
     await visitor.settle()
 
 
@@ -132,7 +132,7 @@ async def gateway_stop(site: Site, begin: Begin) -> None:
     visitor = await running(site)
     begin()
     await site.stop_gateway()
-    await until(lambda: visitor.ended, "its client sent away")
+    await until(lambda: visitor.closed, "its client sent away")
 
 
 async def drain(site: Site, begin: Begin) -> None:
@@ -166,14 +166,14 @@ async def client_vanishes(site: Site) -> None:
 
 
 async def client_is_cancelled(site: Site) -> None:
-    site.visitors[-1].cancel()
+    site.visitors[-1].cancel_work()
     await site.visitors[-1].leave()
 
 
 async def another_attaches(site: Site) -> None:
     visitor = await site.visitor()
     tokens = [one.token for one in site.visitors if one.token]
-    await visitor.init(**({"token": tokens[0]} if tokens else {"client_id": CLIENT_ID}))
+    await visitor.ask("initialize", **({"token": tokens[0]} if tokens else {"client_id": CLIENT_ID}))
 
 
 async def somebody_acts(site: Site) -> None:
@@ -181,7 +181,7 @@ async def somebody_acts(site: Site) -> None:
     visitor = await site.visitor()
     tokens = [one.token for one in site.visitors if one.token]
     asking = asyncio.create_task(visitor.ask("say"), name="asking")
-    await visitor.init(**({"token": tokens[0]} if tokens else {"client_id": CLIENT_ID}))
+    await visitor.ask("initialize", **({"token": tokens[0]} if tokens else {"client_id": CLIENT_ID}))
     await asking
     await visitor.leave()
 

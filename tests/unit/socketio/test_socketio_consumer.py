@@ -25,6 +25,7 @@ from ohsessions.socketio import (
 from ohsessions.socketio.codec import Packet, parse_event
 from ohsessions.socketio.dispatcher import LARGE_AT_ONCE, MAX_REFUSALS
 from ohsessions.socketio.namespaces import MAX_CONNECTS
+from ohsessions.testing import WebSocket
 from tests.tasks import check_tasks
 
 LIMIT = 5.0
@@ -64,44 +65,6 @@ class Recorder:
 
     async def disconnect(self, reason: str) -> None:
         await self.world.note("disconnect", reason)
-
-
-class WebSocket:
-    """The client's end of a websocket."""
-
-    def __init__(self, world: "World", query: str, headers: Headers) -> None:
-        self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._outgoing: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._incoming.put_nowait({"type": "websocket.connect"})
-        scope = world.scope("websocket", query, headers)
-        self.task = asyncio.create_task(world.app(scope, self._incoming.get, self._outgoing.put))
-
-    async def message(self) -> dict[str, Any]:
-        async with asyncio.timeout(LIMIT):
-            return await self._outgoing.get()
-
-    async def receive(self) -> str | bytes:
-        message = await self.message()
-        assert message["type"] == "websocket.send", message
-        content: str | bytes = message.get("text") or message["bytes"]
-        return content
-
-    def send(self, *contents: str | bytes) -> None:
-        for content in contents:
-            key = "text" if isinstance(content, str) else "bytes"
-            self._incoming.put_nowait({"type": "websocket.receive", key: content})
-
-    async def expect_close(self) -> None:
-        assert (await self.message())["type"] == "websocket.close"
-        await self.ended()
-
-    async def leave(self) -> None:
-        self._incoming.put_nowait({"type": "websocket.disconnect", "code": 1006})
-        await self.ended()
-
-    async def ended(self) -> None:
-        async with asyncio.timeout(LIMIT):
-            await self.task
 
 
 @dataclass
@@ -211,18 +174,28 @@ class World:
         assert response.status == 200
         return f"transport=polling&sid={json.loads(response.body[1:])['sid']}"
 
-    def websocket(self, query: str = "transport=websocket", **headers: str) -> WebSocket:
-        return WebSocket(self, "EIO=4&" + query, headers)
+    async def websocket(self, query: str = "transport=websocket", **headers: str) -> WebSocket:
+        """An open websocket. Raises ConnectionError if it is refused."""
+        scope = self.scope("websocket", "EIO=4&" + query, headers)
+        websocket = WebSocket(self.app, scope, timeout=LIMIT)
+        await websocket.open()
+        return websocket
 
     async def connected(self) -> tuple[WebSocket, Recorder]:
         """A websocket that is connected to the main namespace, and its handler."""
-        websocket = self.websocket()
-        assert (await websocket.message())["type"] == "websocket.accept"
-        assert str(await websocket.receive()).startswith("0{")
-        websocket.send("40")
-        assert str(await websocket.receive()).startswith('40{"sid":')
+        websocket = await self.websocket()
+        assert str(await websocket.receive_packet()).startswith("0{")
+        websocket.send_packet("40")
+        assert str(await websocket.receive_packet()).startswith('40{"sid":')
         assert await self.noted() == ("connect", {})
         return websocket, self.handlers[-1]
+
+
+async def expect_close(websocket: WebSocket) -> None:
+    """Raise unless the next thing that comes is the end."""
+    with pytest.raises(ConnectionError, match="before the connection ended"):
+        await websocket.receive_packet()
+    await websocket.wait_ended()
 
 
 @pytest.fixture
@@ -265,7 +238,8 @@ async def test_a_bad_handshake_is_answered_as_engine_io_specifies(
 
 @pytest.mark.parametrize("query", ["", "transport=polling", "transport=abc", "transport=websocket&sid=abc"])
 async def test_a_bad_websocket_is_closed_before_it_is_accepted(world: World, query: str) -> None:
-    await world.websocket(query).expect_close()
+    with pytest.raises(ConnectionError, match="was not accepted"):
+        await world.websocket(query)
 
 
 async def test_a_foreign_origin_is_refused_on_both_transports_and_later_requests(world: World) -> None:
@@ -276,7 +250,8 @@ async def test_a_foreign_origin_is_refused_on_both_transports_and_later_requests
     assert (response.status, response.body) == (403, '{"code":4,"message":"Forbidden"}')
     assert b"access-control-allow-origin" not in response.headers
     assert (await world.ask("OPTIONS", query, **evil)).status == 403
-    await world.websocket(**evil).expect_close()
+    with pytest.raises(ConnectionError, match="was not accepted"):
+        await world.websocket(**evil)
 
 
 async def test_an_allowed_foreign_origin_may_read_answers_and_errors(world: World) -> None:
@@ -298,7 +273,8 @@ async def test_a_sid_is_of_no_use_to_anybody_else(world: World, stranger: Header
     query = await world.open_polling(**owner)
     assert (await world.ask("GET", query, **stranger)).status == 403
     assert (await world.ask("POST", query, b"1", **stranger)).status == 403
-    await world.websocket(query.replace("polling", "websocket"), **stranger).expect_close()
+    with pytest.raises(ConnectionError, match="was not accepted"):
+        await world.websocket(query.replace("polling", "websocket"), **stranger)
     response = await world.ask("POST", query, b"40", cookie="sessionid=ann")
     assert (response.status, response.body) == (200, "ok")
 
@@ -313,7 +289,8 @@ async def test_a_polling_client_that_keeps_cookies_must_show_its_own_always(worl
     for stranger in ({"user-agent": "browser"}, {"cookie": pair[:-1]}, {"cookie": pair + "x"}):
         assert (await world.ask("GET", query, **stranger)).status == 403
         assert (await world.ask("POST", query, b"1", **stranger)).status == 403
-        await world.websocket(query.replace("polling", "websocket"), **stranger).expect_close()
+        with pytest.raises(ConnectionError, match="was not accepted"):
+            await world.websocket(query.replace("polling", "websocket"), **stranger)
     moved = {"user-agent": "another", "x-test-address": "192.0.2.2"}
     assert (await world.ask("GET", query, **own, **moved)).status == 200
 
@@ -330,10 +307,10 @@ async def test_a_polling_client_without_cookies_is_known_by_its_agent_and_addres
     for stranger in strangers:
         assert (await world.ask("GET", query, **stranger)).status == 403
     for stranger in strangers[1:]:
-        await world.websocket(query.replace("polling", "websocket"), **stranger).expect_close()
+        with pytest.raises(ConnectionError, match="was not accepted"):
+            await world.websocket(query.replace("polling", "websocket"), **stranger)
     assert (await world.ask("POST", query, b"40", **own)).status == 200
-    websocket = world.websocket(query.replace("polling", "websocket"))  # Node's sends no User-Agent
-    assert (await websocket.message())["type"] == "websocket.accept"
+    websocket = await world.websocket(query.replace("polling", "websocket"))  # Node's sends no User-Agent
     await websocket.leave()
 
 
@@ -348,9 +325,8 @@ async def test_the_tabs_of_a_browser_share_one_cookie(world: World) -> None:
 
 
 async def test_a_websocket_has_no_second_one_by_its_sid(world: World) -> None:
-    websocket = world.websocket()
-    await websocket.message()
-    sid = json.loads(str(await websocket.receive())[1:])["sid"]
+    websocket = await world.websocket()
+    sid = json.loads(str(await websocket.receive_packet())[1:])["sid"]
     assert (await world.ask("GET", f"transport=polling&sid={sid}")).status == 400
     await websocket.leave()
 
@@ -412,19 +388,17 @@ async def test_a_put_to_a_connection_is_a_bad_request(world: World) -> None:
 async def test_an_upgraded_connection_is_polled_no_more_and_loses_nothing(world: World) -> None:
     query = await world.open_polling()
     await world.ask("POST", query, b"40")
-    websocket = world.websocket(query.replace("polling", "websocket"))
-    assert (await websocket.message())["type"] == "websocket.accept"
-    websocket.send("2probe")
-    assert await websocket.receive() == "3probe"
+    websocket = await world.websocket(query.replace("polling", "websocket"))
+    websocket.send_packet("2probe")
+    assert await websocket.receive_packet() == "3probe"
     assert (await world.ask("GET", query)).body.startswith("40{")
     world.handlers[0].socket.emit("a")
-    websocket.send("5", '42["b"]')
-    assert await websocket.receive() == '42["a"]'
+    websocket.send_packet("5", '42["b"]')
+    assert await websocket.receive_packet() == '42["a"]'
     assert (await world.ask("GET", query)).status == 400
     assert world.handlers[0].socket.transport == "websocket"
-    second = world.websocket(query.replace("polling", "websocket"))
-    assert (await second.message())["type"] == "websocket.accept"
-    await second.expect_close()
+    second = await world.websocket(query.replace("polling", "websocket"))
+    await expect_close(second)
     await websocket.leave()
 
 
@@ -433,67 +407,66 @@ async def test_an_upgraded_connection_is_polled_no_more_and_loses_nothing(world:
 
 async def test_an_unknown_namespace_is_refused_and_the_connection_lives(world: World) -> None:
     websocket, _ = await world.connected()
-    websocket.send("40/random,", "40/custom,")
-    assert await websocket.receive() == '44/random,{"message":"Invalid namespace"}'
-    assert str(await websocket.receive()).startswith('40/custom,{"sid":"')
+    websocket.send_packet("40/random,", "40/custom,")
+    assert await websocket.receive_packet() == '44/random,{"message":"Invalid namespace"}'
+    assert str(await websocket.receive_packet()).startswith('40/custom,{"sid":"')
 
 
 async def test_a_client_that_tries_namespace_after_namespace_is_disconnected(world: World) -> None:
     websocket, _ = await world.connected()
     for number in range(MAX_CONNECTS - 1):  # one is that of connected()
-        websocket.send(f"40/random{number},")
-        assert str(await websocket.receive()).startswith(f"44/random{number},")
-    websocket.send("40/one too many,")
+        websocket.send_packet(f"40/random{number},")
+        assert str(await websocket.receive_packet()).startswith(f"44/random{number},")
+    websocket.send_packet("40/one too many,")
     assert await world.noted() == ("disconnect", "parse error")
 
 
 async def test_a_handler_can_refuse_with_data(world: World) -> None:
     websocket, _ = await world.connected()
-    websocket.send('40/custom,{"refuse":{"error_code":401}}')
-    assert await websocket.receive() == '44/custom,{"message":"no","data":{"error_code":401}}'
+    websocket.send_packet('40/custom,{"refuse":{"error_code":401}}')
+    assert await websocket.receive_packet() == '44/custom,{"message":"no","data":{"error_code":401}}'
     assert await world.noted() == ("connect", {"refuse": {"error_code": 401}})
     assert await world.noted() == ("disconnect", "refused")
-    websocket.send('421["still here",1]')
-    assert await websocket.receive() == "431[1]"
+    websocket.send_packet('421["still here",1]')
+    assert await websocket.receive_packet() == "431[1]"
 
 
 async def test_a_connect_handler_that_crashes_tells_the_client_nothing_more(world: World) -> None:
     websocket, _ = await world.connected()
-    websocket.send('40/custom,{"crash":1}')
-    assert await websocket.receive() == '44/custom,{"message":"Internal error"}'
+    websocket.send_packet('40/custom,{"crash":1}')
+    assert await websocket.receive_packet() == '44/custom,{"message":"Internal error"}'
 
 
 async def test_an_auth_that_is_no_json_is_refused(world: World) -> None:
     websocket, _ = await world.connected()
-    websocket.send('40/custom,{"a":NaN}')
-    assert await websocket.receive() == '44/custom,{"message":"Invalid payload"}'
+    websocket.send_packet('40/custom,{"a":NaN}')
+    assert await websocket.receive_packet() == '44/custom,{"message":"Invalid payload"}'
 
 
 async def test_what_is_emitted_while_connecting_comes_after_the_answer(world: World) -> None:
     world.gates["connect"] = asyncio.Event()
-    websocket = world.websocket()
-    await websocket.message()
-    await websocket.receive()
-    websocket.send("40")
+    websocket = await world.websocket()
+    await websocket.receive_packet()
+    websocket.send_packet("40")
     await world.noted()
     socket = world.handlers[0].socket
     socket.emit("early")
     socket.send_text(encode_event("earlier", 1))
     world.gates["connect"].set()
-    assert await websocket.receive() == f'40{{"sid":"{socket.sid}"}}'
-    assert await websocket.receive() == '42["early"]'
-    assert await websocket.receive() == '42["earlier",1]'
+    assert await websocket.receive_packet() == f'40{{"sid":"{socket.sid}"}}'
+    assert await websocket.receive_packet() == '42["early"]'
+    assert await websocket.receive_packet() == '42["earlier",1]'
 
 
 async def test_an_acknowledgement_is_sent_once(world: World) -> None:
     websocket, _ = await world.connected()
-    websocket.send('421["a",5]', '422["a",6]')
-    assert [await websocket.receive(), await websocket.receive()] == ["431[5]", "432[6]"]
+    websocket.send_packet('421["a",5]', '422["a",6]')
+    assert [await websocket.receive_packet(), await websocket.receive_packet()] == ["431[5]", "432[6]"]
 
 
 async def test_malformed_events_reach_the_handler_in_their_place_and_cost_no_connection(world: World) -> None:
     websocket, _ = await world.connected()
-    websocket.send(
+    websocket.send_packet(
         '42["a"]', '421["b",NaN]', '452-2["c",{"_placeholder":true,"num":0}]', b"1", b"2", '42["d"]'
     )
     assert [await world.noted() for _ in range(4)] == [
@@ -502,7 +475,8 @@ async def test_malformed_events_reach_the_handler_in_their_place_and_cost_no_con
         ("malformed", "not_json", "c"),
         ("event", "d"),
     ]
-    assert [await websocket.receive(), await websocket.receive()] == ['431["not_json"]', '432["not_json"]']
+    assert await websocket.receive_packet() == '431["not_json"]'
+    assert await websocket.receive_packet() == '432["not_json"]'
 
 
 @pytest.mark.parametrize(
@@ -521,31 +495,31 @@ async def test_malformed_events_reach_the_handler_in_their_place_and_cost_no_con
 )
 async def test_a_broken_packet_closes_the_connection(world: World, packets: list[str | bytes]) -> None:
     websocket, _ = await world.connected()
-    websocket.send(*packets)
-    await websocket.expect_close()
+    websocket.send_packet(*packets)
+    await expect_close(websocket)
     assert ("disconnect", "parse error") in [await world.noted() for _ in range(world.notes.qsize() or 1)]
 
 
 async def test_a_message_over_the_limit_closes_the_connection(world: World) -> None:
     world.settings["max_payload"] = 100
     websocket, _ = await world.connected()
-    websocket.send('42["' + "x" * 100 + '"]')
-    await websocket.expect_close()
+    websocket.send_packet('42["' + "x" * 100 + '"]')
+    await expect_close(websocket)
     assert await world.noted() == ("disconnect", "payload too large")
 
 
 async def test_the_client_acknowledges_what_it_is_asked(world: World) -> None:
     websocket, handler = await world.connected()
     call = asyncio.create_task(handler.socket.call("question", 1, timeout=LIMIT))
-    assert await websocket.receive() == '420["question",1]'
-    websocket.send("437[1]", '430["yes"]', '430["again"]')
+    assert await websocket.receive_packet() == '420["question",1]'
+    websocket.send_packet("437[1]", '430["yes"]', '430["again"]')
     assert await call == ["yes"]
 
 
 async def test_a_client_that_leaves_acknowledges_nothing(world: World) -> None:
     websocket, handler = await world.connected()
     call = asyncio.create_task(handler.socket.call("question"))
-    await websocket.receive()
+    await websocket.receive_packet()
     await websocket.leave()
     with pytest.raises(SocketClosedError):
         await call
@@ -557,7 +531,7 @@ async def test_a_client_that_leaves_acknowledges_nothing(world: World) -> None:
 async def test_what_was_sent_before_leaving_is_handled_before_disconnect(world: World) -> None:
     world.gates["event"] = asyncio.Event()
     websocket, _ = await world.connected()
-    websocket.send('42["a"]', '42["b"]', "41")
+    websocket.send_packet('42["a"]', '42["b"]', "41")
     await websocket.leave()
     assert await world.noted() == ("event", "a")
     assert world.notes.empty()
@@ -568,9 +542,8 @@ async def test_what_was_sent_before_leaving_is_handled_before_disconnect(world: 
 
 async def test_disconnect_follows_a_connect_that_the_client_did_not_wait_for(world: World) -> None:
     world.gates["connect"] = asyncio.Event()
-    websocket = world.websocket()
-    await websocket.message()
-    websocket.send("40")
+    websocket = await world.websocket()
+    websocket.send_packet("40")
     assert await world.noted() == ("connect", {})
     await websocket.leave()
     assert dict(world.server.sockets) == {}
@@ -584,10 +557,10 @@ async def test_a_client_that_sends_more_than_its_rate_is_told_and_closed(
 ) -> None:
     world.settings.update(settings)
     websocket, _ = await world.connected()
-    websocket.send(*[f'42["{"x" * 40}"]'] * 20)
-    assert await websocket.receive() == '42["farewell","flooding"]'
-    assert await websocket.receive() == "41"
-    await websocket.expect_close()
+    websocket.send_packet(*[f'42["{"x" * 40}"]'] * 20)
+    assert await websocket.receive_packet() == '42["farewell","flooding"]'
+    assert await websocket.receive_packet() == "41"
+    await expect_close(websocket)
 
 
 async def test_a_client_that_sends_too_fast_by_polling_is_told_by_its_next_poll(world: World) -> None:
@@ -623,7 +596,7 @@ async def test_a_large_event_is_parsed_in_a_thread_and_keeps_its_place(
     monkeypatch.setattr("ohsessions.socketio.dispatcher.parse_event", parse)
     websocket, _ = await world.connected()
     large = "x" * 70_000
-    websocket.send('42["a"]', f'42["b","{large}"]', '42["c"]')
+    websocket.send_packet('42["a"]', f'42["b","{large}"]', '42["c"]')
     found = [await world.noted() for _ in range(3)]
     assert found == [("event", "a"), ("event", "b", large), ("event", "c")]
     here = threading.get_ident()
@@ -645,8 +618,8 @@ async def test_few_large_events_are_parsed_at_once_and_small_ones_do_not_wait_fo
     monkeypatch.setattr("ohsessions.socketio.dispatcher.parse_event", parse)
     *large, small = [(await world.connected())[0] for _ in range(LARGE_AT_ONCE + 2)]
     for websocket in large:
-        websocket.send(f'42["large","{"x" * LARGE_TEXT}"]')
-    small.send('42["small"]')
+        websocket.send_packet(f'42["large","{"x" * LARGE_TEXT}"]')
+    small.send_packet('42["small"]')
     assert await world.noted() == ("event", "small")
     async with asyncio.timeout(LIMIT):
         while len(begun) < LARGE_AT_ONCE:  # noqa: ASYNC110 - a thread counts, and has no event of the loop
@@ -660,7 +633,7 @@ async def test_few_large_events_are_parsed_at_once_and_small_ones_do_not_wait_fo
 async def test_a_large_event_that_is_handled_does_not_keep_others_from_being_handled(world: World) -> None:
     world.gates["event"] = asyncio.Event()
     for _ in range(LARGE_AT_ONCE + 1):
-        (await world.connected())[0].send(f'42["large","{"x" * LARGE_TEXT}"]')
+        (await world.connected())[0].send_packet(f'42["large","{"x" * LARGE_TEXT}"]')
     for _ in range(LARGE_AT_ONCE + 1):
         assert (await world.noted())[:2] == ("event", "large")
     world.gates["event"].set()
@@ -683,25 +656,25 @@ async def test_a_stranger_who_sends_on_without_waiting_for_refusals_floods(world
     world.server._make_guest = lambda scope: Porter()
     websocket, _ = await world.connected()
     for number in range(2 * MAX_REFUSALS):  # waiting for each
-        websocket.send(f'42{number}["a"]')
-        assert await websocket.receive() == f'43{number}["too many"]'
-    websocket.send(*[f'42{number}["a"]' for number in range(MAX_REFUSALS + 1)])
+        websocket.send_packet(f'42{number}["a"]')
+        assert await websocket.receive_packet() == f'43{number}["too many"]'
+    websocket.send_packet(*[f'42{number}["a"]' for number in range(MAX_REFUSALS + 1)])
     if known:
         for number in range(MAX_REFUSALS + 1):
-            assert await websocket.receive() == f'43{number}["too many"]'
+            assert await websocket.receive_packet() == f'43{number}["too many"]'
         return
-    assert await websocket.receive() == '42["farewell","flooding"]'
-    assert await websocket.receive() == "41"
-    await websocket.expect_close()
+    assert await websocket.receive_packet() == '42["farewell","flooding"]'
+    assert await websocket.receive_packet() == "41"
+    await expect_close(websocket)
     assert await world.noted() == ("disconnect", "flooding")
 
 
 async def test_a_stranger_who_reads_no_answers_gets_no_more_until_it_reads(world: World) -> None:
     world.settings.update({"first_payload": 1000, "first_barrier_bytes": 400})
     websocket, _ = await world.connected()
-    websocket.send(*[f'42{number}["{"x" * 50}","{"y" * 50}"]' for number in range(20)])
+    websocket.send_packet(*[f'42{number}["{"x" * 50}","{"y" * 50}"]' for number in range(20)])
     answers = 0
-    while (packet := await websocket.receive()) != "2":
+    while (packet := await websocket.receive_packet()) != "2":
         answers += str(packet).startswith("43")
     assert answers < 8
     while not world.notes.empty():
@@ -710,8 +683,8 @@ async def test_a_stranger_who_reads_no_answers_gets_no_more_until_it_reads(world
     assert world.notes.empty()
     while answers < 20:
         if packet == "2":
-            websocket.send("3")
-        packet = await websocket.receive()
+            websocket.send_packet("3")
+        packet = await websocket.receive_packet()
         answers += str(packet).startswith("43")
 
 
@@ -719,13 +692,13 @@ async def test_a_stranger_who_reads_no_answers_and_sends_on_floods(world: World)
     world.settings.update({"first_payload": 1000, "first_barrier_bytes": 400, "first_inbox_events": 5})
     websocket, handler = await world.connected()
     event = f'["{"x" * 50}","{"y" * 50}"]'
-    websocket.send(*[f"42{number}{event}" for number in range(5)])
-    while await websocket.receive() != "2":
+    websocket.send_packet(*[f"42{number}{event}" for number in range(5)])
+    while await websocket.receive_packet() != "2":
         pass
-    websocket.send(*[f"42{number}{event}" for number in range(10, 20)])
-    while await websocket.receive() != '42["farewell","flooding"]':
+    websocket.send_packet(*[f"42{number}{event}" for number in range(10, 20)])
+    while await websocket.receive_packet() != '42["farewell","flooding"]':
         pass
-    await websocket.ended()
+    await websocket.wait_ended()
     assert handler.socket.closed
 
 
@@ -733,14 +706,14 @@ async def test_a_known_client_is_answered_whatever_it_has_read(world: World) -> 
     world.settings.update({"first_payload": 1000, "first_barrier_bytes": 400})
     websocket, handler = await world.connected()
     handler.socket.lift_limit()
-    websocket.send(*[f'42{number}["{"x" * 50}","{"y" * 50}"]' for number in range(20)])
+    websocket.send_packet(*[f'42{number}["{"x" * 50}","{"y" * 50}"]' for number in range(20)])
     for _ in range(20):
-        assert str(await websocket.receive()).startswith("43")
+        assert str(await websocket.receive_packet()).startswith("43")
 
 
 async def test_a_handler_that_crashes_gets_the_next_event(world: World) -> None:
     websocket, _ = await world.connected()
-    websocket.send('42["crash"]', '42["a"]')
+    websocket.send_packet('42["crash"]', '42["a"]')
     assert [await world.noted(), await world.noted()] == [("event", "crash"), ("event", "a")]
 
 
@@ -753,12 +726,12 @@ async def test_a_client_that_floods_is_told_and_closed(
     world.settings.update(settings)
     world.gates["event"] = asyncio.Event()
     websocket, handler = await world.connected()
-    websocket.send('42["first"]')
+    websocket.send_packet('42["first"]')
     assert await world.noted() == ("event", "first")
-    websocket.send(*[f'42["{"x" * size}"]'] * 6)
-    assert await websocket.receive() == '42["farewell","flooding"]'
-    assert await websocket.receive() == "41"
-    await websocket.expect_close()
+    websocket.send_packet(*[f'42["{"x" * size}"]'] * 6)
+    assert await websocket.receive_packet() == '42["farewell","flooding"]'
+    assert await websocket.receive_packet() == "41"
+    await expect_close(websocket)
     assert handler.socket.closed
     world.gates["event"].set()
     assert await world.noted() == ("disconnect", "flooding")
@@ -767,7 +740,7 @@ async def test_a_client_that_floods_is_told_and_closed(
 async def test_a_burst_that_the_handler_keeps_up_with_is_no_flood(world: World) -> None:
     world.settings["inbox_events"] = 200
     websocket, _ = await world.connected()
-    websocket.send(*['42["a"]'] * 1000)
+    websocket.send_packet(*['42["a"]'] * 1000)
     for _ in range(1000):
         assert await world.noted() == ("event", "a")
     query = await world.open_polling()
@@ -779,13 +752,9 @@ async def test_a_burst_that_the_handler_keeps_up_with_is_no_flood(world: World) 
 
 async def test_connecting_and_disconnecting_in_circles_is_bounded(world: World) -> None:
     world.gates["disconnect"] = asyncio.Event()
-    websocket = world.websocket()
-    await websocket.message()
-    websocket.send(*["40", "41"] * 100)
-    for _ in range(200):
-        if (await websocket.message())["type"] == "websocket.close":
-            break
-    await websocket.ended()
+    websocket = await world.websocket()
+    websocket.send_packet(*["40", "41"] * 100)
+    await websocket.wait_ended()
     assert len(world.handlers) < 100
     world.gates["disconnect"].set()
 
@@ -796,10 +765,10 @@ async def test_a_socket_is_not_writable_until_the_client_read(world: World) -> N
     handler.socket.emit("a", "x" * 1000)
     assert not handler.socket.writable
     wait = asyncio.create_task(handler.socket.wait_writable())
-    await websocket.receive()
-    assert await websocket.receive() == "2"
+    await websocket.receive_packet()
+    assert await websocket.receive_packet() == "2"
     assert not wait.done()
-    websocket.send("3")
+    websocket.send_packet("3")
     await wait
     assert handler.socket.writable
 
@@ -819,24 +788,23 @@ async def test_our_disconnect_says_so_after_what_is_queued(world: World) -> None
     handler.socket.emit("last")
     await handler.socket.disconnect("enough")
     handler.socket.emit("too late")
-    assert [await websocket.receive(), await websocket.receive()] == ['42["last"]', "41"]
-    await websocket.expect_close()
+    assert [await websocket.receive_packet(), await websocket.receive_packet()] == ['42["last"]', "41"]
+    await expect_close(websocket)
     assert await world.noted() == ("disconnect", "enough")
 
 
 async def test_a_client_that_shall_come_back_is_not_told_to_stay_away(world: World) -> None:
     websocket, handler = await world.connected()
     await handler.socket.disconnect("draining", reconnect=True)
-    await websocket.expect_close()
+    await expect_close(websocket)
     assert await world.noted() == ("disconnect", "draining")
 
 
 async def test_a_connection_without_a_namespace_is_closed(world: World) -> None:
     world.settings["connect_timeout"] = 0.01
-    websocket = world.websocket()
-    await websocket.message()
-    await websocket.receive()
-    await websocket.expect_close()
+    websocket = await world.websocket()
+    await websocket.receive_packet()
+    await expect_close(websocket)
 
 
 async def test_a_stop_ends_all_and_lets_nobody_in(world: World) -> None:
@@ -844,8 +812,8 @@ async def test_a_stop_ends_all_and_lets_nobody_in(world: World) -> None:
     query = await world.open_polling()
     handler.socket.emit("last")
     await world.server.close("stopping")
-    assert await websocket.receive() == '42["last"]'
-    await websocket.expect_close()
+    assert await websocket.receive_packet() == '42["last"]'
+    await expect_close(websocket)
     assert await world.noted() == ("disconnect", "stopping")
     assert (await world.ask("GET", query)).status == 400
     assert (await world.ask("GET", "transport=polling")).status == 503
@@ -853,7 +821,7 @@ async def test_a_stop_ends_all_and_lets_nobody_in(world: World) -> None:
 
 async def test_a_request_that_the_server_cancels_leaves_nothing(world: World) -> None:
     websocket, _ = await world.connected()
-    websocket.task.cancel()
+    websocket.cancel()
     assert await world.noted() == ("disconnect", "transport close")
     query = await world.open_polling()
     poll = world.request("GET", query)
