@@ -1,10 +1,16 @@
-"""The tasks of the event loop: which of them a test has left, and how a failing test names them."""
+"""The tasks of the event loop: their turns, which of them a test has left, and how they are told."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 from uuid import UUID
+
+
+async def turns() -> None:
+    """Wait until all has happened that waits for nothing but turns of the event loop."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 def kind(task: asyncio.Task[Any]) -> str:

@@ -27,9 +27,11 @@ from ohsessions.models import Event, Process, Session, Transition
 from ohsessions.processes import leases
 from ohsessions.processes.store import Store
 from ohsessions.wakeups import worker_channel
+from ohsessions.worker.host import SessionHost
 from ohsessions.worker.worker import SessionWorker
 from tests.integration.boundaries import Boundary, GatedDatabase, When, until
 from tests.integration.world import World, action
+from tests.tasks import turns
 
 LIMIT = 15.0
 TOLD = "worker waits for its end"
@@ -182,15 +184,29 @@ def make_site(world: World, settings: Any) -> Callable[..., Any]:
 Make = Callable[..., Any]
 
 
-async def test_a_stop_lets_a_passivation_that_has_begun_come_to_its_end(make_site: Make) -> None:
+async def test_a_stop_lets_a_passivation_that_has_begun_come_to_its_end(
+    make_site: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain, has_drained = SessionHost.drain, asyncio.Event()
+
+    async def drain_and_tell(host: SessionHost, reason: str, limit: float) -> bool:
+        is_passivating = await drain(host, reason, limit)
+        has_drained.set()
+        return is_passivating
+
+    monkeypatch.setattr(SessionHost, "drain", drain_and_tell)
     async with make_site() as site:
         session_id = await site.open_running()
         Slow.may_passivate.clear()
         await site.store.change(lifecycle.detach, "a", "gone")
         await Slow.wait("passivate begins")
+        (lease,) = (task for task in asyncio.all_tasks() if task.get_name() == "worker lease")
         async with site.stopping():
-            done, _ = await asyncio.wait([site.task(session_id)], timeout=0.1)
-            assert not done, "it is not cut off"
+            async with asyncio.timeout(LIMIT):
+                await has_drained.wait()
+            await turns()
+            assert not site.task(session_id).cancelling(), "it is not cut off"
+            assert not lease.cancelling(), "the stop waits for it"
             Slow.may_passivate.set()
         row = await site.row(session_id)
         assert (row.state, known(row)) == ("passivated", "what it knew")
@@ -596,7 +612,7 @@ async def test_an_end_that_is_cancelled_again_and_again_comes_to_its_end(make_si
         await Slow.wait("close begins")
         for _ in range(3):
             task.cancel()
-            await asyncio.wait([task], timeout=0.01)
+            await turns()
         assert not task.done()
         Slow.may_close.set()
         await asyncio.wait([task], timeout=LIMIT)

@@ -8,7 +8,7 @@ import pytest
 
 from ohsessions.concurrency import tasks
 from ohsessions.concurrency.tasks import cancellable
-from tests.tasks import check_tasks
+from tests.tasks import check_tasks, turns
 
 LIMIT = 5.0
 
@@ -37,11 +37,6 @@ async def failing_when_cancelled() -> None:
         await asyncio.Event().wait()
     finally:
         await failing()
-
-
-async def turns() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 async def test_results_and_errors_pass() -> None:
