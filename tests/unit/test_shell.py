@@ -14,11 +14,13 @@ import pytest
 from ohsessions.core.errors import RuntimeFailure
 from ohsessions.core.redaction import Redactor
 from ohsessions.programs import watchdog
+from ohsessions.programs.watchdog import children
 from ohsessions.runtimes import shell_bash
 from ohsessions.runtimes.shell import ShellRuntime
 from ohsessions.runtimes.shell_output import HELD_BYTES, PART_BYTES, OutputBuffer
 from ohsessions.runtimes.shell_state import Report, ShellState
 from ohsessions.testing import RecordingContext
+from tests.requirements import wait_until
 from tests.tasks import check_tasks
 from tests.unit.shells import LIMIT, Shell
 
@@ -544,13 +546,19 @@ async def test_a_stop_while_nothing_runs_does_nothing(shell):
     assert shell.states() == ["running", "awaiting_user_input"]
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether the kernel lets a process do nothing until SIGCONT."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 async def test_a_paused_command_stands_still_until_it_may_go_on(shell):
-    task = await shell.begin("echo ready; for i in $(seq 20); do sleep 0.01; done; echo end")
+    task = await shell.begin("sh -c 'echo ready; until [ -e go ]; do sleep 0.01; done'; echo end")
     await shell.interrupt("paused")
     assert shell.states()[-1] == "paused"
     assert shell.runtime.busy
-    done, _ = await asyncio.wait([task], timeout=0.5)  # it would have needed 0.2 s
-    assert not done
+    (shell.context.workspace / "go").touch()
+    for pid in (shell.pid, *children(shell.pid)):
+        await asyncio.to_thread(wait_until, lambda pid=pid: is_stopped(pid), f"process {pid} standing still")
     await shell.interrupt("running")
     assert shell.states()[-1] == "running"
     assert await task == (0, "ready\nend\n")
