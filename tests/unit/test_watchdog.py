@@ -353,25 +353,39 @@ async def test_a_renewal_that_was_sent_long_ago_gives_no_more_time(world):
     await supervisor.kill_all()
 
 
+async def wait_for_the_end_of_a_lease(world: World, seconds: float) -> None:
+    """Wait until a program that nobody feeds is dead: another one that lives then was fed."""
+    supervisor = ProcessSupervisor(lease_seconds=seconds)
+    process = await supervisor.spawn(["sleep", "1000"], env=world.env)
+    async with asyncio.timeout(LIMIT):
+        assert await process.wait() != 0
+    await supervisor.kill_all()
+
+
 async def test_a_renewal_that_comes_while_a_program_starts_counts(world):
     supervisor = ProcessSupervisor(lease_seconds=1.0)
-    starting = asyncio.create_task(supervisor.spawn(["sleep", "1.2"], env=world.env))
+    starting = asyncio.create_task(supervisor.spawn(["cat"], env=world.env))
     await asyncio.sleep(0)
     supervisor.feed(confirmed_at=time.monotonic() + LIMIT)
     process = await starting
+    await wait_for_the_end_of_a_lease(world, 1.0)
     async with asyncio.timeout(LIMIT):
+        process.stdin.close()
         assert await process.wait() == 0
     await supervisor.kill_all()
 
 
 async def test_an_older_renewal_takes_no_time_away(world):
     supervisor = ProcessSupervisor(lease_seconds=3600)
-    process = await supervisor.spawn(["sleep", "0.3"], env=world.env)
+    process = await supervisor.spawn(["cat"], env=world.env)
     supervisor.feed(confirmed_at=time.monotonic() - 7200)
     process.feed(0.0)
     other = await supervisor.spawn(["sleep", "0"], env=world.env)
+    await wait_for_the_end_of_a_lease(world, 0.5)
     async with asyncio.timeout(LIMIT):
-        assert [await process.wait(), await other.wait()] == [0, 0]
+        assert await other.wait() == 0
+        process.stdin.close()
+        assert await process.wait() == 0
     await supervisor.kill_all()
 
 
