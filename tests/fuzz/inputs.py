@@ -322,8 +322,14 @@ def packet(random: Random) -> bytes:
 
 
 def payload(random: Random) -> bytes:
-    """Return the body of a POST: packets of any kind."""
-    return b"\x1e".join(_engine_packet(random) for _ in range(random.randrange(1, 8)))
+    """Return the body of a POST: packets of any kind, in half of the cases after a valid CONNECT and an event.
+
+    Without these two, nothing would reach a handler.
+    """
+    packets = [_engine_packet(random) for _ in range(random.randrange(1, 8))]
+    if random.random() < 0.5:
+        packets[:0] = [b"40", b"42" + text(["oh_action", action(random)])]
+    return b"\x1e".join(packets)
 
 
 def _engine_packet(random: Random) -> bytes:

@@ -25,6 +25,9 @@ LOOK = 50
 class Reader:
     """A handler that reads every action and answers it."""
 
+    events = 0
+    """Events that any Reader has got."""
+
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
 
@@ -32,6 +35,7 @@ class Reader:
         assert isinstance(auth, dict)
 
     async def event(self, name: str, args: list[Any], ack: Ack | None) -> None:
+        Reader.events += 1
         try:
             wire.parse_request(args, max_bytes=20_000)
         except WireError as error:

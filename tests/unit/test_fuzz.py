@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fuzz import campaign
+from tests.fuzz.stack import Reader
 from tests.fuzz.targets import TARGETS, Target
 
 COUNT = 3000
@@ -26,6 +27,15 @@ async def test_nothing_but_declared_errors_escapes_from(target: Target) -> None:
     report = await campaign.run(COUNT, 1, [target])
     assert not report.findings, "\n".join(finding.describe(1) for finding in report.findings)
     assert report.total == COUNT
+
+
+@pytest.mark.parametrize("name", ["websocket", "polling"])
+async def test_events_reach_the_handler_behind_the_server(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise it is only the server's first check that is fuzzed."""
+    monkeypatch.setattr(Reader, "events", 0)
+    (target,) = (target for target in TARGETS if target.name == name)
+    await campaign.run(1000, 1, [target])
+    assert Reader.events > 50
 
 
 async def test_an_error_that_nobody_declared_is_found_with_the_smallest_input_that_causes_it() -> None:
