@@ -322,7 +322,7 @@ def packet(random: Random) -> bytes:
 
 
 def payload(random: Random) -> bytes:
-    """Return the body of a POST: packets of any kind, in half of the cases after a valid CONNECT and an event.
+    """Return the body of a POST: packets of any kind. Half of them begin with a valid CONNECT and an event.
 
     Without these two, nothing would reach a handler.
     """
