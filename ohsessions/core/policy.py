@@ -42,13 +42,13 @@ class Sleeper(Protocol):
     handled_number: int
 
 
-class Owned(Protocol):
+class HasEpoch(Protocol):
     """The column of a session that says whose writes it takes."""
 
     epoch: int
 
 
-def is_stale(session: Owned, epoch: int) -> bool:
+def is_stale(session: HasEpoch, epoch: int) -> bool:
     """Return whether a write under this epoch is refused: it comes from a former owner of the session."""
     return session.epoch != epoch
 

@@ -4,9 +4,9 @@ A runtime without a database: `async with RecordingContext(tmp_path) as context:
 socket to the runtime: `async with running(application): async with SocketIOClient(application) as client: …`.
 """
 
-from ohsessions.testing.client import SocketIOClient
-from ohsessions.testing.context import Event, RecordingContext
+from ohsessions.testing.recording import Event, RecordingContext
 from ohsessions.testing.site import running
+from ohsessions.testing.socketio_client import SocketIOClient
 from ohsessions.testing.websocket import WebSocket
 
 __all__ = ["Event", "RecordingContext", "SocketIOClient", "WebSocket", "running"]

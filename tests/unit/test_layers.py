@@ -124,6 +124,20 @@ def test_a_circle_is_found_though_it_is_for_types_only(tmp_path):
     assert set(circle(files)) == files.keys()
 
 
+def test_no_two_classes_or_modules_of_one_name_do_different_jobs():
+    """Two packages may each have a module of errors. A migration keeps its class for ever."""
+    names = [path.name for _, path in modules() if path.name != "__init__.py"]
+    classes = [
+        node.name
+        for _, path in modules()
+        if "migrations" not in path.parts
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert {name for name in names if names.count(name) > 1} == {"errors.py"}
+    assert {name for name in classes if classes.count(name) > 1} == set()
+
+
 IMPURE = {"django", "channels", "logging", "multiprocessing", "os", "signal", "subprocess", "threading"}
 """Modules that rules have no use for: they are for threads, processes, logs and the environment."""
 
