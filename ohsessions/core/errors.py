@@ -5,6 +5,7 @@
     │   └── Unavailable         the database cannot be reached; the client may try again later
     │       └── RowLocked       another transaction has locked the row for too long
     ├── IllegalTransition       the table of states has no such transition; nothing was changed
+    ├── IllegalMove             a move that a table of phases does not have; nothing was changed
     ├── StaleEpoch              the writer no longer owns the session; nothing was written
     ├── StaleSecrets            a gateway does not know all secrets of a session; nothing was written
     ├── InvalidEvent            a runtime emitted an event that the wire cannot carry; nothing was written
@@ -61,6 +62,13 @@ class IllegalTransition(OhSessionsError):
         super().__init__(f"A session that is {origin or 'new'} has no transition for {trigger}.")
         self.origin = origin
         self.trigger = trigger
+
+
+class IllegalMove(OhSessionsError):
+    """An object in memory cannot move between these phases."""
+
+    def __init__(self, origin: str, target: str) -> None:
+        super().__init__(f"The phase {target} cannot follow {origin}.")
 
 
 class StaleEpoch(OhSessionsError):

@@ -32,22 +32,24 @@ class HostContext:
         self,
         store: Store,
         claimed: Claimed,
-        known: vault.Known,
         outbox: Outbox,
         confirmed_at: float,
     ) -> None:
-        """`confirmed_at`: the time at which the last confirmed renewal of the worker's lease was sent."""
+        """`confirmed_at`: the time at which the last confirmed renewal of the worker's lease was sent.
+
+        It knows no secrets before the first `renew`.
+        """
         self.session_id = claimed.session_id
         self.settings: Mapping[str, JSON] = claimed.settings
-        self._secrets = dict(known.values)
+        self._secrets: dict[str, str] = {}
         self.secrets: Mapping[str, str] = MappingProxyType(self._secrets)
-        self.secrets_version = known.version
+        self.secrets_version = 0
         self.workspace = Path(conf.WORKSPACE_ROOT) / str(claimed.session_id)
         self.cause: int | None = None
         self.processes = ProcessSupervisor(lease_seconds=HOLD * conf.LEASE_TTL, confirmed_at=confirmed_at)
         self._store = store
         self._outbox = outbox
-        self._redactor = Redactor(known.texts)
+        self._redactor = Redactor(())
         self._hidden: dict[int, Redactor] = {}
         self._agent_state = "loading"
 

@@ -31,6 +31,7 @@ from ohsessions.worker import tidying
 from ohsessions.worker.host import SessionHost
 from ohsessions.worker.hosted import Hosted
 from ohsessions.worker.layer import LayerWorker, WakeupConsumer
+from ohsessions.worker.phase import HostPhase
 from ohsessions.worker.tidying import Tidying
 
 logger = logging.getLogger(__name__)
@@ -209,10 +210,10 @@ class SessionWorker:
         try:
             # A later look tries again, if the session is due then.
             with contextlib.suppress(StaleEpoch, Unavailable):
-                if host.ready:
-                    await host.try_passivate()
-                else:
+                if host.phase is HostPhase.STARTING:
                     await self._end_start(host)
+                else:
+                    await host.try_passivate()
         finally:
             self._trying_to_passivate.discard(host)
 

@@ -29,8 +29,9 @@ from ohsessions.processes import leases
 from ohsessions.processes.membership import HOLD
 from ohsessions.processes.store import Store
 from ohsessions.runtimes.blocking import BlockingRuntime
-from ohsessions.worker import host as host_module
+from ohsessions.worker import activation as activation_module
 from ohsessions.worker.host import SessionHost
+from ohsessions.worker.phase import HostPhase
 from ohsessions.worker.worker import SessionWorker
 from tests.integration.world import World, action, append, in_thread, log, session, snapshot
 
@@ -255,7 +256,7 @@ async def test_blocking_code_that_never_returns_is_given_up_and_holds_up_nobody(
 ) -> None:
     runtimes = {name: {"BACKEND": f"{__name__}.{name}", "OPTIONS": {}} for name in ("Stuck", "Keeping")}
     settings.OHSESSIONS = {"RUNTIMES": runtimes, "PASSIVATE_TIMEOUT": 0.5}
-    monkeypatch.setattr(host_module, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(activation_module, "CLOSE_TIMEOUT", 0.05)
     monkeypatch.setattr(Stuck, "may_end", threading.Event())
     # asyncio's own threads are few in any process; here all of them hang as well.
     executor = ThreadPoolExecutor(1)
@@ -556,7 +557,7 @@ async def test_a_program_is_dead_before_anybody_else_may_have_its_session(
     monkeypatch.setattr(lifecycle, "release", release_and_look)
     session_id = (await store.change(world.open)).change.session_id
     async with hosted(world, session_id, store) as (host, task):
-        await until(store, lambda: host.ready, "a runtime that is ready")
+        await until(store, lambda: host.phase is HostPhase.RUNNING, "a runtime that is ready")
         assert Spawning.lives()
         assert await host.try_passivate("the test wants it")
         async with asyncio.timeout(LIMIT):
@@ -572,7 +573,7 @@ async def test_a_program_lives_on_while_its_worker_renews_its_lease(
     monkeypatch.setattr(Spawning, "seconds", "2")
     session_id = (await store.change(world.open)).change.session_id
     async with hosted(world, session_id, store) as (host, _):
-        await until(store, lambda: host.ready, "a runtime that is ready")
+        await until(store, lambda: host.phase is HostPhase.RUNNING, "a runtime that is ready")
         host.feed(time.monotonic() + LIMIT)
         async with asyncio.timeout(LIMIT):
             assert await Spawning.program.wait() == 0
@@ -584,7 +585,7 @@ async def test_a_busy_runtime_is_neither_passivated_when_it_is_due_nor_drained_a
     use(settings, Busy)
     session_id = (await store.change(world.open, "a")).change.session_id
     async with hosted(world, session_id, store) as (host, task):
-        await until(store, lambda: host.ready, "a runtime that is ready")
+        await until(store, lambda: host.phase is HostPhase.RUNNING, "a runtime that is ready")
         await store.change(lifecycle.detach, "a", "gone")
         world.clock.advance(conf.CLOSE_DELAY + 1)
         assert not await host.try_passivate()
@@ -638,3 +639,46 @@ async def test_an_action_that_still_runs_when_max_busy_is_over_is_cut_off_and_to
     assert "operator" not in told[0]["content"]
     row = await store.database.read(session, session_id)
     assert (row.state, row.handled_number) == ("passivated", waiting)
+
+
+async def test_an_activation_that_has_ended_claims_no_passivation(
+    world: World, store: Store, settings: Any
+) -> None:
+    use(settings, Answering)
+    session_id = (await store.change(world.open)).change.session_id
+    async with hosted(world, session_id, store) as (host, task):
+        await until(store, lambda: host.phase is HostPhase.RUNNING, "a runtime that is ready")
+        task.cancel()
+        await asyncio.wait([task], timeout=LIMIT)
+        assert host.phase is HostPhase.ENDED
+        assert not await host.try_passivate("the test wants it")
+    assert (await store.database.read(session, session_id)).state == "running"
+
+
+async def test_an_activation_that_ends_while_its_passivation_is_claimed_stays_ended(
+    world: World, store: Store, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(settings, Answering)
+    claiming, may_claim = threading.Event(), threading.Event()
+    claim = lifecycle.claim_passivation
+
+    def claim_slowly(*args: Any, **kwargs: Any) -> Any:
+        claiming.set()
+        assert may_claim.wait(LIMIT)
+        return claim(*args, **kwargs)
+
+    monkeypatch.setattr(lifecycle, "claim_passivation", claim_slowly)
+    session_id = (await store.change(world.open)).change.session_id
+    async with hosted(world, session_id, store) as (host, task):
+        await until(store, lambda: host.phase is HostPhase.RUNNING, "a runtime that is ready")
+        passivation = asyncio.create_task(host.try_passivate("the test wants it"))
+        try:
+            assert await asyncio.to_thread(claiming.wait, LIMIT)
+            assert (host.phase, host.is_passivating) == (HostPhase.CLAIMING, True)
+            task.cancel()
+            await asyncio.wait([task], timeout=LIMIT)
+        finally:
+            may_claim.set()
+        async with asyncio.timeout(LIMIT):
+            assert not await passivation
+        assert host.phase is HostPhase.ENDED
