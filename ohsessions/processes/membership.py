@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
 from ohsessions.concurrency.backoff import Backoff
 from ohsessions.concurrency.outages import Outage
 from ohsessions.conf import conf
+from ohsessions.core import phases
 from ohsessions.core.clock import Clock
 from ohsessions.core.errors import ProcessGone, Unavailable
 from ohsessions.models import Process
@@ -25,7 +27,6 @@ from ohsessions.programs import watchdog
 
 logger = logging.getLogger(__name__)
 
-DRAINING = Process.State.DRAINING
 FIRST_TRY = 0.5
 """The most seconds between the first two tries to register. Later pauses are longer."""
 HOLD = 0.8
@@ -34,6 +35,32 @@ GATEWAY_PATIENCE = 60.0
 """Seconds without the database after which a gateway disconnects its clients. No other process serves them
 meanwhile, and a restart or failover of the database is no reason for all of them to reconnect. A gateway that
 was declared gone learns it at its next renewal."""
+
+
+class LeasePhase(StrEnum):
+    """What a process has of its lease, and the moves between that:
+
+        joining → holding
+        holding → lost
+        lost → holding
+
+    Draining is apart from this: a process that drains holds its lease, may lose it, and drains on under its
+    next id.
+    """
+
+    JOINING = "joining"
+    """The process is not registered yet."""
+    HOLDING = "holding"
+    """The process keeps what it holds. holds() says whether it may rely on its lease at this time."""
+    LOST = "lost"
+    """The process has let go of everything, and is to be registered under another id."""
+
+
+MOVES: dict[LeasePhase, frozenset[LeasePhase]] = {
+    LeasePhase.JOINING: frozenset({LeasePhase.HOLDING}),
+    LeasePhase.HOLDING: frozenset({LeasePhase.LOST}),
+    LeasePhase.LOST: frozenset({LeasePhase.HOLDING}),
+}
 
 
 class Member(Protocol):
@@ -59,9 +86,9 @@ class Membership:
         self._member = member
         self._write = store.database.write_urgently
         self._clock = clock or Clock()
+        self._phase = LeasePhase.JOINING
+        self._registers_as = Process.State.ACTIVE
         self._confirmed = 0.0
-        self._held = False
-        self._draining = False
         self._rejoined = asyncio.Condition()
         self.process_id: UUID
 
@@ -85,17 +112,24 @@ class Membership:
 
     async def _register(self) -> UUID:
         sent = self._clock.monotonic()
-        state = DRAINING if self._draining else Process.State.ACTIVE
-        self.process_id = await self._write(leases.register, self._kind, state)
+        self.process_id = await self._write(leases.register, self._kind, self._registers_as)
         if self._clock.monotonic() - sent > conf.HEARTBEAT:
             # It waited for the database, and much of the lease is over. Begin with a whole one.
             sent = self._clock.monotonic()
             await self._write(leases.renew, self.process_id, self._member.load())
+        self._move(LeasePhase.HOLDING)
         self._confirmed = sent
-        self._held = True
         async with self._rejoined:
             self._rejoined.notify_all()
         return self.process_id
+
+    def _move(self, phase: LeasePhase) -> None:
+        """Change the phase. No other code does so. Raises IllegalMove."""
+        self._phase = phases.move(MOVES, self._phase, phase)
+
+    @property
+    def _holding(self) -> bool:
+        return self._phase is LeasePhase.HOLDING
 
     async def wait_rejoined(self, process_id: UUID) -> None:
         """Wait until the process has another id than this one."""
@@ -106,7 +140,7 @@ class Membership:
         """Renew the lease forever, every HEARTBEAT seconds."""
         while True:
             # A lease that could not be renewed may end between two heartbeats, and is given up then.
-            left = self._left() if self._held else conf.HEARTBEAT
+            left = self._left() if self._holding else conf.HEARTBEAT
             await asyncio.sleep(max(0.0, min(conf.HEARTBEAT, left)))
             await self.renew()
 
@@ -124,21 +158,21 @@ class Membership:
             pass
         except Exception:
             logger.exception("A lease was not renewed", extra={"verb": "lease_failed"})
-        if self._held and (expired or self._left() <= 0):
+        if self._holding and (expired or self._left() <= 0):
             await self._let_go("its lease could not be renewed")
 
     async def _try_renew(self) -> None:
         sent = self._clock.monotonic()
         try:
             # Wait no longer than the process may keep what it holds.
-            async with asyncio.timeout(max(0.0, self._left()) if self._held else conf.HEARTBEAT):
+            async with asyncio.timeout(max(0.0, self._left()) if self._holding else conf.HEARTBEAT):
                 await self._write(leases.renew, self.process_id, self._member.load())
         except ProcessGone:
-            if self._held:
+            if self._holding:
                 await self._let_go("it was declared gone by another process")
             await self._register()
             return
-        if self._held:
+        if self._holding:
             self._confirmed = sent
             self._member.renewed(sent)
         else:
@@ -154,7 +188,7 @@ class Membership:
     def holds(self, process_id: UUID) -> bool:
         """Return whether the process has this id, and may rely on its lease now."""
         relied_on_until = self._confirmed + HOLD * conf.LEASE_TTL
-        return self._held and self.process_id == process_id and self._clock.monotonic() < relied_on_until
+        return self._holding and self.process_id == process_id and self._clock.monotonic() < relied_on_until
 
     def _left(self) -> float:
         """Return the seconds for which the process may keep what it holds without a renewal."""
@@ -164,13 +198,13 @@ class Membership:
         return self._confirmed + keeps - self._clock.monotonic()
 
     async def _let_go(self, reason: str) -> None:
-        self._held = False
+        self._move(LeasePhase.LOST)
         logger.warning("%s %s lets go: %s", self._kind, self.process_id, reason, extra={"verb": "lease_lost"})
         await self._member.lost(reason)
 
     async def begin_drain(self) -> None:
         """Mark this process as draining, also under later ids. Raises Unavailable."""
-        self._draining = True
+        self._registers_as = Process.State.DRAINING
         await self._store.change_soon(leases.begin_drain, self.process_id)
 
     async def leave(self) -> None:
