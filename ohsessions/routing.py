@@ -24,10 +24,10 @@ from channels.auth import AuthMiddlewareStack
 from ohsessions.admission import admit, cookie_attributes
 from ohsessions.concurrency.tasks import attempt, cancel_all
 from ohsessions.conf import conf
-from ohsessions.gateway.client import HANDSHAKE_AT
 from ohsessions.gateway.client_address import address_of
 from ohsessions.gateway.gateway import FIRST_PAYLOAD, Gateway
 from ohsessions.gateway.refusals import say_farewell
+from ohsessions.gateway.visitor import HANDSHAKE_AT
 from ohsessions.processes.ending import ending
 from ohsessions.processes.store import Store
 from ohsessions.socketio import SocketIOConsumer, SocketIOServer

@@ -26,7 +26,6 @@ from ohsessions.gateway.github_check import GitHubCheck
 from ohsessions.gateway.guests import Guests
 from ohsessions.gateway.pump import Pump
 from ohsessions.gateway.reconciliation import Reconciliation
-from ohsessions.gateway.refusals import farewell
 from ohsessions.gateway.subscriptions import Subscriptions
 from ohsessions.models import Process
 from ohsessions.processes.ending import ending
@@ -92,7 +91,7 @@ class Gateway:
 
     async def lost(self, reason: str) -> None:
         for client in list(self.clients.values()):
-            await client.end("gateway_lost", farewell("gateway_lost"))
+            await client.end("gateway_lost")
 
     # Starting and stopping
 
@@ -144,7 +143,7 @@ class Gateway:
     @staticmethod
     async def _dismiss(client: Client, reconnect_in: float) -> None:
         client.notice(wire.notice("draining", reconnect_in=reconnect_in))
-        await client.end("draining", farewell("draining"))
+        await client.end("draining")
 
     async def _write_off(self, cursors: Mapping[UUID, dict[str, int]], reason: str) -> None:
         """End all connections in the database, or leave that to other processes: they do it at once if this

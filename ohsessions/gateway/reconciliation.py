@@ -18,12 +18,15 @@ from ohsessions.core import policy, wire
 from ohsessions.core.errors import WireError
 from ohsessions.core.states import State
 from ohsessions.database import database_now
+from ohsessions.gateway.attachment import ClientPhase
 from ohsessions.gateway.client import Client
 from ohsessions.gateway.pump import Pump
 from ohsessions.gateway.refusals import farewell, wire_reason
 from ohsessions.gateway.subscriptions import Subscriptions
 from ohsessions.journal import Head
 from ohsessions.processes.store import Store
+
+CHANGING = ClientPhase.CHANGING
 
 
 class Reconciliation:
@@ -65,7 +68,7 @@ class Reconciliation:
     async def connections(self) -> None:
         """Compare the connections here with those in the database; end those that only one side has."""
         clients = self._clients.values()
-        before = {client: client.generation for client in clients if not client.changing}
+        before = {client: client.generation for client in clients if client.phase is not CHANGING}
         rows, revoked = await self._store.database.read(_connections, self._own_id())
         for sid, session_id in rows.items():
             client = self._clients.get(sid)
@@ -83,19 +86,19 @@ class Reconciliation:
     async def logins(self) -> None:
         """End the clients whose login has ended, and those attached by a token of such a login."""
         clients = list(self._clients.values())
-        issued = {client: client.issued_to for client in clients}
-        asked = {login for client in clients for login in (client.login, client.issued_to) if login}
+        issued = {client: _issued_to(client) for client in clients}
+        asked = {login for client in clients for login in (client.visitor.login, issued[client]) if login}
         if not asked:
             return
         began = time.monotonic()
         ended = await self._store.database.read(access.ended_logins, asked)
         for client in clients:
-            if client.login in ended:
+            if client.visitor.login in ended:
                 # Even during an INIT: it would run with a login that has ended.
-                await client.end("logged_out", farewell("logged_out"))
+                await client.end("logged_out")
                 continue
-            client.login_seen_at = began
-            if client.session_id is not None and issued[client] in ended and client.issued_to in ended:
+            client.visitor.login_seen_at = began
+            if client.session_id is not None and issued[client] in ended and _issued_to(client) in ended:
                 await self._detach(client.sid, client.session_id, "revoked")
                 await self.end_ended([client])
 
@@ -109,7 +112,7 @@ class Reconciliation:
 
         `otherwise` is the reason for clients that were not ended there; None: they stay.
         """
-        before = {client: client.generation for client in clients if not client.changing}
+        before = {client: client.generation for client in clients if client.phase is not CHANGING}
         if not before:
             return
         sids = [client.sid for client in before]
@@ -122,7 +125,12 @@ class Reconciliation:
 
 def _is_unchanged(client: Client, before: dict[Client, int]) -> bool:
     """Return True if the client was not attached or detached since `before`, and is not now."""
-    return not client.changing and before.get(client) == client.generation
+    return client.phase is not CHANGING and before.get(client) == client.generation
+
+
+def _issued_to(client: Client) -> access.Login | None:
+    """Return the login of another person whose token has attached the client, if its token depends on it."""
+    return None if client.attachment is None else client.attachment.issued_to
 
 
 def _heads(session_ids: list[UUID]) -> tuple[dict[UUID, Head], Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from ohsessions.core import wire
 from ohsessions.core.errors import ProcessGone, Unavailable, WireError
 from ohsessions.core.policy import EVICTED
-from ohsessions.socketio import Socket
+from ohsessions.socketio import Ack, ConnectionRefused, Socket
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,31 @@ def translate(error: Exception, sid: str) -> WireError:
     return WireError(500, "internal", f"Something went wrong here. Its reference is {reference}.")
 
 
+def refuse(socket: Socket, error: Exception, ack: Ack | None, client_id: str | None = None) -> None:
+    """Send a client the error of its request, as acknowledgement if the client asked for one."""
+    refusal = translate(error, socket.sid)
+    if client_id is not None:
+        refusal.extra.setdefault("client_id", client_id)
+    if ack is not None:
+        ack(wire.error_ack(refusal))
+    else:
+        socket.emit("oh_event", wire.error_event(refusal))
+
+
+def refuse_connect(socket: Socket, error: Exception) -> None:
+    """Raise ConnectionRefused for a client that could not be attached at its CONNECT.
+
+    Send a notice instead if the error may pass by itself (503): after a refused CONNECT, clients do not try
+    again.
+    """
+    refusal = translate(error, socket.sid)
+    fields = {"error_code": refusal.code, "reason": refusal.reason}
+    if refusal.code != 503:
+        raise ConnectionRefused(refusal.message, fields) from error
+    notice = wire.notice("not_attached", **fields, message=refusal.message, **refusal.extra)
+    socket.emit("oh_notice", notice)
+
+
 def not_attached(why: str) -> WireError:
     return WireError(409, "not_attached", f"{why} Send INIT first.")
 
@@ -38,6 +63,8 @@ def client_id_of(payload: Any) -> str | None:
 
 # Farewells
 
+STAY_AWAY = frozenset({"logged_out", "operator", "revoked", "unattached"})
+"""Reasons for the end of a connection after which its client must not reconnect by itself."""
 _MESSAGES = {
     "operator": "An operator put this session to sleep.",
     EVICTED: "Another session of the same person was started, and no more may be awake: this one sleeps.",
@@ -59,6 +86,7 @@ def wire_reason(reason: str) -> str:
     return "operator" if reason == EVICTED else reason
 
 
-def say_farewell(socket: Socket, reason: str) -> None:
-    """Send the last notice to a client that SocketIOServer is about to disconnect."""
-    socket.emit("oh_notice", wire.notice("disconnecting", reason=reason, message=farewell(reason)))
+def say_farewell(socket: Socket, reason: str, message: str = "") -> None:
+    """Send the last notice to a client that is about to be disconnected; by default, with its farewell()."""
+    message = message or farewell(reason)
+    socket.emit("oh_notice", wire.notice("disconnecting", reason=reason, message=message))

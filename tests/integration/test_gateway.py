@@ -21,6 +21,7 @@ from ohsessions.database import database_clock, lanes
 from ohsessions.gateway import client as client_module
 from ohsessions.gateway import gateway as gateway_module
 from ohsessions.gateway import subscriptions as subscriptions_module
+from ohsessions.gateway.attachment import ClientPhase
 from ohsessions.gateway.client import Client
 from ohsessions.gateway.gateway import Gateway
 from ohsessions.gateway.subscriptions import Subscriptions
@@ -164,6 +165,65 @@ async def test_who_thinks_to_be_elsewhere_than_the_database_says_is_told_to_reco
     assert [payload["reason"] for name, payload in socket.sent if "disconnecting" in payload.values()] == [
         "gateway_lost"
     ]
+
+
+async def test_a_client_is_in_the_phase_that_fits_its_attachment(gateway: Gateway) -> None:
+    client, _ = await connect(gateway)
+    during: list[ClientPhase] = []
+
+    async def note(session_id: UUID) -> None:
+        during.append(client.phase)
+
+    async def now(**payload: Any) -> tuple[ClientPhase, bool]:
+        await ask(client, **payload)
+        return client.phase, client.attachment is not None
+
+    gateway.store.after_attach = note  # type: ignore[attr-defined]
+    init, refused = {"action": "initialize"}, {"action": "initialize", "token": "none of ours"}
+    assert await now(**refused) == (ClientPhase.NEW, False)
+    assert await now(**init) == (ClientPhase.ATTACHED, True)
+    assert await now(**refused) == (ClientPhase.ATTACHED, True), "it stays where it was"
+    assert await now(**init) == (ClientPhase.ATTACHED, True)
+    assert await now(action="leave") == (ClientPhase.DETACHED, False)
+    assert await now(**refused) == (ClientPhase.DETACHED, False)
+    assert await now(**init) == (ClientPhase.ATTACHED, True)
+    assert during == 3 * [ClientPhase.CHANGING]
+    await client.end("operator")
+    assert (client.phase, client.attachment) == (ClientPhase.DETACHED, None)
+
+
+async def test_a_client_that_is_ended_while_it_attaches_is_detached_when_it_disconnects(
+    gateway: Gateway,
+) -> None:
+    client, _ = await connect(gateway)
+    seen: list[ClientPhase] = []
+
+    async def end(session_id: UUID) -> None:
+        await client.end("logged_out")
+        seen.append(client.phase)
+
+    gateway.store.after_attach = end  # type: ignore[attr-defined]
+    await ask(client, action="initialize")
+    assert seen == [ClientPhase.CHANGING]
+    assert client.phase is ClientPhase.ATTACHED
+    await client.disconnect("logged_out")
+    assert client.phase is ClientPhase.DETACHED
+    await until(lambda: is_alone(gateway), "nobody attached")
+
+
+async def test_a_client_that_was_never_attached_has_no_row_to_end(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(gateway, "detach_later", lambda client, reason: ended.append(reason))
+    client, _ = await connect(gateway)
+    await ask(client, action="initialize", token="none of ours")
+    await client.disconnect("first")
+    client, _ = await connect(gateway)
+    await ask(client, action="initialize")
+    await ask(client, action="leave")
+    await client.disconnect("second")
+    assert ended == ["second"]
 
 
 @pytest.mark.parametrize("error", [Unavailable(), ZeroDivisionError()], ids=["away", "broken"])
@@ -367,7 +427,8 @@ async def test_who_attaches_at_a_gateway_that_was_declared_gone_is_told_to_try_a
 async def test_who_attaches_while_the_database_is_away_is_told_by_notice_and_stays(gateway: Gateway) -> None:
     first, _ = await connect(gateway)
     session_id = (await ask(first, action="initialize"))["session_id"]
-    token = first._answer["token"]
+    assert first.attachment is not None
+    token = first.attachment.answer["token"]
     socket = FakeSocket()
     gateway.store.lost = 1  # type: ignore[attr-defined]
     await gateway.accept(socket).connect({"conversation_id": session_id, "token": token})  # type: ignore[arg-type]

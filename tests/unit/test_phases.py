@@ -13,10 +13,15 @@ import pytest
 
 from ohsessions.core.errors import IllegalMove
 from ohsessions.core.phases import move
+from ohsessions.gateway import attachment
 from ohsessions.processes import membership
 from ohsessions.worker import phase as host_phase
 
-TABLES: dict[str, Mapping[Any, frozenset[Any]]] = {"host": host_phase.MOVES, "lease": membership.MOVES}
+TABLES: dict[str, Mapping[Any, frozenset[Any]]] = {
+    "host": host_phase.MOVES,
+    "lease": membership.MOVES,
+    "client": attachment.MOVES,
+}
 
 
 def promised(phases: type[StrEnum]) -> set[tuple[str, str]]:
