@@ -23,7 +23,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
 
 from ohsessions import api, lifecycle
-from ohsessions.access import Grant, Role, authorize, issue_token, login_of, policy
+from ohsessions.access import Grant, Role, authorize, bearer_token, issue_token, login_of, policy
 from ohsessions.conf import conf
 from ohsessions.core.errors import WireError
 from ohsessions.core.runtime import JSON
@@ -207,7 +207,7 @@ def _describe_link(link: Link) -> dict[str, JSON]:
 def _admit(request: HttpRequest, session_id: UUID) -> Grant:
     """Return the grant of a request; see access.authorize(). An anonymous user without a token gets 401
     `login_required` instead of 404, whether the session exists or not."""
-    token = _bearer_token(request)
+    token = _token(request)
     try:
         return authorize(request.user, token, session_id)
     except WireError as error:
@@ -219,7 +219,7 @@ def _admit(request: HttpRequest, session_id: UUID) -> Grant:
 def _admit_to(allows: Allows, request: HttpRequest, session_id: UUID) -> Grant:
     """Return the grant of a request that the policy must allow; see _admit(). Raises WireError 403 `role` if
     it does not, or `csrf` if a request other than GET and HEAD has no token and fails Django's CSRF check."""
-    if request.method not in ("GET", "HEAD") and _bearer_token(request) is None:
+    if request.method not in ("GET", "HEAD") and _token(request) is None:
         _check_csrf(request)
     grant = _admit(request, session_id)
     if not allows(request.user, grant.session, grant.role):
@@ -227,10 +227,8 @@ def _admit_to(allows: Allows, request: HttpRequest, session_id: UUID) -> Grant:
     return grant
 
 
-def _bearer_token(request: HttpRequest) -> str | None:
-    # Other schemes are ignored: a proxy may ask for a password of its own.
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+def _token(request: HttpRequest) -> str | None:
+    return bearer_token(request.headers.get("Authorization", ""))
 
 
 def _check_csrf(request: HttpRequest) -> None:

@@ -66,6 +66,15 @@ class Grant:
     expires_at: datetime | None = None
 
 
+def bearer_token(authorization: str) -> str | None:
+    """Return the token in the value of an Authorization header; None if it has another scheme.
+
+    Other schemes are no mistake: a proxy may ask for a password of its own.
+    """
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
 def authorize(user: Any, token: str | None, session_id: UUID | None = None) -> Grant:
     """Return the session that a token, or a user without one, may join, and the role.
 

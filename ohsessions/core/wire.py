@@ -24,6 +24,8 @@ from ohsessions.core.strict_json import encode as encode
 ACTION_EVENTS = frozenset({"oh_action", "oh_user_action"})
 INTERRUPTS = frozenset({"change_agent_state"})
 """Actions that concern the running action. They are delivered at once."""
+EVENT_SLACK = 64 * 1024
+"""Bytes that an event may have beyond two of the largest actions."""
 MAX_CLIENT_ID = 64
 MIN_INIT_CLIENT_ID = 16
 _CURSOR = re.compile(r"-?\d+", re.ASCII)
@@ -266,6 +268,23 @@ def event_body(
         return check_json(body, 2 * MAX_DEPTH)
     except WireError as error:
         raise InvalidEvent(f"The event cannot be carried as JSON. {error.message}") from error
+
+
+def most_event_bytes(max_action_bytes: int) -> int:
+    """Return the most bytes that an event may have as JSON: an echo has an action's content twice."""
+    return 2 * max_action_bytes + EVENT_SLACK
+
+
+def stored_error(reason: str, message: str, cause: int | None) -> str:
+    """Return the body of a stored observation that tells a session's users of an error."""
+    return event_body(
+        observation="error",
+        content=message,
+        message=message,
+        extras={"reason": reason},
+        source="environment",
+        cause=cause,
+    )
 
 
 def agent_state(state: str) -> str:

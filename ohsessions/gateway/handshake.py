@@ -44,7 +44,7 @@ def read_handshake(scope: Mapping[str, Any], auth: object) -> Handshake | None:
     wanted = asked.get("conversation_id")
     if wanted is None:
         return None
-    token = asked.get("token") or _bearer_token(scope)
+    token = asked.get("token") or _token(scope)
     if not isinstance(wanted, str) or not isinstance(token, str | None):
         raise wire.malformed("conversation_id and token are strings.")
     try:
@@ -71,10 +71,9 @@ def _github_token(auth: Mapping[str, Any]) -> dict[str, str]:
     return {"github_token": token} if isinstance(token, str) and token else {}
 
 
-def _bearer_token(scope: Mapping[str, Any]) -> str | None:
+def _token(scope: Mapping[str, Any]) -> str | None:
     value: bytes = dict(scope.get("headers", [])).get(b"authorization", b"")
-    scheme, _, token = value.decode("latin-1").partition(" ")
-    return token.strip() or None if scheme.lower() == "bearer" else None
+    return access.bearer_token(value.decode("latin-1")) or None
 
 
 def describe(

@@ -102,16 +102,7 @@ class Locked:
 
     def tell(self, reason: str, message: str, cause: int) -> None:
         """Append an error of our own, for the session's users."""
-        extras = {"reason": reason}
-        body = wire.event_body(
-            observation="error",
-            content=message,
-            message=message,
-            extras=extras,
-            source="environment",
-            cause=cause,
-        )
-        self.write(f"error:{reason}", body)
+        self.write(f"error:{reason}", wire.stored_error(reason, message, cause))
 
     def give_up_actions(self, up_to: int, reason: str, message: str) -> None:
         """Mark the pending actions up to a number as handled, and append an error about the first of them."""

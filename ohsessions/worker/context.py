@@ -20,10 +20,6 @@ from ohsessions.processes.store import Store
 from ohsessions.programs.supervisor import ProcessSupervisor
 from ohsessions.worker.outbox import Outbox
 
-ABOVE = 64 * 1024
-"""Bytes that an event may have beyond two of the largest actions: an echo has an action's content twice.
-Larger events do not pass through the server (see the command `serve`)."""
-
 
 class HostContext:
     """See core.runtime.RuntimeContext."""
@@ -145,19 +141,11 @@ class HostContext:
 
     async def tell(self, reason: str, message: str, cause: int | None) -> None:
         """Store an error event in the session's log, for its users."""
-        body = wire.event_body(
-            observation="error",
-            content=message,
-            message=message,
-            extras={"reason": reason},
-            source="environment",
-            cause=cause,
-        )
-        await self._outbox.put("environment", "error", body)
+        await self._outbox.put("environment", "error", wire.stored_error(reason, message, cause))
 
 
 def _check_size(text: str) -> None:
-    most = 2 * conf.MAX_ACTION_BYTES + ABOVE
+    most = wire.most_event_bytes(conf.MAX_ACTION_BYTES)
     if len(text.encode()) > most:
         raise InvalidEvent(f"Events and notices may have at most {most} bytes as JSON.")
 

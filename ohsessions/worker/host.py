@@ -25,8 +25,8 @@ from ohsessions.processes.membership import HOLD
 from ohsessions.processes.store import Store
 from ohsessions.worker.actions import Actions
 from ohsessions.worker.activation import Activation
+from ohsessions.worker.host_phase import MOVES, HostPhase
 from ohsessions.worker.outbox import Outbox
-from ohsessions.worker.phase import MOVES, HostPhase
 from ohsessions.worker.renewal import Renewal
 
 logger = logging.getLogger(__name__)

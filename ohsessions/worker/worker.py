@@ -29,9 +29,9 @@ from ohsessions.programs.orphans import kill_orphans
 from ohsessions.wakeups import WORK_CHANNEL, worker_channel
 from ohsessions.worker import tidying
 from ohsessions.worker.host import SessionHost
+from ohsessions.worker.host_phase import HostPhase
 from ohsessions.worker.hosted import Hosted
 from ohsessions.worker.layer import LayerWorker, WakeupConsumer
-from ohsessions.worker.phase import HostPhase
 from ohsessions.worker.tidying import Tidying
 
 logger = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from ohsessions.processes.store import Store
 from ohsessions.runtimes.blocking import BlockingRuntime
 from ohsessions.worker import activation as activation_module
 from ohsessions.worker.host import SessionHost
-from ohsessions.worker.phase import HostPhase
+from ohsessions.worker.host_phase import HostPhase
 from ohsessions.worker.worker import SessionWorker
 from tests.integration.world import World, action, append, in_thread, log, session, snapshot
 

@@ -1,4 +1,4 @@
-"""Secrets at rest, and the keys that they are encrypted with."""
+"""Secrets at rest, the keys that they are encrypted with, and the tokens in headers."""
 
 from __future__ import annotations
 
@@ -29,3 +29,17 @@ def test_keys_rotate_and_what_was_encrypted_with_one_that_is_gone_is_lost(settin
     assert access.decrypt(after) == "secret"
     with pytest.raises(WireError, match="no longer in SECRETS_KEYS"):
         access.decrypt(before)
+
+
+@pytest.mark.parametrize(
+    ("header", "token"),
+    [
+        ("Bearer abc", "abc"),
+        ("bearer  abc ", "abc"),
+        ("Bearer", ""),
+        ("Basic abc", None),
+        ("", None),
+    ],
+)
+def test_only_an_authorization_of_the_scheme_bearer_has_a_token(header: str, token: str | None) -> None:
+    assert access.bearer_token(header) == token

@@ -15,7 +15,7 @@ from ohsessions.core.errors import IllegalMove
 from ohsessions.core.phases import move
 from ohsessions.gateway import attachment
 from ohsessions.processes import membership
-from ohsessions.worker import phase as host_phase
+from ohsessions.worker import host_phase
 
 TABLES: dict[str, Mapping[Any, frozenset[Any]]] = {
     "host": host_phase.MOVES,

@@ -79,6 +79,11 @@ GOLDEN = {
         wire.encode(wire.error_event(WireError(409, "session_closed", "Closed.", client_id="c"))),
         '{"error":true,"error_code":409,"reason":"session_closed","message":"Closed.","client_id":"c"}',
     ),
+    "stored error": (
+        wire.stored_error("interrupted", "Cut off.", 7),
+        '{"source":"environment","message":"Cut off.","cause":7,"observation":"error","content":"Cut off.",'
+        '"extras":{"reason":"interrupted"}}',
+    ),
     "error 401": (
         wire.encode(wire.error_event(WireError(401, "invalid_token", "No."))),
         '{"error":"Invalid token","error_code":401,"reason":"invalid_token","message":"No."}',

@@ -17,6 +17,7 @@ from django.db import OperationalError, connections
 
 from ohsessions import pruning, snapshots, workspaces
 from ohsessions.conf import conf
+from ohsessions.core import wire
 from ohsessions.exposure import proxy_headers_risk
 from ohsessions.models import Process
 from ohsessions.processes import leases, malloc
@@ -24,9 +25,6 @@ from ohsessions.processes.ending import ending
 from ohsessions.processes.store import Store
 from ohsessions.wakeups import is_embedded
 from ohsessions.worker.worker import SessionWorker, stop_limit
-
-ABOVE = 64 * 1024
-"""Bytes by which the server's limit is above the gateway's own: the gateway refuses with a better message."""
 
 
 class Command(BaseCommand):
@@ -72,8 +70,9 @@ class Command(BaseCommand):
         if proxy_headers and (risk := proxy_headers_risk(bind)):
             self.stderr.write(risk)
         connections.close_all()
-        # This also limits the messages that are sent: the event of an action may have its content twice.
-        max_message = 2 * conf.MAX_ACTION_BYTES + FRAME_SLACK + ABOVE
+        # This limits the messages that are sent, too, so the largest event must pass. It is above the
+        # gateway's own limit, since the gateway refuses with a better message.
+        max_message = wire.most_event_bytes(conf.MAX_ACTION_BYTES) + FRAME_SLACK
         if max_body is None:
             max_body = settings.DATA_UPLOAD_MAX_MEMORY_SIZE or sys.maxsize
         running = daphne_server.Server(
