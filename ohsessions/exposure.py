@@ -22,10 +22,10 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Warning, register
 
+from ohsessions.checks import TAG
 from ohsessions.conf import Settings, conf
 from ohsessions.core.addresses import parse_networks
 
-TAG = "ohsessions"
 LEAST_PREFIX_4, LEAST_PREFIX_6 = 8, 7
 """The shortest prefixes of proxies' networks, in bits: 10.0.0.0/8 and fc00::/7 are private."""
 LEAST_KEY_LENGTH = 32

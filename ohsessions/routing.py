@@ -25,7 +25,8 @@ from ohsessions.admission import admit, cookie_attributes
 from ohsessions.concurrency.tasks import attempt, cancel_all
 from ohsessions.conf import conf
 from ohsessions.gateway.client_address import address_of
-from ohsessions.gateway.gateway import FIRST_PAYLOAD, Gateway
+from ohsessions.gateway.gateway import Gateway
+from ohsessions.gateway.guests import SMALL
 from ohsessions.gateway.refusals import say_farewell
 from ohsessions.gateway.visitor import HANDSHAKE_AT
 from ohsessions.processes.ending import ending
@@ -90,7 +91,7 @@ class Mount:
     def input_limit(self, query: str) -> int:
         """Return the largest body of a Socket.IO request with this query; see http_requests.BodyLimits."""
         found = self._server.input_limit(query) if self._server is not None else None
-        return FIRST_PAYLOAD if found is None else found
+        return SMALL if found is None else found
 
     # Starting and stopping
 

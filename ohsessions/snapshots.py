@@ -33,7 +33,7 @@ from ohsessions.models import Session
 
 logger = logging.getLogger(__name__)
 
-MAX_INLINE = 64 * 1024
+MAX_IN_ROW = 64 * 1024
 """Characters of JSON that are stored in the row, where encryption makes them a third longer."""
 ENCRYPTED = "$encrypted"
 """The only key of the object that is stored in the row for an encrypted snapshot."""
@@ -41,7 +41,7 @@ TOKEN_START = b"gAAAA"
 """The beginning of an encrypted file. JSON never begins like this."""
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
 FOLDER = "ohsessions/snapshots"
-MOST_AT_ONCE = 16
+STORAGE_THREADS = 16
 """Files that a process reads and writes at a time."""
 MOST_DISCARDS = 1000
 """Files that may wait for deletion. If the storage is slow, the sweep deletes the rest."""
@@ -50,7 +50,7 @@ SPARED = timedelta(hours=1)
 
 # Own threads: those of runtimes must not delay these calls, and a storage that hangs must not delay encoding.
 _encoding = Threads("ohsessions-snapshots")
-_storage = Threads("ohsessions-storage", MOST_AT_ONCE)
+_storage = Threads("ohsessions-storage", STORAGE_THREADS)
 _discarding = Threads("ohsessions-discards")
 
 
@@ -81,7 +81,7 @@ async def astore(session_id: UUID, value: Any) -> Snapshot:
 def _inline(value: Any) -> Snapshot | None:
     """Return the snapshot of a value that fits into the row, else None. The value None is stored as None."""
     text = _encode(value)
-    if len(text) > MAX_INLINE:
+    if len(text) > MAX_IN_ROW:
         return None
     return Snapshot(None if value is None else {ENCRYPTED: access.encrypt(text)})
 

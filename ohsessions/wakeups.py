@@ -29,7 +29,7 @@ Send = Callable[[str, dict[str, Any]], Coroutine[Any, Any, None]]
 
 WORK_CHANNEL = "ohsessions"
 """The channel on which workers hear of sessions without an owner."""
-MAX_INLINE = 64 * 1024
+MAX_IN_MESSAGE = 64 * 1024
 """Characters of events that a message carries at most; beyond that it carries only the last number."""
 
 SEND_TIMEOUT = 1.0
@@ -98,7 +98,7 @@ class Wakeups:
     async def events(self, session_id: UUID, stored: Sequence[tuple[int, str]], head: int) -> None:
         """Notify gateways of new events: (number, data) of each if they are small, and the last number."""
         message: dict[str, Any] = {"type": "session.events", "session": session_id.hex, "head": head}
-        if sum(len(data) for _, data in stored) <= MAX_INLINE:
+        if sum(len(data) for _, data in stored) <= MAX_IN_MESSAGE:
             message["events"] = [list(event) for event in stored]
         await self._to_session(session_id, message)
 

@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 MARK = ".ohsessions-database"
 """The file in a root that names its database."""
-SPARED = 3600.0
-"""The sweep keeps directories that are younger, in seconds: their sessions may not be visible yet."""
+SPARED_SECONDS = 3600.0
+"""The sweep keeps directories that are younger: their sessions may not be visible yet."""
 ASKED_AT_ONCE = 500
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -88,7 +88,7 @@ def _is_ours(database: str) -> bool:
 
 
 def _old_directories() -> list[UUID]:
-    newest = time.time() - SPARED
+    newest = time.time() - SPARED_SECONDS
     found = []
     with os.scandir(conf.WORKSPACE_ROOT) as entries:
         for entry in entries:

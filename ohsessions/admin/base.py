@@ -115,7 +115,7 @@ class ReadOnlyAdmin(ModelAdmin):
 
     def _give_up(self, request: HttpRequest, title: str) -> HttpResponse:
         """Return a page that says that the list was too slow. The page itself does not query the tables."""
-        told = f"This list took the database longer than {patience.LIMIT:g} s, and was given up."
+        told = f"This list took the database longer than {patience.LIST_SECONDS:g} s, and was given up."
         messages.warning(request, f"{told} Search for less, or for an id, or filter.")
         context = self.admin_site.each_context(request) | {
             "title": title,

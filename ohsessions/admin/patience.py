@@ -13,7 +13,7 @@ from typing import Any
 
 from django.db import OperationalError, connections, transaction
 
-LIMIT = 5.0
+LIST_SECONDS = 5.0
 """Seconds for each statement on PostgreSQL, for all statements of the list together on SQLite."""
 STEPS = 10_000
 """SQLite's instructions between two looks at the clock. They take well under a millisecond."""
@@ -26,7 +26,7 @@ class TooSlow(Exception):
 
 @contextmanager
 def limited(alias: str) -> Iterator[None]:
-    """Raise TooSlow if the queries inside take longer than LIMIT. Other databases have no limit."""
+    """Raise TooSlow if the queries inside take longer than LIST_SECONDS. Other databases have no limit."""
     connection = connections[alias]
     limits = {"postgresql": _limited_postgresql, "sqlite": _limited_sqlite}
     if connection.vendor not in limits:
@@ -41,7 +41,7 @@ def _limited_postgresql(connection: Any) -> Iterator[None]:
     try:
         with transaction.atomic(using=connection.alias):  # SET LOCAL lasts until its end
             with connection.cursor() as cursor:
-                cursor.execute(f"SET LOCAL statement_timeout = {round(LIMIT * 1000)}")
+                cursor.execute(f"SET LOCAL statement_timeout = {round(LIST_SECONDS * 1000)}")
             yield
     except OperationalError as error:
         if getattr(error.__cause__, "sqlstate", None) == QUERY_CANCELED:
@@ -52,7 +52,7 @@ def _limited_postgresql(connection: Any) -> Iterator[None]:
 @contextmanager
 def _limited_sqlite(connection: Any) -> Iterator[None]:
     connection.ensure_connection()
-    end = time.monotonic() + LIMIT
+    end = time.monotonic() + LIST_SECONDS
     connection.connection.set_progress_handler(lambda: time.monotonic() > end, STEPS)
     try:
         yield

@@ -23,7 +23,7 @@ from ohsessions.core import wire
 from ohsessions.core.errors import Unavailable
 from ohsessions.gateway.client import Client
 from ohsessions.gateway.github_check import GitHubCheck
-from ohsessions.gateway.guests import Guests
+from ohsessions.gateway.guests import SMALL, Guests
 from ohsessions.gateway.pump import Pump
 from ohsessions.gateway.reconciliation import Reconciliation
 from ohsessions.gateway.subscriptions import Subscriptions
@@ -45,8 +45,6 @@ WRITE_OFF_LIMIT = 10.0
 """Seconds that a stopping gateway has to end its connections in the database."""
 STOP_PATIENCE = 2.0
 """Seconds that a stopping gateway waits for its running tasks, and for the end of its membership."""
-FIRST_PAYLOAD = 64 * 1024
-"""Bytes of a stranger's largest message before it is attached, if strangers may not start sessions."""
 FRAME_SLACK = 1024 * 1024
 """Bytes that the engine accepts beyond MAX_ACTION_BYTES: so a slightly larger action gets an error."""
 
@@ -183,7 +181,7 @@ class Gateway:
         user = scope.get("user")
         most = conf.MAX_ACTION_BYTES + FRAME_SLACK
         # Before they are attached, strangers that need a token have nothing large to send.
-        first = most if conf.ALLOW_ANONYMOUS else min(FIRST_PAYLOAD, most)
+        first = most if conf.ALLOW_ANONYMOUS else min(SMALL, most)
         return EngineSettings(
             ping_interval=conf.PING_INTERVAL,
             ping_timeout=conf.PING_TIMEOUT,

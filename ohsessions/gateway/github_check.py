@@ -10,9 +10,9 @@ from ohsessions.concurrency.threads import Threads
 from ohsessions.conf import conf
 from ohsessions.core.wire import Init
 
-THREADS = 4
+CHECK_THREADS = 4
 MOST_WAITING = 100
-ANSWER_LIMIT = 10.0
+CHECK_LIMIT = 10.0
 """Seconds that a client waits for the answer, including the wait for a thread; then it gets 503."""
 
 
@@ -27,12 +27,12 @@ class GitHubCheck:
         if conf.GITHUB_TOKEN_CHECK is None:
             return
         if self._threads is None:
-            self._threads = Threads("github", THREADS)
+            self._threads = Threads("github", CHECK_THREADS)
         if self._threads.waiting >= MOST_WAITING:
             raise github.unreachable()
         token = init.secrets.get("github_token")
         try:
-            async with asyncio.timeout(ANSWER_LIMIT):
+            async with asyncio.timeout(CHECK_LIMIT):
                 await self._threads.call(github.check_github_token, user, token)
         except TimeoutError:
             raise github.unreachable() from None

@@ -18,11 +18,11 @@ from ohsessions.core.addresses import limit_key
 from ohsessions.core.clock import Clock
 from ohsessions.core.errors import WireError
 from ohsessions.gateway.client_address import address_of
-from ohsessions.gateway.limits import BURST_SECONDS, MINUTE, Bucket, Buckets, cost
+from ohsessions.gateway.limits import ACTION_BURST_SECONDS, MINUTE, Bucket, Buckets, cost
 from ohsessions.socketio import RequestRefused, Socket
 
 SMALL = 64 * 1024
-"""The largest event, in bytes, before a connection is attached, if that needs a login or a token."""
+"""The largest message, in bytes, before a connection is attached, if that needs a login or a token."""
 HELD_AT_ONCE = 4
 """Waiting events of a user or address: this many times MAX_ACTION_BYTES, and as much for its strangers."""
 HELD_SECONDS = 10.0
@@ -44,7 +44,7 @@ class Guests:
         """Connections without a login that are not attached, by Guest.key."""
         self.held: Counter[str] = Counter()
         """Bytes of waiting events, by Guest.key. Strangers have another key, see Guest.try_hold."""
-        self.actions = Buckets(lambda: conf.USER_RATE_LIMIT, BURST_SECONDS, self.clock)
+        self.actions = Buckets(lambda: conf.USER_RATE_LIMIT, ACTION_BURST_SECONDS, self.clock)
         self.user_inits = Buckets(lambda: _per_second(conf.INIT_RATE_PER_USER), MINUTE, self.clock)
         self.address_inits = Buckets(lambda: _per_second(conf.INIT_RATE_PER_ADDRESS), MINUTE, self.clock)
         self.starts = Buckets(lambda: _per_second(conf.START_RATE), MINUTE, self.clock)
@@ -96,7 +96,7 @@ class Guest:
         self._held = 0
         self._large = 0
         rate = conf.RATE_LIMIT
-        self._actions = Bucket(rate, (rate or 0) * BURST_SECONDS, guests.clock)
+        self._actions = Bucket(rate, (rate or 0) * ACTION_BURST_SECONDS, guests.clock)
         inits = _per_second(conf.INIT_RATE)
         self._inits = Bucket(inits, (inits or 0) * MINUTE, guests.clock)
 

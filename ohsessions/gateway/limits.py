@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ohsessions.core.clock import Clock
 
-BURST_SECONDS = 10.0
+ACTION_BURST_SECONDS = 10.0
 """The actions of this many seconds may come at once."""
 MINUTE = 60.0
 BYTES_PER_ACTION = 16 * 1024

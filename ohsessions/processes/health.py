@@ -28,11 +28,11 @@ from ohsessions.wakeups import PROBE_GROUP
 
 logger = logging.getLogger(__name__)
 
-LIMIT = 2.0
+CHECK_SECONDS = 2.0
 """Seconds that the database, and after it the channel layer, may take."""
 TRIED_ROWS = 40
 """Rows of about 500 bytes that are stored to test whether the disk has room."""
-MOST_AT_ONCE = 4
+MOST_WAITERS = 4
 """Threads that may wait for the database at a time. If it is dead, all of them hang."""
 KEPT = 1.0
 """Seconds that an answer is kept. Anybody may ask. So frequent requests cost nothing, and take no thread from
@@ -70,12 +70,14 @@ _outages = {
     for name in ("database", "migrations", "workers", "channel_layer")
 }
 """These log the start and the end of a failure only: probes come each second."""
-_free_threads = threading.BoundedSemaphore(MOST_AT_ONCE)
+_free_threads = threading.BoundedSemaphore(MOST_WAITERS)
 
 
 def readiness() -> Readiness:
-    """Run all checks and return their results. Takes about 2 × LIMIT at most, even if a check hangs; raises
-    nothing."""
+    """Run all checks and return their results. Takes about 2 × CHECK_SECONDS at most, even if a check hangs.
+
+    Raises nothing.
+    """
     checks = check_database() | {"channel_layer": check_channel_layer(), "processes": _check_company()}
     for name, check in checks.items():
         if check.ok and name in _outages:
@@ -103,9 +105,9 @@ def check_database() -> dict[str, Check]:
     answer: Future[dict[str, Check]] = Future()
     threading.Thread(target=_ask_database, args=[answer], name="ohsessions-readyz", daemon=True).start()
     try:
-        return answer.result(LIMIT)
+        return answer.result(CHECK_SECONDS)
     except TimeoutError:
-        return _unanswered(f"No answer within {LIMIT:g} s.")
+        return _unanswered(f"No answer within {CHECK_SECONDS:g} s.")
 
 
 def _unanswered(detail: str) -> dict[str, Check]:
@@ -199,7 +201,9 @@ async def _send() -> Check:
     if layer is None:
         return Check(False, "None is configured: set CHANNEL_LAYERS.")
     try:
-        await asyncio.wait_for(layer.group_send(PROBE_GROUP, {"type": "probe"}), LIMIT)
+        await asyncio.wait_for(layer.group_send(PROBE_GROUP, {"type": "probe"}), CHECK_SECONDS)
     except TimeoutError:
-        return Check(False, f"No answer within {LIMIT:g} s: clients are late by a reconcile interval.")
+        return Check(
+            False, f"No answer within {CHECK_SECONDS:g} s: clients are late by a reconcile interval."
+        )
     return Check(True, "Answers.")

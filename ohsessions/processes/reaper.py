@@ -24,7 +24,7 @@ from ohsessions.processes.store import Store
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY = 0.5
+REAP_EVERY = 0.5
 """Seconds between two looks at the other processes."""
 MOST_PAUSE = 2.0
 """The most seconds between two looks that fail."""
@@ -59,7 +59,7 @@ class Reaper:
 
     @staticmethod
     async def _again_and_again(job: Callable[[], Awaitable[None]]) -> None:
-        backoff = Backoff(LOOK_EVERY, MOST_PAUSE)
+        backoff = Backoff(REAP_EVERY, MOST_PAUSE)
         while True:
             try:
                 await job()
@@ -70,7 +70,7 @@ class Reaper:
                 await backoff.pause()
             else:
                 backoff.reset()
-                await asyncio.sleep(LOOK_EVERY)
+                await asyncio.sleep(REAP_EVERY)
 
     async def look(self) -> None:
         """Look once: declare dead processes gone, and call `on_drain` if this one drains."""

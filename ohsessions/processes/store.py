@@ -26,7 +26,7 @@ ANSWER_LIMIT = 10.0
 """Seconds that a client waits for a database that neither answers nor refuses; then it gets a 503."""
 RETRY_FIRST, RETRY_MOST = 0.25, 2.0
 """Seconds between two tries while the database is away: the first pause and the longest."""
-CLOSE_LIMIT = 2.0
+LAST_WORDS_LIMIT = 2.0
 """Seconds that the last announcements get at the end."""
 
 
@@ -103,8 +103,8 @@ class Store:
         await self._announcements.sent()
 
     async def close(self) -> None:
-        """Send the last announcements, within CLOSE_LIMIT, and close the database."""
-        await self._announcements.close(CLOSE_LIMIT)
+        """Send the last announcements, within LAST_WORDS_LIMIT, and close the database."""
+        await self._announcements.close(LAST_WORDS_LIMIT)
         await self.database.close()
 
 

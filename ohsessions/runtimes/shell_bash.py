@@ -29,7 +29,7 @@ from ohsessions.runtimes.shell_exchange import Exchange, Frames
 from ohsessions.runtimes.shell_output import OutputBuffer
 from ohsessions.runtimes.shell_state import Report, ShellState, parse_traps
 
-START_SECONDS = 20.0
+READY_SECONDS = 20.0
 """Seconds that bash may take to be ready, or to begin a command: 5 ms, and the time for a large state."""
 INTERRUPT_SECONDS = 2.0
 """Seconds for a command to end after SIGINT. docs/protocol.md sets none; a terminal user waits as long."""
@@ -104,11 +104,11 @@ class Bash:
         self._number += 1
         self.report = None
         self._exchange.set_up(self._number, scripts)
-        await self._ends_within(START_SECONDS)
+        await self._ends_within(READY_SECONDS)
         if self.report is None or not self.waits:
             why = await self._first_words()
             raise RuntimeFailure(
-                "shell_broken", f"bash ended, or was not ready in {START_SECONDS:g} s. {why}".strip()
+                "shell_broken", f"bash ended, or was not ready in {READY_SECONDS:g} s. {why}".strip()
             )
         await self.output.settle()
         self.output.clear()
@@ -150,7 +150,7 @@ class Bash:
         Only a trap that runs while bash waits could have read the lines in place of bash.
         """
         try:
-            async with asyncio.timeout(START_SECONDS):
+            async with asyncio.timeout(READY_SECONDS):
                 await self.output.wait_until(lambda: self.ended or self.has_begun)
         except TimeoutError:
             await self.kill()

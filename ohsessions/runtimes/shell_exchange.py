@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ohsessions.programs.supervisor import STREAM_LIMIT
 from ohsessions.runtimes.shell_state import FRAME, FRAME_END, REPORT_SCRIPT
 
 REPORT_LIMIT = 1024 * 1024
@@ -26,8 +27,6 @@ REPORT_LIMIT = 1024 * 1024
 need seconds to read it."""
 HEAD_BYTES = 16 * 1024
 """Enough for the number, the exit code and the directory (PATH_MAX is 4,096)."""
-STREAM_LIMIT = 64 * 1024
-"""Bytes of output in memory before the commands have to wait; asyncio keeps twice as much, and a chunk."""
 READ_AT_ONCE = 1024
 """The most bytes that bash reads into a buffer of its own (seen with strace, bash 5.2)."""
 ENDINGS = 3

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 BACKLOG = 4096
 """With daphne's 50, 1,000 clients that reconnect at once need 28-60 s; with this, 1.6 s (measured)."""
 
-CLOSE_LIMIT = 10.0
+CONNECTIONS_CLOSE_LIMIT = 10.0
 """Seconds within which the application's connections must end at a stop."""
 
 Application = Callable[..., Awaitable[None]]
@@ -73,7 +73,7 @@ class Server(daphne_server.Server):  # type: ignore[misc]
             websocket_max_message_size=limits.largest,
             websocket_max_frame_size=limits.largest,
             ping_timeout=max(30, math.ceil(2 * slow_timeout)),
-            application_close_timeout=CLOSE_LIMIT,
+            application_close_timeout=CONNECTIONS_CLOSE_LIMIT,
             **options,
         )
         self.body_limits = body_limits
@@ -144,4 +144,4 @@ class Server(daphne_server.Server):  # type: ignore[misc]
         for task in running:
             task.cancel()
         if running:
-            await asyncio.wait(running, timeout=CLOSE_LIMIT)
+            await asyncio.wait(running, timeout=CONNECTIONS_CLOSE_LIMIT)

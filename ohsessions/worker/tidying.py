@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 SWEEP_EVERY = 3600.0
 PRUNE_EVERY = 60.0
-SLICE = 5.0
+SLICE_SECONDS = 5.0
 """Seconds that each kind of rows gets at a time; the rest of it is left for the next time."""
 PAUSE = 0.01
 """Seconds between two steps, so that others who wait for the database come first."""
@@ -69,7 +69,7 @@ class Tidying:
         return pruning.LargeLogs(awake=not all_due)
 
     async def _go_on(self, kind: type[Pass], one: Pass) -> None:
-        end, before = time.monotonic() + SLICE, one.found
+        end, before = time.monotonic() + SLICE_SECONDS, one.found
         more = True
         while more and time.monotonic() < end:
             # None: the row was locked, and the pass has gone on to the next one.

@@ -45,13 +45,13 @@ MOST_PAUSE = 3.0
 CLAIMS_AT_ONCE = 8
 PATIENCE, MOST_PATIENCE = 0.05, 0.5
 """Seconds that a worker waits before a claim: per session above the least loaded worker's, and at most."""
-GRACE = 5.0
+STOP_GRACE = 5.0
 """Seconds beyond PASSIVATE_TIMEOUT that a host has at a stop to store its state."""
 
 
 def stop_limit() -> float:
     """Return the seconds that an orderly stop may take: for the current action, saving and storing."""
-    return 2 * conf.PASSIVATE_TIMEOUT + 2 * GRACE
+    return 2 * conf.PASSIVATE_TIMEOUT + 2 * STOP_GRACE
 
 
 class SessionWorker:
@@ -286,7 +286,7 @@ class SessionWorker:
         A database that hangs must not block the end. Other processes notice LEASE_TTL later.
         """
         with contextlib.suppress(Unavailable, TimeoutError):
-            async with asyncio.timeout(GRACE):
+            async with asyncio.timeout(STOP_GRACE):
                 owned = lifecycle.owned_by
                 for session_id in await self._store.database.read(owned, self._membership.process_id):
                     await self._give_back(session_id, reason)
@@ -302,7 +302,7 @@ class SessionWorker:
             # A host that breaks, or loses its session, ends by itself and never comes to rest.
             await asyncio.wait([draining, task], return_when=asyncio.FIRST_COMPLETED)
             if draining.done() and draining.result():
-                await asyncio.wait([task], timeout=limit + GRACE)
+                await asyncio.wait([task], timeout=limit + STOP_GRACE)
         except (StaleEpoch, Unavailable):
             pass
         finally:

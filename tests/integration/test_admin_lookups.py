@@ -187,7 +187,7 @@ def test_search_that_takes_the_database_too_long_is_given_up_and_the_operator_is
         return rows.annotate(slow=RawSQL(ENDLESS[database], [])).filter(slow=True)
 
     with monkeypatch.context() as patched:
-        patched.setattr(patience, "LIMIT", 0.2)
+        patched.setattr(patience, "LIST_SECONDS", 0.2)
         patched.setattr(SessionAdmin, "search", search)
         page = staff.get(list_url(Session), {"q": "anything"})
     assert page.status_code == 200

@@ -333,7 +333,7 @@ def quick(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         "ohsessions.worker.worker.LOOK_EVERY",
         "ohsessions.worker.worker.RECONCILE_EVERY",
         "ohsessions.gateway.gateway.RECONCILE_EVERY",
-        "ohsessions.processes.reaper.LOOK_EVERY",
+        "ohsessions.processes.reaper.REAP_EVERY",
         "ohsessions.processes.store.RETRY_FIRST",
         "ohsessions.processes.store.RETRY_MOST",
         "ohsessions.worker.outbox.RETRY_FIRST",

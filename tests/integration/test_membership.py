@@ -400,7 +400,7 @@ async def test_a_renewal_between_the_look_and_the_verdict_wins(
 
 
 async def test_taking_over_does_not_keep_the_reaper_from_looking(store, membership, monkeypatch):
-    monkeypatch.setattr(reaper_module, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(reaper_module, "REAP_EVERY", 0.0)
     looks, looked, taken = [], asyncio.Event(), threading.Event()
 
     def living() -> list[Process]:

@@ -62,13 +62,13 @@ async def test_what_is_not_done_in_its_slice_goes_on_from_its_place(
 ) -> None:
     monkeypatch.setattr(pruning, "STEP", 2)
     await store.database.write(old_connections, world, 6)
-    monkeypatch.setattr(tidying, "SLICE", 0.0)
+    monkeypatch.setattr(tidying, "SLICE_SECONDS", 0.0)
     one = Tidying(store, lambda: world.worker)
     await one.prune()
     assert await look(store, Connection.objects.count) == 7
     assert pruning.Connections in one._unfinished
     begun = one._unfinished[pruning.Connections]
-    monkeypatch.setattr(tidying, "SLICE", 5.0)
+    monkeypatch.setattr(tidying, "SLICE_SECONDS", 5.0)
     await one.prune()
     assert begun.found == 6
     assert one._unfinished == {}

@@ -451,14 +451,14 @@ def test_readyz_answers_while_the_database_hangs_and_keeps_few_threads(
         return health.Check(True, "Answers.")
 
     monkeypatch.setattr(health, "_select", hang)
-    monkeypatch.setattr(health, "LIMIT", 0.02)
+    monkeypatch.setattr(health, "CHECK_SECONDS", 0.02)
     monkeypatch.setattr(views, "shared_readiness", Shared(health.readiness, 0))
-    answers = [Client().get("/readyz").json() for _ in range(health.MOST_AT_ONCE + 2)]
+    answers = [Client().get("/readyz").json() for _ in range(health.MOST_WAITERS + 2)]
     waiting = [thread for thread in threading.enumerate() if thread.name == "ohsessions-readyz"]
     released.set()
     for thread in waiting:
         thread.join(60)
-    assert len(waiting) == health.MOST_AT_ONCE
+    assert len(waiting) == health.MOST_WAITERS
     assert {answer["status"] for answer in answers} == {"unready"}
     assert answers[0]["checks"]["database"]["detail"] == "No answer within 0.02 s."
     assert answers[-1]["checks"]["database"]["detail"] == "Earlier checks still wait for the database."

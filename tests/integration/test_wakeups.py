@@ -110,7 +110,7 @@ async def test_an_action_of_a_session_that_nobody_owns_wakes_the_workers(
 
 async def test_large_events_travel_as_numbers_only(world: World, store: Store, layer: Layer):
     session_id, epoch = await store.change(world.run)
-    large = "x" * wakeups.MAX_INLINE
+    large = "x" * wakeups.MAX_IN_MESSAGE
     events = [observation(large, "k"), observation("small", "l")]
     await store.append(Append(session_id, events, epoch=epoch))
     ((_, message),) = layer.sent

@@ -17,7 +17,14 @@ from ohsessions.core.errors import WireError
 from ohsessions.gateway import client_address as addresses
 from ohsessions.gateway.guests import HELD_AT_ONCE, SMALL, TOLD, Guest, Guests
 from ohsessions.gateway.held import HELD_ACTIONS, Held, HeldAction
-from ohsessions.gateway.limits import BURST_SECONDS, BYTES_PER_ACTION, FEWEST_SWEPT, Bucket, Buckets, cost
+from ohsessions.gateway.limits import (
+    ACTION_BURST_SECONDS,
+    BYTES_PER_ACTION,
+    FEWEST_SWEPT,
+    Bucket,
+    Buckets,
+    cost,
+)
 from ohsessions.socketio import RequestRefused
 
 MAX_ACTION = 1_000_000
@@ -38,8 +45,8 @@ def scope(address: str = "192.0.2.1", user: Any = None, **headers: str) -> dict[
 
 def test_actions_may_come_in_a_burst_and_then_as_fast_as_the_rate_says() -> None:
     clock = FakeClock()
-    bucket = Bucket(4, 4 * BURST_SECONDS, clock)
-    assert [bucket.take() for _ in range(int(4 * BURST_SECONDS))] == [0.0] * 40
+    bucket = Bucket(4, 4 * ACTION_BURST_SECONDS, clock)
+    assert [bucket.take() for _ in range(int(4 * ACTION_BURST_SECONDS))] == [0.0] * 40
     assert [bucket.take() for _ in range(3)] == [pytest.approx(0.25)] * 3
     clock.advance(0.2501)
     assert bucket.take() == 0.0
@@ -300,8 +307,8 @@ def test_one_rate_holds_for_all_connections_of_an_address() -> None:
     clock = FakeClock()
     with settings(USER_RATE_LIMIT=1):
         guests = Guests(clock)
-        answers = [code(guests.admit(scope()).arriving(0)) for _ in range(int(BURST_SECONDS) + 1)]
-        assert answers == [*[None] * int(BURST_SECONDS), (429, "rate")]
+        answers = [code(guests.admit(scope()).arriving(0)) for _ in range(int(ACTION_BURST_SECONDS) + 1)]
+        assert answers == [*[None] * int(ACTION_BURST_SECONDS), (429, "rate")]
         assert code(guests.admit(scope("192.0.2.2")).arriving(0)) is None
         clock.advance(1.01)
         assert code(guests.admit(scope()).arriving(0)) is None
