@@ -212,6 +212,18 @@ def out_of_range(what: str, hint: str) -> CheckMessage:
     return Error(f"OHSESSIONS[{what}", hint=hint, id="ohsessions.E004")
 
 
+def subclass(path: str, base: type, where: str, what: str, known_as: str, id: str) -> Any:
+    """Return the class at a dotted path, or an Error if there is none, or no subclass of `base`."""
+    try:
+        found = import_string(path)
+    except ImportError as error:
+        hint = "The dotted path of a class, from a module on the Python path."
+        return Error(f"{where} cannot be imported: {error}", hint=hint, id=id)
+    if isinstance(found, type) and issubclass(found, base):
+        return found
+    return Error(f"{where} is no {what}.", hint=f"Subclass {known_as}.", id=id)
+
+
 def runtimes() -> Iterator[CheckMessage]:
     if conf.DEFAULT_RUNTIME not in conf.RUNTIMES:
         yield Error(
@@ -221,17 +233,11 @@ def runtimes() -> Iterator[CheckMessage]:
         )
     for alias, entry in conf.RUNTIMES.items():
         where = f"The BACKEND of the runtime {alias!r}, {entry['BACKEND']!r},"
-        try:
-            backend = import_string(entry["BACKEND"])
-        except ImportError as error:
-            yield Error(
-                f"{where} cannot be imported: {error}",
-                hint="The dotted path of a class, from a module on the Python path.",
-                id="ohsessions.E006",
-            )
-            continue
-        if not (isinstance(backend, type) and issubclass(backend, Runtime)):
-            yield Error(f"{where} is no runtime.", hint="Subclass ohsessions.Runtime.", id="ohsessions.E006")
+        backend = subclass(
+            entry["BACKEND"], Runtime, where, "runtime", "ohsessions.Runtime", "ohsessions.E006"
+        )
+        if isinstance(backend, CheckMessage):
+            yield backend
             continue
         for mistake in backend.check(entry.get("OPTIONS", {})):
             yield Error(
@@ -248,17 +254,9 @@ def access_classes() -> Iterator[CheckMessage]:
         named.append(("GITHUB_TOKEN_CHECK", TokenCheck, "ohsessions.access.github.TokenCheck"))
     for name, base, known_as in named:
         where = f"OHSESSIONS[{name!r}], {getattr(conf, name)!r},"
-        try:
-            found = import_string(getattr(conf, name))
-        except ImportError as error:
-            yield Error(
-                f"{where} cannot be imported: {error}",
-                hint="The dotted path of a class, from a module on the Python path.",
-                id="ohsessions.E008",
-            )
-            continue
-        if not (isinstance(found, type) and issubclass(found, base)):
-            yield Error(f"{where} is no {base.__name__}.", hint=f"Subclass {known_as}.", id="ohsessions.E008")
+        found = subclass(getattr(conf, name), base, where, base.__name__, known_as, "ohsessions.E008")
+        if isinstance(found, CheckMessage):
+            yield found
     if urlsplit(conf.GITHUB_API_URL).scheme not in ("http", "https"):
         yield out_of_range(f"'GITHUB_API_URL'] is {conf.GITHUB_API_URL!r}.", 'Like "https://api.github.com".')
     uses_logins = f"{AllowedLogins.__module__}.{AllowedLogins.__name__}" == conf.GITHUB_TOKEN_CHECK
