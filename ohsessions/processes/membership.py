@@ -38,7 +38,7 @@ was declared gone learns it at its next renewal."""
 
 
 class LeasePhase(StrEnum):
-    """What a process has of its lease, and the moves between that:
+    """The phases of a process's lease, and the moves between them:
 
         joining → holding
         holding → lost
