@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 Send = Callable[[str, dict[str, Any]], Coroutine[Any, Any, None]]
 
 WORK_CHANNEL = "ohsessions"
-"""The channel on which workers hear of sessions without an owner."""
+"""The channel of messages to all workers, about sessions without an owner."""
 MAX_IN_MESSAGE = 64 * 1024
-"""Characters of events that a message carries at most; beyond that it carries only the last number."""
+"""The most characters of events in a message. If there are more, it has only the last event's number."""
 
 SEND_TIMEOUT = 1.0
 """Seconds that sending a message may take: an acknowledgement waits for it."""
@@ -163,7 +163,7 @@ class Wakeups:
         except ChannelFull:
             pass  # the receiver is slow; the layer works
         except Exception as error:
-            self._outage.failed(f"{error!r}. All goes on, later.")
+            self._outage.failed(f"{error!r}. Events and actions are delivered later, from the database.")
         else:
             self._outage.worked()
 

@@ -39,7 +39,7 @@ class Refusals:
             self._logged[limit] = (now, count)
         # The line has neither address nor user: the rows of connections have them.
         logger.warning(
-            "%s refused %d (%d since this process began)",
+            "The limit %s refused %d request(s) (%d since this process began)",
             limit,
             count - before,
             count,

@@ -13,11 +13,11 @@ logger = logging.getLogger(__name__)
 CANCEL_AGAIN = 0.05
 """Seconds after which work that goes on after a cancellation is cancelled again."""
 CANCEL_PATIENCE = 2.0
-"""Seconds that a cancelled task has to end; after that it is left to itself."""
+"""Seconds that a cancelled task has to end. Nothing waits for it any longer."""
 
 
 class Group:
-    """The tasks of a gateway or a worker, watched: none of them ends without a word in the log.
+    """The tasks of a gateway or a worker, watched: an unexpected end of any task is logged.
 
     A task of `keep` must last until `stop`. If it ends in any way before (returns, raises, or is cancelled by
     a CancelledError that a library let out), the process can no longer do its work: `on_end` is called.
@@ -56,7 +56,7 @@ class Group:
     def _spawned_ended(self, task: asyncio.Task[Any]) -> None:
         self._spawned.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            logger.error("%s failed", task.get_name(), exc_info=error, extra={"verb": "task_failed"})
+            logger.error("The task %r failed", task.get_name(), exc_info=error, extra={"verb": "task_failed"})
 
     async def stop(self, patience: float = 0.0) -> None:
         """Cancel the kept tasks; wait `patience` seconds for the spawned ones, then cancel them too."""
@@ -73,7 +73,7 @@ async def attempt(step: Awaitable[object], what: str) -> None:
     try:
         await step
     except Exception:
-        logger.exception("%s failed; the stop goes on", what, extra={"verb": "stop_failed"})
+        logger.exception("%s failed. The stop continues.", what, extra={"verb": "stop_failed"})
 
 
 async def cancellable(work: Coroutine[Any, Any, T]) -> T:
@@ -127,8 +127,8 @@ async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
         return
     _, pending = await asyncio.wait(tasks, timeout=CANCEL_PATIENCE)
     for task in pending:
-        extra = {"verb": "task_left"}
-        logger.warning("%s ignores that it was cancelled; it is left to itself", task.get_name(), extra=extra)
+        message = "The task %r was cancelled, but does not end. Nothing waits for it any more."
+        logger.warning(message, task.get_name(), extra={"verb": "task_left"})
 
 
 def _forget(task: asyncio.Task[Any]) -> None:

@@ -8,7 +8,7 @@
     ├── IllegalMove             a move that a table of phases does not have; nothing was changed
     ├── StaleEpoch              the writer no longer owns the session; nothing was written
     ├── StaleSecrets            a gateway does not know all secrets of a session; nothing was written
-    ├── InvalidEvent            a runtime emitted an event that the wire cannot carry; nothing was written
+    ├── InvalidEvent            a runtime emitted an event that cannot be sent; nothing was written
     ├── RuntimeFailure          a runtime could not be started, or broke
     │   └── NotFed              its worker's lease has run out; the runtime is not at fault
     └── ProcessGone             another process declared this one gone
@@ -72,7 +72,7 @@ class IllegalMove(OhSessionsError):
 
 
 class StaleEpoch(OhSessionsError):
-    """Another process owns this session by now; nothing was written."""
+    """Another process owns this session now; nothing was written."""
 
 
 class StaleSecrets(OhSessionsError):
@@ -85,7 +85,7 @@ class StaleSecrets(OhSessionsError):
 
 
 class InvalidEvent(OhSessionsError):
-    """The event cannot be carried as JSON: use str, int, float, bool, None, lists and dicts with str keys."""
+    """The event cannot be sent as JSON: use str, int, float, bool, None, lists and dicts with str keys."""
 
 
 class RuntimeFailure(OhSessionsError):
@@ -104,4 +104,4 @@ class NotFed(RuntimeFailure):
 
 
 class ProcessGone(OhSessionsError):
-    """This process was declared gone by another one, since it renewed its lease too late."""
+    """Another process declared this one gone, because it renewed its lease too late."""

@@ -25,7 +25,7 @@ RETRY_FIRST, RETRY_MOST = 1.0, 60.0
 """Seconds before the second try, and the longest wait. Each further try doubles the wait."""
 BY_QUOTA = "the quota"
 """The value of `forced_by` in a session that is passivated to make room for another one."""
-QUOTA_REASON = "for another session of the same person, who may have no more awake"
+QUOTA_REASON = "to make room for another session of the same person"
 """The reason of that passivation."""
 EVICTED = "evicted"
 """The reason why its connections were ended."""

@@ -157,7 +157,7 @@ class Runtime:
 
     async def handle(self, action: Action) -> None:
         """Do the work of one action. Actions come one at a time, in order."""
-        raise NotImplementedError(f"{type(self).__name__}.handle() must be written.")
+        raise NotImplementedError(f"Write {type(self).__name__}.handle(): it does the work of an action.")
 
     async def interrupt(self, action: Action) -> None:
         """Handle a `change_agent_state` at once, also while `handle` runs."""

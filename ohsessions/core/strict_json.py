@@ -1,4 +1,4 @@
-"""JSON as we accept and write it: only values that all parsers and databases accept, to a limited depth."""
+"""Strict JSON: only values that all parsers and databases accept, nested to a limited depth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SCALARS = {str, int, float, bool, type(None)}
 
 
 def encode(value: JSON) -> str:
-    """Return JSON as we always write it: compact, not escaped to ASCII. Raises ValueError for NaN."""
+    """Return compact JSON, not escaped to ASCII. Raises ValueError for NaN."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -64,7 +64,7 @@ def _check_text(value: JSON) -> str:
     except UnicodeEncodeError:
         raise _not_json("Strings must not contain lone surrogates.") from None
     except (TypeError, ValueError, RecursionError) as error:
-        raise _not_json(f"This is not JSON (binary cannot be sent): {error}.") from None
+        raise _not_json(f"This cannot be JSON: {error}. Send binary data as text.") from None
     # This text encodes NUL, or a backslash that is followed by the five characters u0000.
     if "\\u0000" in text and "\\u0000" in text.replace("\\\\", ""):
         raise _not_json("Strings must not contain \\u0000.")

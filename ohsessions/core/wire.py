@@ -78,7 +78,7 @@ Request = Init | Act | Leave | Close
 def parse_request(args: list[Any], *, max_bytes: int) -> Request:
     """Return the request in the arguments of an `oh_action`. Raises WireError 400 or 413."""
     if len(args) != 1 or not isinstance(args[0], dict):
-        raise malformed("An oh_action carries exactly one JSON object.")
+        raise malformed("Send exactly one JSON object with an oh_action.")
     payload: dict[str, JSON] = args[0]
     try:
         text = check_json(payload)
@@ -123,14 +123,14 @@ def _parse_init(payload: dict[str, JSON], client_id: str | None) -> Init:
     if token is not None and not isinstance(token, str):
         raise malformed("The token must be a string or null.")
     if client_id is not None and len(client_id) < MIN_INIT_CLIENT_ID:
-        raise malformed(f"The client_id of an INIT must be random: {MIN_INIT_CLIENT_ID} characters or more.")
+        raise malformed(f"The client_id of an INIT must be {MIN_INIT_CLIENT_ID} random characters or more.")
     named = {"github_token": payload.get("github_token")} | args
     if payload.get("selected_repository") is not None:
         named["selected_repository"] = payload["selected_repository"]
     settings, secrets = take_secrets(named)
     runtime = settings.pop("runtime", None)
     if runtime is not None and not isinstance(runtime, str):
-        raise WireError(400, "unknown_runtime", "args.runtime must be the alias of a runtime: a string.")
+        raise WireError(400, "unknown_runtime", "args.runtime must be a string, the alias of a runtime.")
     return Init(
         settings=settings,
         secrets=secrets,
@@ -253,9 +253,9 @@ def event_body(
     Raises InvalidEvent if it is neither or both, has an unknown source, or cannot be JSON.
     """
     if (observation is None) == (action is None):
-        raise InvalidEvent("An event is either an observation or an action: give one of the two names.")
+        raise InvalidEvent("An event is an observation or an action: pass exactly one of the two.")
     if source not in ("agent", "environment", "user"):
-        raise InvalidEvent(f"The source of an event is agent, environment or user, not {source!r}.")
+        raise InvalidEvent(f"The source of an event must be agent, environment or user, not {source!r}.")
     body: dict[str, JSON] = {"source": source, "message": message}
     if cause is not None:
         body["cause"] = cause
@@ -264,10 +264,10 @@ def event_body(
     else:
         body |= {"action": action, "args": dict(args or {})}
     try:
-        # Deeper than an action may be, since an event may contain an action: those of echo do.
+        # An event may be nested more deeply than an action, because it may contain one: those of echo do.
         return check_json(body, 2 * MAX_DEPTH)
     except WireError as error:
-        raise InvalidEvent(f"The event cannot be carried as JSON. {error.message}") from error
+        raise InvalidEvent(f"The event cannot be sent as JSON. {error.message}") from error
 
 
 def most_event_bytes(max_action_bytes: int) -> int:

@@ -90,7 +90,7 @@ def guarded(function: Callable[[], T], tries: int = 1) -> T:
     Work that may be repeated is run up to `tries` times. Raises Unavailable.
     """
     if connection.vendor == "sqlite":
-        tries = 1  # SQLite loses no connection: its lock was held, and we have waited long enough
+        tries = 1  # SQLite loses no connection: another process held its lock, and this one waited already
     while True:
         tries -= 1
         try:
@@ -117,6 +117,6 @@ def tell(error: Exception, lost: bool) -> None:
     if is_disk_full(error):
         storage.failed(f"{describe(error)}. {NO_ROOM}")
     elif lost:
-        _outage.failed(f"{describe(error)}. What can wait is tried again.")
+        _outage.failed(f"{describe(error)}. Clients get error 503; other work is tried again.")
     else:
         logger.warning("A transaction failed: %s", describe(error), extra={"verb": "db_failed"})

@@ -38,7 +38,7 @@ class Storage(Outage):
 
 
 storage = Storage()
-NO_ROOM = "Its disk is full. Nothing can be stored until there is room; clients are told 503."
+NO_ROOM = "The database's disk is full: make room. Until then clients get error 503."
 
 
 def code_of(error: BaseException) -> str:
@@ -75,5 +75,5 @@ def _exhausted_pool(error: BaseException) -> str:
         return ""
     return (
         f"no connection of the pool was free within {pool.timeout:g} s: all {stats['pool_max']} are taken."
-        ' Raise OPTIONS["pool"]["max_size"] of the database (`manage.py check` says to what)'
+        ' Raise OPTIONS["pool"]["max_size"] of the database (`manage.py check` reports the number)'
     )

@@ -62,7 +62,7 @@ class Call:
 
     function: Callable[[], Any]
     impatient: bool = False
-    """True if the call is given up, and not tried again, after a wait for its row in vain."""
+    """True if the call is given up, and not tried again, when its row stays locked."""
     future: Future[Any] = field(default_factory=Future)
     begun: float | None = None
 
@@ -115,7 +115,7 @@ class Lane:
     def put(self, work: Call | Item, *, urgent: bool = False) -> Future[Any]:
         with self._ready:
             if self._stopping:
-                raise OhSessionsError("The database's threads have been stopped: this process is ending.")
+                raise OhSessionsError("The database's threads were stopped, because this process is ending.")
             if isinstance(work, Item):
                 self._items.append(work)
             else:
@@ -145,7 +145,7 @@ class Lane:
                 elif time.monotonic() - used > MAX_IDLE:
                     drop_broken_connection()
             except Exception:
-                logger.exception("A connection could not be closed", extra={"verb": "db_thread_failed"})
+                logger.exception("A database connection was not closed", extra={"verb": "db_thread_failed"})
             self._do(work)
             used = time.monotonic()
         connections.close_all()
@@ -160,7 +160,9 @@ class Lane:
             # With DEBUG a connection keeps 9,000 queries until a request ends. Here no request ends.
             reset_queries()
         except Exception:
-            logger.exception("A database thread goes on after an error", extra={"verb": "db_thread_failed"})
+            logger.exception(
+                "A database thread had an error, and continues", extra={"verb": "db_thread_failed"}
+            )
             again = {one.future for one in later} | {call.future for call in locked}
             mine = {item.future for item in work.batch} | {call.future for call in work.calls}
             for future in mine - again:

@@ -26,7 +26,7 @@ class BlockingRuntime(Runtime):
 
     def do_handle(self, action: Action) -> None:
         """See Runtime.handle()."""
-        raise NotImplementedError(f"{type(self).__name__}.do_handle() must be written.")
+        raise NotImplementedError(f"Write {type(self).__name__}.do_handle(): it does the work of an action.")
 
     def do_passivate(self) -> JSON:
         """See Runtime.passivate()."""

@@ -306,7 +306,7 @@ async def test_closing_finishes_what_is_in_line_and_takes_nothing_more(database:
     await made.close()
     assert await asyncio.gather(*done) == [*range(5)]
     assert threading.active_count() < before
-    with pytest.raises(OhSessionsError, match="have been stopped"):
+    with pytest.raises(OhSessionsError, match="were stopped"):
         await made.read(lambda: 1)
 
 

@@ -106,9 +106,9 @@ def test_a_limit_that_refuses_again_and_again_is_logged_once_a_minute(
         clock.advance(LOG_EVERY)
         refusals.count("RATE_LIMIT")
     assert [record.getMessage() for record in caplog.records] == [
-        "RATE_LIMIT refused 1 (1 since this process began)",
-        "INIT_RATE refused 1 (1 since this process began)",
-        "RATE_LIMIT refused 100 (101 since this process began)",
+        "The limit RATE_LIMIT refused 1 request(s) (1 since this process began)",
+        "The limit INIT_RATE refused 1 request(s) (1 since this process began)",
+        "The limit RATE_LIMIT refused 100 request(s) (101 since this process began)",
     ]
     assert refusals.counts() == {"RATE_LIMIT": 101, "INIT_RATE": 1}
 

@@ -91,14 +91,14 @@ async def test_a_spawned_task_may_end_and_its_failure_is_logged(
     group.spawn(returning(), "first")
     group.spawn(raising(), "second")
     await group.stop(LIMIT)
-    assert [record.getMessage() for record in caplog.records] == ["gateway second failed"]
+    assert [record.getMessage() for record in caplog.records] == ["The task 'gateway second' failed"]
     assert ends == []
 
 
 async def test_a_step_that_fails_is_logged_and_the_next_one_runs(caplog: pytest.LogCaptureFixture) -> None:
     await attempt(raising(), "Closing the connections")
     assert [record.getMessage() for record in caplog.records] == [
-        "Closing the connections failed; the stop goes on"
+        "Closing the connections failed. The stop continues."
     ]
     with pytest.raises(asyncio.CancelledError):
         await attempt(cancelled_from_within(), "Closing the connections")
