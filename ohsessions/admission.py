@@ -43,19 +43,26 @@ def admit(scope: Scope) -> None:
             raise DisallowedHost("The request has no Host header.")
         host = request.get_host()
     except DisallowedHost as error:
-        _refuse(scope, 400, "Host", "This site is not called so: ALLOWED_HOSTS has its names.", error)
+        _refuse(
+            scope,
+            400,
+            "Host",
+            "This host name is not one of this site's: use a name from its ALLOWED_HOSTS.",
+            error,
+        )
     if needs_https(request):
         message = "This site is served over HTTPS only: connect to https:// or wss://."
-        hint = "If a proxy ends TLS in front of it, SECURE_PROXY_SSL_HEADER is missing."
+        hint = "If a proxy in front of this site ends TLS, set SECURE_PROXY_SSL_HEADER."
         _refuse(scope, 403, "scheme", message, hint)
     origin = request.META.get("HTTP_ORIGIN")
     if origin and not is_allowed_origin(origin, host):
-        hint = "ALLOWED_ORIGINS lists the origins that may connect."
+        hint = "If its pages may connect, add the origin to ALLOWED_ORIGINS."
         if is_own_origin(origin, host):
             hint = (
-                "ALLOWED_ORIGINS lists others only: add this site's own origin, or its pages cannot connect."
+                "ALLOWED_ORIGINS lacks this site's own origin: add it, or this site's pages cannot connect."
             )
-        _refuse(scope, 403, "Origin", "Pages of this origin may not connect.", hint)
+        message = "Pages of this origin may not connect: the site's ALLOWED_ORIGINS does not list it."
+        _refuse(scope, 403, "Origin", message, hint)
 
 
 def cookie_attributes(scope: Scope) -> str:
@@ -146,6 +153,10 @@ def is_own_origin(text: str, host: str) -> bool:
 def _refuse(scope: Scope, status: int, what: str, message: str, hint: object) -> None:
     client = (scope.get("client") or ["?"])[0]
     logger.warning(
-        "Refused a Socket.IO request of %s for its %s. %.300s", client, what, hint, extra={"verb": "refused"}
+        "A Socket.IO request of %s was refused for its %s. %.300s",
+        client,
+        what,
+        hint,
+        extra={"verb": "refused"},
     )
     raise RequestRefused(3 if status == 400 else 4, message, status=status)

@@ -25,11 +25,11 @@ def address_of(scope: Mapping[str, Any]) -> str:
 
 
 def _warn_once() -> None:
-    """Log once that all clients behind an unnamed proxy count as one address and share its limits."""
+    """Log once that all clients behind a proxy that is not trusted count as one address."""
     if "forwarded" not in _warned:
         _warned.add("forwarded")
         message = (
-            "Connections come with %s, which is not believed, since TRUSTED_PROXIES names no proxy. If there"
-            " is one, all its clients count as one address until it is named."
+            "Connections have the header %s, which is ignored, because TRUSTED_PROXIES is empty. If a proxy"
+            " sets it, add the proxy there: until then all its clients count as one address."
         )
         logger.warning(message, conf.FORWARDED_HEADER, extra={"verb": "proxy_not_trusted"})

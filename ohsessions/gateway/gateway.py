@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 RECONCILE_EVERY = 1.5
 STOP_BATCH = 100
-"""The clients that a stop ends at a time."""
+"""The number of clients that a stop ends at a time."""
 RECONNECTS_PER_SECOND = 200.0
 """The rate at which clients reconnect elsewhere after a stop."""
 WRITE_OFF_LIMIT = 10.0
@@ -46,7 +46,7 @@ WRITE_OFF_LIMIT = 10.0
 STOP_PATIENCE = 2.0
 """Seconds that a stopping gateway waits for its running tasks, and for the end of its membership."""
 FRAME_SLACK = 1024 * 1024
-"""Bytes that the engine accepts beyond MAX_ACTION_BYTES: so a slightly larger action gets an error."""
+"""Bytes that the engine accepts beyond MAX_ACTION_BYTES, so that a slightly larger action gets an error."""
 
 
 class Gateway:
@@ -122,12 +122,12 @@ class Gateway:
                 cursors[client.session_id][client.sid] = client.cursor
         self._written_off = {sid for attached in cursors.values() for sid in attached}
         await self._send_away(list(self.clients.values()))
-        await attempt(self._write_off(cursors, reason), "Writing the connections off")
+        await attempt(self._write_off(cursors, reason), "Ending the connections in the database")
         # The detaches of connections that have just ended are among the spawned tasks.
         await self._tasks.stop(STOP_PATIENCE)
         await self._subscriptions.end()
         self.github.end()
-        await attempt(self._leave(), "Leaving")
+        await attempt(self._leave(), "Ending the lease")
 
     async def _send_away(self, clients: list[Client]) -> None:
         """End the clients in batches. Each gets a random time to reconnect, so they return one by one."""
@@ -135,7 +135,7 @@ class Gateway:
         for first in range(0, len(clients), STOP_BATCH):
             for client in clients[first : first + STOP_BATCH]:
                 seconds = round(random.uniform(0, spread), 2)
-                await attempt(self._dismiss(client, seconds), f"The end of connection {client.sid[:8]}")
+                await attempt(self._dismiss(client, seconds), f"Ending connection {client.sid[:8]}")
             await asyncio.sleep(0)
 
     @staticmethod
@@ -157,10 +157,11 @@ class Gateway:
                 ]
                 outcomes = await asyncio.gather(*jobs, return_exceptions=True)
         except (Unavailable, TimeoutError):
-            logger.warning("Stopped without writing all off", extra={"verb": "stopped_unheard"})
+            message = "The gateway stopped, but other processes must end its connections in the database"
+            logger.warning(message, extra={"verb": "stopped_unheard"})
             return
         for error in (outcome for outcome in outcomes if isinstance(outcome, Exception)):
-            logger.warning("A session's connections were not written off: %r", error)
+            logger.warning("The connections of a session were not ended in the database: %r", error)
 
     async def _leave(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -272,7 +273,7 @@ class Gateway:
                 continue
             except Exception:
                 extra = {"verb": "reconcile_failed"}
-                logger.exception("Reconciling failed; the next time goes on", extra=extra)
+                logger.exception("The reconciliation failed, and is tried again", extra=extra)
 
     async def _reconcile(self) -> None:
         await self._reconciliation.logs(list(self._pumps))

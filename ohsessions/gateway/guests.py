@@ -1,4 +1,4 @@
-"""The connections of a gateway, counted from the handshake on: of each user and address, unattached ones.
+"""The counts of a gateway's connections, from the handshake on: per user and address, and unattached ones.
 
 A client that has logged in counts for its user, from any address. All others count for their address (see
 core.addresses.limit_key). The counts are those of this process only: each gateway has limits of its own.
@@ -28,7 +28,7 @@ HELD_AT_ONCE = 4
 HELD_SECONDS = 10.0
 """Seconds that actions may wait for INIT."""
 TOLD = 10
-"""Connections over a user's limit that are refused at CONNECT, since an HTTP status says less."""
+"""Connections over a user's limit that are refused at CONNECT, where the answer has a message."""
 FREED_SECONDS = 30.0
 """Seconds until a user with too many connections may try again: lost ones are noticed by then."""
 
@@ -73,13 +73,14 @@ class Guests:
         if guest.is_user:
             most = conf.MAX_CONNECTIONS_PER_USER
             spared = None if most is None else most + TOLD
-            return [("MAX_CONNECTIONS_PER_USER", spared, count, "You have too many connections.")]
+            mine = "You have too many connections. Close some of them: tabs, or other devices."
+            return [("MAX_CONNECTIONS_PER_USER", spared, count, mine)]
         here = "There are too many connections from your address. Try again later."
         anywhere = "Too many connections wait for an INIT. Try again later."
-        mine, all_of_them = self.unattached[guest.key], self.unattached.total()
+        unattached, all_of_them = self.unattached[guest.key], self.unattached.total()
         return [
             ("MAX_CONNECTIONS_PER_ADDRESS", conf.MAX_CONNECTIONS_PER_ADDRESS, count, here),
-            ("MAX_UNATTACHED_PER_ADDRESS", conf.MAX_UNATTACHED_PER_ADDRESS, mine, here),
+            ("MAX_UNATTACHED_PER_ADDRESS", conf.MAX_UNATTACHED_PER_ADDRESS, unattached, here),
             ("MAX_UNATTACHED", conf.MAX_UNATTACHED, all_of_them, anywhere),
         ]
 
@@ -159,17 +160,17 @@ class Guest:
     def arriving(self, size: int) -> WireError | None:
         """See socketio.connection.GuestPort. Checks rates, waiting bytes, and, from a stranger, the size."""
         if wait := self._actions.take(cost(size)):
-            message = f"At most {self._actions.rate:g} actions per second, please."
+            message = f"This connection may send {self._actions.rate:g} actions per second. Send more slowly."
             return too_fast("RATE_LIMIT", message, wait)
         if wait := self._guests.actions.take(self.key, cost(size)):
-            message = "You send too much, on all your connections together."
+            message = "You send too many actions on all your connections together. Send more slowly."
             return too_fast("USER_RATE_LIMIT", message, wait)
         if self.is_bounded and size > SMALL:
             self._large += size
             # The frame around the largest action is a little larger.
             if self._large > (conf.MAX_ACTION_BYTES + SMALL if self.most_held > SMALL else SMALL):
                 refusals.count("MAX_ACTION_BYTES")
-                message = f"Before INIT a connection without a login may send at most {self.most_held} bytes."
+                message = f"Before INIT you may send at most {self.most_held} bytes. Send INIT first."
                 return WireError(413, "too_large", message)
         return None if self.try_hold(size) else self.held_too_much()
 
@@ -209,7 +210,7 @@ class Guest:
 
     def held_too_much(self) -> WireError:
         """Return the error for a client that has sent too much that waits."""
-        message = "Too much that you have sent waits to be handled, on all your connections together."
+        message = "Too many of your actions wait to be handled. Wait for their answers before you send more."
         if self.is_bounded:
             message = "Too many actions from your address wait for an INIT. Send INIT first."
         return over_quota("MAX_ACTION_BYTES", message, HELD_SECONDS)
@@ -225,11 +226,13 @@ class Guest:
         of_all = self._guests.user_inits if self.is_user else self._guests.address_inits
         name = "INIT_RATE_PER_USER" if self.is_user else "INIT_RATE_PER_ADDRESS"
         if wait := self._inits.take():
-            raise too_fast("INIT_RATE", "This connection sends INIT too often.", wait)
+            raise too_fast("INIT_RATE", "This connection sends INIT too often. Send it later.", wait)
         if wait := of_all.take(self.key):
-            raise too_fast(name, "You attach to sessions too often, on all your connections together.", wait)
+            message = "You send INIT too often on all your connections together. Send it later."
+            raise too_fast(name, message, wait)
         if is_new and (wait := self._guests.starts.take(self.key)):
-            raise too_fast("START_RATE", f"At most {conf.START_RATE} new sessions a minute, please.", wait)
+            message = f"You may start {conf.START_RATE:g} sessions per minute. Start this one later."
+            raise too_fast("START_RATE", message, wait)
 
 
 def _per_second(rate: float | None) -> float | None:

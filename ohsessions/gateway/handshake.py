@@ -46,7 +46,7 @@ def read_handshake(scope: Mapping[str, Any], auth: object) -> Handshake | None:
         return None
     token = asked.get("token") or _token(scope)
     if not isinstance(wanted, str) or not isinstance(token, str | None):
-        raise wire.malformed("conversation_id and token are strings.")
+        raise wire.malformed("conversation_id and token must be strings.")
     try:
         session_id = UUID(wanted)
     except ValueError as error:

@@ -52,7 +52,7 @@ class Outlet(Protocol):
     def notice(self, notice: dict[str, JSON]) -> None: ...
 
     def start_anew(self, first: int, head: int) -> None:
-        """Restart at `first`, the first number that is left: the events before it were trimmed."""
+        """Restart at `first`, the first number that still exists: the events before it were trimmed."""
 
 
 class Pump:
@@ -201,7 +201,7 @@ class Pump:
             outlet.batch = False
         except Exception:
             extra = {"verb": "feed_failed"}
-            logger.exception("Feeding a connection of session %s failed", self.session_id, extra=extra)
+            logger.exception("A connection of session %s was not fed", self.session_id, extra=extra)
         finally:
             # The connection may have been removed, and even added again with another task.
             if self.outlets.get(outlet) is asyncio.current_task():

@@ -1,8 +1,8 @@
 """The comparison of a gateway's state with the database, and the correction of differences.
 
-One read returns the head of each session's log, so an event that the channel layer lost is late by one look.
-Another read returns the connections that the database counts as this gateway's. A connection that only one
-side knows is ended. A third read, for all clients together, returns the logins that have ended.
+One read returns the head of each session's log. So an event that the channel layer lost is late by one
+interval. Another read returns the connections that the database counts as this gateway's. A connection that
+only one side knows is ended. A third read, for all clients together, returns the logins that have ended.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Reconciliation:
             wanted_at = max(head.state_at, head.retry_at or head.state_at)
             starved = waits and policy.seconds_since(wanted_at, now) > conf.START_TIMEOUT
             if starved and not pump.starved:
-                message = "No worker takes this session. It starts as soon as one does."
+                message = "No worker has taken this session yet. It starts as soon as one takes it."
                 pump.send(wire.error_event(WireError(503, "no_worker", message)))
             pump.starved = starved
 

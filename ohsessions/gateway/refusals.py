@@ -1,4 +1,4 @@
-"""The words to a client that is refused: the error for a failed request, and the farewell of a connection."""
+"""The messages to refused clients: the error for a failed request, and the farewell of a connection."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ def translate(error: Exception, sid: str) -> WireError:
         return Unavailable()
     reference = secrets.token_hex(4)
     extra = {"verb": "internal_error"}
-    logger.error("Internal error %s of connection %s", reference, sid, exc_info=error, extra=extra)
-    return WireError(500, "internal", f"Something went wrong here. Its reference is {reference}.")
+    logger.error(
+        "The request of connection %s failed (reference %s)", sid, reference, exc_info=error, extra=extra
+    )
+    message = f"The server had an error. Try again, or report to its operator the reference {reference}."
+    return WireError(500, "internal", message)
 
 
 def refuse(socket: Socket, error: Exception, ack: Ack | None, client_id: str | None = None) -> None:
@@ -66,13 +69,16 @@ def client_id_of(payload: Any) -> str | None:
 STAY_AWAY = frozenset({"logged_out", "operator", "revoked", "unattached"})
 """Reasons for the end of a connection after which its client must not reconnect by itself."""
 _MESSAGES = {
-    "operator": "An operator put this session to sleep.",
-    EVICTED: "Another session of the same person was started, and no more may be awake: this one sleeps.",
-    "revoked": "The link to this session was revoked.",
+    "operator": "An operator put this session to sleep. Join it again to wake it.",
+    EVICTED: (
+        "This session sleeps, because another session of the same user or address needed its place."
+        " Join it again to wake it."
+    ),
+    "revoked": "The link to this session was revoked. Ask for a new one.",
     "logged_out": "Your login has ended. Log in again.",
     "gateway_lost": "The server lost track of this connection. Connect again.",
     "draining": "This server is stopping. Connect again.",
-    "flooding": "This client sends faster than its actions can be handled.",
+    "flooding": "This client sends faster than its actions can be handled. Send more slowly.",
 }
 
 

@@ -98,7 +98,7 @@ class Subscriptions:
                 for session_id in list(self._since):
                     await cancellable(self._layer.group_discard(session_group(session_id), channel))
         except Exception as error:
-            logger.debug("Groups are left to lapse: %r", error)
+            logger.debug("The gateway did not leave its groups, which the layer forgets later: %r", error)
         self._since.clear()
 
     async def listen(self) -> None:
@@ -113,7 +113,7 @@ class Subscriptions:
                     self._hear_safely(await self._hearing.receive(self._channel))
                     backoff.reset()
             except Exception as error:
-                logger.debug("The channel layer: %r", error)
+                logger.debug("Listening to the channel layer failed: %r", error)
                 await backoff.pause()
 
     def _hear_safely(self, message: dict[str, Any]) -> None:
@@ -121,13 +121,13 @@ class Subscriptions:
             self._hear(message)
         except Exception:
             extra = {"verb": "message_failed"}
-            logger.exception("A message %r could not be heard", message.get("type"), extra=extra)
+            logger.exception("A message of type %r was not handled", message.get("type"), extra=extra)
 
     async def _try(self, change: Callable[[str, str | None], Any], session_id: UUID) -> bool:
         try:
             async with asyncio.timeout(LAYER_TIMEOUT):
                 await cancellable(change(session_group(session_id), self._channel))
         except Exception as error:
-            logger.debug("The group of session %s: %r", session_id, error)
+            logger.debug("The group of session %s was not joined or left: %r", session_id, error)
             return False
         return True

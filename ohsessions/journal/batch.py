@@ -86,7 +86,9 @@ def _refused(append: Append, error: Exception, behind: _Behind) -> Exception:
     if append.epoch is not None:
         behind.failed.add((append.session_id, append.epoch))
     if isinstance(error, DataError | IntegrityError | ValueError):
-        return WireError(400, "not_json", f"The database refused it: {type(error).__name__}.")
+        return WireError(
+            400, "not_json", f"The database cannot store this ({type(error).__name__}). Send other content."
+        )
     return error
 
 
@@ -155,7 +157,9 @@ class Batch:
         elif session is None:
             raise access.unknown_session()
         elif append.sid is not None and self._attached.get(append.sid) != session.pk:
-            raise WireError(409, "not_attached", "This connection is not attached to a session: send INIT.")
+            raise WireError(
+                409, "not_attached", "This connection is not attached to a session. Send INIT first."
+            )
         if append.secrets_version not in (None, session.secrets_version):
             raise StaleSecrets(session.secrets_version)
         keys = [(session.pk, event.write_key) for event in append.events]
@@ -213,7 +217,10 @@ class Batch:
 
 def _check_takes_actions(session: Session) -> None:
     if session.state == State.CLOSED:
-        raise WireError(409, "session_closed", "This session was closed; it can only be read.")
+        raise WireError(
+            409, "session_closed", "This session was closed, and can only be read. Start a new one to go on."
+        )
     if session.state == State.FAILED:
-        message = f"This session failed and cannot take actions: {public_reason(session.reason)}"
+        why = public_reason(session.reason)
+        message = f"This session takes no actions until it has started again. It failed: {why}"
         raise WireError(409, "session_failed", message)

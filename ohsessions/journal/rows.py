@@ -109,5 +109,5 @@ def check_same(event: NewEvent, before: Event) -> None:
     if same and event.hidden is not None and before.hidden_text is not None:
         same = access.decrypt(before.hidden_text) == event.hidden
     if not same:
-        message = "This client_id was used for another action; use a new one for each."
+        message = "This client_id was used for another action. Use a new one for each action."
         raise WireError(400, "client_id_reused", message)

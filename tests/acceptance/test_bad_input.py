@@ -372,7 +372,7 @@ async def test_a_closed_session_takes_no_action_and_can_be_read(
     await client.wait(lambda: '"agent_state":"init"' in "".join(client.packets), "init")
     assert await client.act("close") == {"status": "ok"}
     await client.wait_notice(notice="session_state", state="closed")
-    message = "This session was closed; it can only be read."
+    message = "This session was closed, and can only be read. Start a new one to go on."
     refusal = {"error_code": 409, "reason": "session_closed", "message": message}
     assert await client.act("message") == {"status": "error"} | refusal
     await client.tell(action("{}"))
@@ -441,7 +441,7 @@ async def test_who_acts_too_often_is_told_when_to_go_on(
     assert reasons[:20] == ["malformed"] * 20
     assert "rate" in reasons
     limited = next(answer for answer in answers if answer["reason"] == "rate")
-    message = "At most 2 actions per second, please."
+    message = "This connection may send 2 actions per second. Send more slowly."
     assert 0 < limited["retry_after"] <= 0.501
     rest = {"status": "error", "error_code": 429, "reason": "rate", "message": message}
     assert limited == rest | {"retry_after": limited["retry_after"]}
@@ -467,14 +467,14 @@ async def test_a_fault_of_ours_is_told_by_a_reference_that_is_in_the_log(
     references = []
     for error in (answer, event):
         message, _, reference = error["message"].rpartition(" ")
-        assert message == "Something went wrong here. Its reference is"
+        assert message == "The server had an error. Try again, or report to its operator the reference"
         references.append(reference.removesuffix("."))
     text = {"error_code": 500, "reason": "internal"}
     assert answer == {"status": "error", "message": answer["message"]} | text
     assert event == {"error": True, "message": event["message"]} | text
     log = site.log.read_text()
     for reference in references:
-        assert log.count(f"Internal error {reference} ") == 1
+        assert log.count(f"failed (reference {reference})") == 1
     assert "LookupError" in log
     assert "hunter2" not in "".join(pair.sender.packets)
     await pair.check_unharmed()

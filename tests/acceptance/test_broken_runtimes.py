@@ -151,7 +151,7 @@ async def test_a_runtime_that_cannot_start_fails_within_its_budget_and_is_tried_
         refused = await client.act("say")
         assert refused["reason"] == "session_failed"
         assert refused["message"].startswith(
-            "This session failed and cannot take actions: it could not start"
+            "This session takes no actions until it has started again. It failed: it could not start"
         )
         await world.check_fault(client, refused["message"], "it could not start", expected[where])
     finally:

@@ -547,7 +547,7 @@ async def test_revoked_connections_are_ended_and_told_so(site: Site, connect_raw
     assert notice == {
         "notice": "disconnecting",
         "reason": "revoked",
-        "message": "The link to this session was revoked.",
+        "message": "The link to this session was revoked. Ask for a new one.",
     }
     await client.wait(lambda: "1" in client.packets, "Socket.IO's DISCONNECT: it is to stay away")
     again = await connect_raw(site)

@@ -345,7 +345,7 @@ def test_a_page_that_cannot_be_read_is_read_again(
         assert task is not None
         await task
         assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
-            f"Feeding a connection of session {log.pk} failed"
+            f"A connection of session {log.pk} was not fed"
         ]
         pump.reconcile(await aside(log.reconciled))
         await reader.wait_got([0, 1])

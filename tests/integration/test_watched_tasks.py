@@ -159,7 +159,7 @@ async def test_a_gateways_stop_goes_on_after_an_error(
     await gateway.start()
     monkeypatch.setattr(gateway, "check_lease", lambda: 1 / 0)
     await gateway.stop("draining")
-    assert "Writing the connections off failed" in caplog.text
+    assert "Ending the connections in the database failed" in caplog.text
     rows = await store.database.read(leases.living)
     await store.close()
     assert rows == [], "it has left all the same"
