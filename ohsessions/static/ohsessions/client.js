@@ -276,7 +276,7 @@ class Outbox {
     for (const action of found) {
       if (action.status === "sending" && Date.now() - action.createdAt > STALE_AFTER * 60_000) {
         action.status = "failed";
-        action.error = { error_code: 0, reason: "stale", message: "Written on an earlier visit and not sent." };
+        action.error = { error_code: 0, reason: "stale", message: "This was written on an earlier visit and was not sent." };
       }
     }
     return found;
@@ -411,7 +411,7 @@ export class SessionClient extends EventTarget {
         this.#wanted = false;
         this.#listenToPage(false);
         this.#show("refused", {
-          error: { error_code: 0, reason: "not_loaded", message: "A part of this page could not be loaded." },
+          error: { error_code: 0, reason: "not_loaded", message: "A part of this page was not loaded. Reload the page." },
         });
         return;
       }
@@ -576,7 +576,7 @@ export class SessionClient extends EventTarget {
     const farewell = this.#farewell;
     this.#farewell = null;
     if (farewell && FINAL_FAREWELLS.has(farewell.reason)) {
-      this.#refuse({ error_code: 0, reason: farewell.reason, message: farewell.message || "The server ended it." });
+      this.#refuse({ error_code: 0, reason: farewell.reason, message: farewell.message || "The server ended the connection." });
       return;
     }
     const asked = (this.#comeBackAt - Date.now()) / 1000;
@@ -610,7 +610,7 @@ export class SessionClient extends EventTarget {
     const attempt = ++this.#attempt;
     this.#attached = false;
     if (this.#attachesAtConnect) {
-      const error = { error_code: 0, reason: "no_answer", message: "The server does not join a session without its link." };
+      const error = { error_code: 0, reason: "no_answer", message: "This server needs the link to the session. Open that link." };
       this.#setTimer("attach", ACCOUNT_TIMEOUT, () => this.#refuse(error));
       return;
     }
@@ -780,7 +780,7 @@ export class SessionClient extends EventTarget {
         if (this.#connection.error) this.#show("connected");
         this.#pump();
       } else {
-        this.#onActionRefused(action, answer ?? { error_code: 500, reason: "internal", message: "No answer." });
+        this.#onActionRefused(action, answer ?? { error_code: 500, reason: "internal", message: "The server sent no answer." });
       }
     });
   }
@@ -816,12 +816,12 @@ export class SessionClient extends EventTarget {
   #ask(request, timeout = ANSWER_TIMEOUT) {
     return new Promise((resolve, reject) => {
       if (!this.#attached) {
-        reject(new SessionError({ error_code: 0, reason: "not_connected", message: "There is no connection." }));
+        reject(new SessionError({ error_code: 0, reason: "not_connected", message: "There is no connection to the server. Try again later." }));
         return;
       }
       this.#socket.timeout(timeout * 1000).emit("oh_action", request, (lost, answer) => {
         if (answer?.status === "ok") resolve(answer);
-        else reject(new SessionError(answer ?? { error_code: 0, reason: "no_answer", message: "No answer came." }));
+        else reject(new SessionError(answer ?? { error_code: 0, reason: "no_answer", message: "The server sent no answer. Try again later." }));
       });
     });
   }

@@ -2,7 +2,7 @@
 
 export class ApiError extends Error {
   constructor(status, { reason = "unavailable", message = "" } = {}) {
-    super(message || "The server could not be asked.");
+    super(message || "The server did not answer. Try again.");
     this.name = "ApiError";
     this.status = status;
     this.reason = reason;

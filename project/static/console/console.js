@@ -87,13 +87,13 @@ function chosenRuntime() {
 }
 
 const DEAD = {
-  invalid_token: ["This link no longer works", "It may have expired, or its owner may have withdrawn it. Ask for a new one."],
+  invalid_token: ["This link no longer works", "It may have expired, or its owner may have revoked it. Ask for a new one."],
   unknown_session: ["There is no such session", "The address may be incomplete, or the session was removed."],
-  logged_out: ["You are signed out", "Sign in again to go on where you were. Nothing that was sent is lost."],
-  login_required: ["Please sign in", "This site wants to know who you are before you start or join a session."],
+  logged_out: ["You are signed out", "Sign in again to continue. Nothing that you sent is lost."],
+  login_required: ["Please sign in", "On this site you need to sign in before you start or join a session."],
   no_key: ["This address is not complete", "A link to a session ends with a long key after a # sign. Copy the whole link, or sign in if the session is yours."],
   forbidden: ["You may not join this session", "Its owner can give you a link that lets you in."],
-  other: ["This session could not be opened", "The server refused, and trying again by itself would not help."],
+  other: ["This session could not be opened", "The server refused it. Trying again does not help."],
 };
 
 function showDead(reason, { id = null, detail = "" } = {}) {
@@ -325,7 +325,7 @@ function showAction(action) {
 function onNotice(notice) {
   if (notice.notice === "presence") header.showPresence(notice);
   else if (notice.notice === "delta") timeline.addDraft(notice.cause, notice.content ?? "");
-  else if (notice.notice === "draining") toast("The server restarts; this page reconnects by itself.");
+  else if (notice.notice === "draining") toast("The server restarts. This page reconnects by itself.");
 }
 
 function updateState() {

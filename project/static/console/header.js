@@ -55,8 +55,8 @@ export class Header {
     byId("close").hidden = session.role !== "owner" || session.state === "closed";
     byId("rename").hidden = isViewer;
     byId("share").disabled = !session.id || !session.token;
-    if (session.state === "closed") return "This session is closed: it can be read, and nothing can be sent.";
-    if (isViewer) return "You are watching. The owner can give you a link with which you can take part.";
+    if (session.state === "closed") return "This session is closed. You can read it, but send nothing.";
+    if (isViewer) return "You are watching. To take part, ask the owner for another link.";
     return null;
   }
 
@@ -105,7 +105,7 @@ function bannerFor({ session, agentState, connection }, { retry, startNew, setAg
   if (agentState === "paused") return ["calm", "The agent is paused.", ["Go on", () => setAgentState("running")]];
   if (agentState === "awaiting_user_confirmation") {
     const [confirm, reject] = ["user_confirmed", "user_rejected"].map((state) => () => setAgentState(state));
-    return ["calm", "The agent asks whether it may go on.", ["Reject", reject], ["Confirm", confirm]];
+    return ["calm", "The agent asks: may it go on?", ["Reject", reject], ["Confirm", confirm]];
   }
   return [];
 }

@@ -4,7 +4,7 @@ import { byId, copyText, el } from "./dom.js";
 import { ago } from "./time.js";
 
 const ROLE_WORDS = { viewer: "watches", editor: "takes part" };
-const FAREWELL = "Press again: everybody is disconnected, and no link works any more.";
+const FAREWELL = "Press again to disconnect everybody and to revoke all links.";
 
 /**
  * @typedef {object} Sharing
@@ -28,7 +28,7 @@ export function showShare(sharing) {
   say(
     isOwner
       ? "Choose what they may do: that makes the link."
-      : `Whoever has your link may do what you may: ${role === "viewer" ? "watch" : "watch and send"}.`,
+      : `Everybody with your link may do the same as you: ${role === "viewer" ? "watch" : "watch and send"}.`,
   );
   prepareCopy();
   if (isOwner) {
@@ -80,7 +80,7 @@ function prepareMaking(sharing) {
       }
       if (wanted !== latest) return;
       showLink(made.get(key));
-      say("Whoever has this link has this access, until it ends or you revoke it. It is shown nowhere else.");
+      say("Everybody with this link has this access, until the link ends or you revoke it. Copy it now: it is not shown again.");
     } catch (error) {
       if (wanted === latest) say(error.message);
     }

@@ -1,8 +1,8 @@
-/* Without this the lists work and scroll sideways; with it each row is a card on a phone, and filters close. */
+/* Shows each row as a card on a phone, and closes filters. Without this script, lists scroll sideways. */
 "use strict";
 
 document.addEventListener("DOMContentLoaded", () => {
-  // A card has no header row: each cell brings the name of its column along.
+  // A card has no header row, so each cell shows the name of its column.
   for (const table of document.querySelectorAll("#result_list, .oh-table")) {
     const names = [...table.querySelectorAll("thead th")].map((cell) => cell.textContent.trim());
     for (const row of table.querySelectorAll("tbody tr")) {
