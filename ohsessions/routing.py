@@ -125,15 +125,17 @@ class Mount:
         self._with_login = self._authenticate(self._socketio)
         await gateway.start()
         stops = [
-            (partial(gateway.stop, "draining"), "The stop of the gateway"),
+            (partial(gateway.stop, "draining"), "Stopping the gateway"),
             (partial(server.close, "draining"), "Closing the connections"),
         ]
         self._stops[:0] = stops
         if is_embedded():
             worker = SessionWorker(store)
-            self._stops.insert(len(stops), (partial(worker.stop, "the server stopped"), "The worker's stop"))
+            self._stops.insert(
+                len(stops), (partial(worker.stop, "the server stopped"), "Stopping the worker")
+            )
             await worker.start()
-        logger.info("ohsessions serves", extra={"verb": "started"})
+        logger.info("ohsessions has started", extra={"verb": "started"})
 
     async def stop(self) -> None:
         """Stop the gateway, the connections and the worker, in order. Later calls wait for the same end."""

@@ -56,7 +56,7 @@ def prepare() -> str:
 
 
 def shells() -> str:
-    """Return a text about this server's shells: who gets one, and what isolates it from the machine."""
+    """Return a text about this server's shells: their users, and their isolation from the machine."""
     from django.utils.module_loading import import_string
 
     from ohsessions.conf import conf
@@ -67,7 +67,7 @@ def shells() -> str:
         if not hasattr(backend, "what_isolates"):
             continue
         how = backend.what_isolates(entry.get("OPTIONS", {}))
-        text += f"  Shells    the runtime `{alias}` runs the commands of whoever opens the page: {how}\n"
+        text += f"  Shells    the runtime `{alias}` runs commands for every visitor of the page: {how}\n"
     return text
 
 

@@ -62,7 +62,8 @@ class Announcements:
             try:
                 await line.popleft()()
             except Exception:
-                logger.exception("A wake-up was not sent", extra={"verb": "announce_failed"})
+                extra = {"verb": "announce_failed"}
+                logger.exception("A wake-up of session %s was not sent", session_id, extra=extra)
         del self._lines[session_id]
 
     async def sent(self) -> None:

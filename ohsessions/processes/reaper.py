@@ -1,4 +1,4 @@
-"""A process's watch over the leases of others: what a dead process held is handed over.
+"""A process's watch over the leases of others: it hands over the sessions of dead processes.
 
 Every gateway and every worker has a Reaper. Transactions make the decisions, so any number may do the same.
 """
@@ -66,7 +66,8 @@ class Reaper:
             except Unavailable:
                 await backoff.pause()
             except Exception:
-                logger.exception("Reaping failed; the next time goes on", extra={"verb": "reap_failed"})
+                extra = {"verb": "reap_failed"}
+                logger.exception("The watch over other processes failed, and is tried again", extra=extra)
                 await backoff.pause()
             else:
                 backoff.reset()

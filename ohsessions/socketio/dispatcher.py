@@ -108,7 +108,7 @@ class Dispatcher:
             try:
                 await self._handler.disconnect(self._reason or "server error")
             except Exception:
-                logger.exception("disconnect handler failed", extra={"verb": "socket_handler_failed"})
+                logger.exception("A handler failed in disconnect()", extra={"verb": "socket_handler_failed"})
 
     async def _connect(self, packet: Packet) -> bool:
         try:
@@ -120,7 +120,7 @@ class Dispatcher:
         except MalformedEventError:
             return self._refuse(ConnectionRefused("Invalid payload"))
         except Exception:
-            logger.exception("connect handler failed", extra={"verb": "socket_handler_failed"})
+            logger.exception("A handler failed in connect()", extra={"verb": "socket_handler_failed"})
             return self._refuse(ConnectionRefused("Internal error"))
         self.socket.confirm()
         return True
@@ -188,4 +188,4 @@ class Dispatcher:
             else:
                 await self._handler.malformed(problem, ack)
         except Exception:
-            logger.exception("event handler failed", extra={"verb": "socket_handler_failed"})
+            logger.exception("A handler failed at an event", extra={"verb": "socket_handler_failed"})

@@ -45,7 +45,7 @@ class Heartbeat:
         Raises PacketError if the client owes none. A flood of PONGs would cost time for nothing.
         """
         if not self.awaits_pong:
-            raise PacketError("a pong that no ping asked for")
+            raise PacketError("a PONG without a PING before it")
         self._pongs += 1
         self.awaits_pong = self._pongs < self._pings
         self.due = now + (self._timeout if self.awaits_pong else self._interval)

@@ -1,7 +1,7 @@
 """
 Socket.IO over one Engine.IO connection: its namespaces, each with a socket and a dispatcher.
 
-Owns which packet is legal when. A packet out of place closes the connection, as in Node's server.
+Owns the order of packets. A packet out of order closes the connection, as in Node's server.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ class Namespaces:
         """See connection.Receiver."""
         if isinstance(data, bytes):
             if not self._attachments:
-                raise PacketError("a binary message that no event announced")
+                raise PacketError("a binary message without an event before it")
             self._attachments -= 1
             return
         if self._attachments:
@@ -97,7 +97,7 @@ class Namespaces:
         if namespace in self._dispatchers:
             raise PacketError("the namespace is connected already")
         if self._running >= MAX_RUNNING:
-            raise PacketError("connects and disconnects faster than that is handled")
+            raise PacketError("the client connects and disconnects faster than its handlers end")
         if namespace not in self._server.namespaces:
             self._connection.send(MESSAGE + encode_connect_error(namespace, "Invalid namespace"))
             return

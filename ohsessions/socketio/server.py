@@ -157,7 +157,9 @@ class SocketIOServer(EngineServer):
             fixed = EngineSettings(**numbers)
             settings = lambda scope: fixed  # noqa: E731
         elif numbers:
-            raise TypeError(f"settings(scope) already gives {', '.join(numbers)}; pass one or the other")
+            raise TypeError(
+                f"Pass either `settings` or {', '.join(numbers)}: `settings` already returns them."
+            )
         super().__init__(
             settings=settings, admit=admit, make_guest=make_guest, cookie=cookie, address_of=address_of
         )

@@ -112,7 +112,7 @@ class Actions:
     async def _handle(self, runtime: Runtime, context: HostContext, number: int) -> None:
         self.current = context.cause = number
         if self._was_cut_off(runtime, number):
-            message = "This action was cut off when its worker stopped. It was not repeated."
+            message = "This action was cut off when its worker stopped. Send it again if it is still needed."
             await context.tell("interrupted", message, number)
         else:
             action = await self._load(runtime, context, number)

@@ -26,7 +26,7 @@ async def contained(work: Awaitable[T]) -> T:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        raise RuntimeFailure("cancelled", "what it waited for was cancelled") from error
+        raise RuntimeFailure("cancelled", "a call that it awaited was cancelled") from error
 
 
 async def within(seconds: float, what: str, work: Coroutine[Any, Any, T]) -> T:

@@ -70,7 +70,7 @@ class HostContext:
         try:
             _check_size(wire.check_json(clean))
         except WireError as error:
-            raise InvalidEvent(f"The notice cannot be carried as JSON. {error.message}") from error
+            raise InvalidEvent(f"The notice cannot be sent as JSON. {error.message}") from error
         await self._store.wakeups.notice(self.session_id, clean)
 
     def _cleaned(self, value: dict[str, JSON]) -> dict[str, JSON]:
@@ -80,7 +80,7 @@ class HostContext:
             for redactor in self._redactors():
                 clean = redactor.redact_json(clean)
         except RecursionError as error:
-            raise InvalidEvent("It is nested too deeply, or contains itself.") from error
+            raise InvalidEvent("The event or notice is nested too deeply, or contains itself.") from error
         return clean
 
     def checkpoint(self, snapshot: JSON) -> None:
@@ -97,7 +97,7 @@ class HostContext:
         try:
             return await snapshots.aload(snapshot)
         except WireError as error:
-            reason = "its snapshot cannot be decrypted: its key is no longer in SECRETS_KEYS; put that back"
+            reason = "its snapshot cannot be decrypted: put the key that encrypted it back into SECRETS_KEYS"
             raise RuntimeFailure("snapshot_lost", reason) from error
         except Exception as error:
             reason = f"its snapshot cannot be read: {type(error).__name__}"

@@ -45,7 +45,7 @@ class WakeupConsumer(AsyncConsumer):  # type: ignore[misc]
                 self._work(session_id, message["epoch"], message.get("secrets_version", 0))
         except Exception:
             # Any message may come over a channel. An exception here would end the listening.
-            logger.warning("A message of the layer that is none of ours: %s", message.get("type"))
+            logger.warning("A message of unknown type %r was ignored", message.get("type"))
 
 
 class LayerWorker(Worker):  # type: ignore[misc]
@@ -78,7 +78,7 @@ class LayerWorker(Worker):  # type: ignore[misc]
             try:
                 await super().listener(channel)
             except Exception as error:
-                logger.debug("Listening to %s: %r", channel, error)
+                logger.debug("Listening to channel %s failed: %r", channel, error)
                 await self._unsubscribe(channel)
                 if time.monotonic() - began > RETRY_MOST:
                     backoff.reset()  # it has listened meanwhile
@@ -94,4 +94,4 @@ class LayerWorker(Worker):  # type: ignore[misc]
             async with asyncio.timeout(0):
                 await self.channel_layer.receive(channel)
         except Exception as error:
-            logger.debug("Leaving %s: %r", channel, error)
+            logger.debug("Leaving channel %s ended with %r", channel, error)

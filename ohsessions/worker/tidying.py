@@ -20,7 +20,7 @@ PRUNE_EVERY = 60.0
 SLICE_SECONDS = 5.0
 """Seconds that each kind of rows gets at a time; the rest of it is left for the next time."""
 PAUSE = 0.01
-"""Seconds between two steps, so that others who wait for the database come first."""
+"""Seconds between two steps, so that other work that waits for the database comes first."""
 
 
 class Tidying:
@@ -54,7 +54,7 @@ class Tidying:
                 raise
             except Exception:
                 extra = {"verb": "prune_failed"}
-                logger.exception("Pruning of %s failed; the others go on", kind.what, extra=extra)
+                logger.exception("Pruning %s failed. Other rows are still pruned.", kind.what, extra=extra)
 
     def _drop(self, kind: type[Pass]) -> Pass | None:
         return self._unfinished.pop(kind) if kind in self._unfinished else None
@@ -78,4 +78,5 @@ class Tidying:
         if more:
             self._unfinished[kind] = one
         if one.found > before:
-            logger.info("Pruned %s: %d", one.what, one.found - before, extra={"verb": "pruned"})
+            found = one.found - before
+            logger.info("The worker pruned %s: %d", one.what, found, extra={"verb": "pruned"})

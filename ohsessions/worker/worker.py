@@ -114,7 +114,9 @@ class SessionWorker:
                 await backoff.pause()  # until the database is back, or this worker is registered anew
                 continue
             except Exception:
-                logger.exception("A look failed; the next one goes on", extra={"verb": "look_failed"})
+                logger.exception(
+                    "A job of the worker failed, and is tried again", extra={"verb": "look_failed"}
+                )
                 await backoff.pause()
                 continue
             backoff.reset()
@@ -268,7 +270,7 @@ class SessionWorker:
         Sessions that are wanted go to other workers; the rest are put to sleep.
         """
         self._stopping = True
-        await attempt(self._note_drain(), "Noting the drain")
+        await attempt(self._note_drain(), "Storing that the worker drains")
         # Whatever happens to one session, the others are saved.
         drains = [(self._drain(host, reason), f"Draining session {host.session_id}") for host in self._hosted]
         await asyncio.gather(*(attempt(drain, what) for drain, what in drains))
@@ -299,7 +301,7 @@ class SessionWorker:
         limit = conf.PASSIVATE_TIMEOUT
         draining = asyncio.create_task(host.drain(reason, limit), name=f"drain of session {host.session_id}")
         try:
-            # A host that breaks, or loses its session, ends by itself and never comes to rest.
+            # A host that breaks, or loses its session, ends by itself: its drain() may never return.
             await asyncio.wait([draining, task], return_when=asyncio.FIRST_COMPLETED)
             if draining.done() and draining.result():
                 await asyncio.wait([task], timeout=limit + STOP_GRACE)

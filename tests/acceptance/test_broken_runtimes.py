@@ -194,7 +194,7 @@ async def test_an_action_that_breaks_the_runtime_is_told_and_not_repeated(world:
     ("kind", "reason"),
     [
         ("exit", "RuntimeFailure: it called sys.exit(3)"),
-        ("cancel", "RuntimeFailure: what it waited for was cancelled"),
+        ("cancel", "RuntimeFailure: a call that it awaited was cancelled"),
         ("unheard_of", "AttributeError: 'BrokenRuntime' object has no attribute 'do_unheard_of'"),
     ],
 )

@@ -435,7 +435,7 @@ async def test_processes_that_start_while_the_database_is_away_wait_for_it(
     starts = asyncio.gather(*(asyncio.to_thread(process.start) for process in (gateway, worker)))
     try:
         for log in (gateway.log, worker.log):
-            waits = lambda log=log: log.exists() and "waiting for it" in log.read_text()  # noqa: E731
+            waits = lambda log=log: log.exists() and "waits for it" in log.read_text()  # noqa: E731
             await asyncio.to_thread(wait_until, waits, "the process saying that it waits")
         await database.come_back("falls")
     finally:
@@ -454,7 +454,7 @@ async def test_processes_that_wait_for_their_first_database_end_when_they_are_to
     starting = (asyncio.to_thread(process.start) for process in (gateway, worker))
     starts = asyncio.gather(*starting, return_exceptions=True)
     serves = lambda: gateway.log.exists() and "Serving on" in gateway.log.read_text()  # noqa: E731
-    waits = lambda: worker.log.exists() and "waiting for it" in worker.log.read_text()  # noqa: E731
+    waits = lambda: worker.log.exists() and "waits for it" in worker.log.read_text()  # noqa: E731
     try:
         await asyncio.to_thread(wait_until, serves, "the gateway listening")
         await asyncio.to_thread(wait_until, waits, "the worker saying that it waits")

@@ -54,7 +54,9 @@ async def test_an_embedded_site_that_lost_a_task_exits_with_an_error(
     site.process = None
     assert site.state(client.session_id) == "passivated"
     *_, last = site.log.read_text().splitlines()
-    assert last.startswith("CommandError: Ended in order after a failure. The task 'gateway layer' was")
+    assert last.startswith(
+        "CommandError: This process ended because of a failure. The task 'gateway layer' was"
+    )
     assert {notice.get("reason") for notice in client.notices if notice["notice"] == "disconnecting"} == {
         "draining"
     }
@@ -67,11 +69,11 @@ def test_make_run_says_why_it_ended(tmp_path: Path) -> None:
     with (tmp_path / "output").open("wb") as output:
         run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
     try:
-        wait_until(lambda: "ohsessions serves" in (tmp_path / "output").read_text(), "make run serving")
+        wait_until(lambda: "ohsessions has started" in (tmp_path / "output").read_text(), "make run serving")
         run.send_signal(signal.SIGUSR1)
         assert run.wait(60) == 1
     finally:
         run.kill()
         run.wait()
     *_, last = (tmp_path / "output").read_text().splitlines()
-    assert last.startswith("Ended in order after a failure. The task 'worker lease' was cancelled.")
+    assert last.startswith("This process ended because of a failure. The task 'worker lease' was cancelled.")

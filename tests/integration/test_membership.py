@@ -526,7 +526,7 @@ async def test_the_reaper_goes_on_after_whatever_went_wrong(store, membership, m
     looks = asyncio.Event()
 
     def living() -> list[Process]:
-        if "Reaping failed" in caplog.text:
+        if "The watch over other processes failed" in caplog.text:
             loop.call_soon_threadsafe(looks.set)
             return []
         raise ZeroDivisionError

@@ -80,5 +80,5 @@ async def test_whatever_fails_at_the_stop_the_worker_is_stopped(
     application = mount(django)
     await application.started()
     await stop_mounts()
-    assert "The stop of the gateway failed. The stop continues." in caplog.text
+    assert "Stopping the gateway failed. The stop continues." in caplog.text
     check_tasks(before)

@@ -409,7 +409,7 @@ def test_dry_run_deletes_nothing_and_says_what_would_be(world: World, settings) 
     assert said["ended connections"] == "2"
     closed = Event.objects.exclude(session=session_id).count()
     assert said["events, by age"] == str(closed + pending)
-    assert output.getvalue().endswith("Nothing was deleted: a dry run\n")
+    assert output.getvalue().endswith("Dry run: nothing was deleted\n")
 
 
 def test_dry_run_counts_logs_that_are_too_large_and_not_their_events(world: World, settings) -> None:

@@ -85,7 +85,7 @@ async def test_kind_that_fails_keeps_no_other_from_being_pruned(
     monkeypatch.setattr(pruning.Transitions, "step", fail)
     await Tidying(store, lambda: world.worker).prune()
     assert await look(store, Connection.objects.count) == 1
-    assert "Pruning of transitions failed" in caplog.text
+    assert "Pruning transitions failed" in caplog.text
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)

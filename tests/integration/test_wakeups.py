@@ -300,7 +300,7 @@ async def test_a_message_that_is_none_of_ours_leaves_nobody_deaf(message: dict[s
         heard.append, lambda session_id, epoch: heard.extend([session_id] * (epoch > 1))
     )
     await consumer.dispatch(message)
-    assert "none of ours" in caplog.text
+    assert "of unknown type" in caplog.text
     await consumer.dispatch({"type": "session.wanted", "session": UUID(int=2).hex})
     assert heard == [UUID(int=2)]
 

@@ -497,7 +497,7 @@ async def test_a_look_that_failed_is_not_the_last_one(
         monkeypatch.setattr(lifecycle, "wanted", fail_once)
         await site.open_running()
     assert [one.message for one in caplog.records if one.levelname == "ERROR"] == [
-        "A look failed; the next one goes on"
+        "A job of the worker failed, and is tried again"
     ]
 
 

@@ -28,7 +28,7 @@ from ohsessions.worker.worker import SessionWorker, stop_limit
 
 
 class Command(BaseCommand):
-    help = "Runs the processes of ohsessions."
+    help = "Runs and drains the processes of ohsessions, and prunes its data."
 
     def add_arguments(self, parser: CommandParser) -> None:
         commands = parser.add_subparsers(dest="command", metavar="command", required=True)
@@ -37,14 +37,18 @@ class Command(BaseCommand):
         serve.set_defaults(run=self.serve)
         worker = commands.add_parser("worker", help="own sessions and run their runtimes")
         worker.set_defaults(run=self.work)
-        drain = commands.add_parser("drain", help="have processes hand over what they hold, and end")
+        drain = commands.add_parser(
+            "drain", help="end processes in order: others take over their sessions and clients"
+        )
         drain.add_argument(
             "processes", nargs="+", metavar="PROCESS", help="id, its beginning, host:pid or pid"
         )
         drain.add_argument("--timeout", type=float, default=120, metavar="SECONDS", help="default: 120")
         drain.set_defaults(run=self.drain)
-        prune = commands.add_parser("prune", help="delete now what the settings …_RETENTION let go")
-        prune.add_argument("--dry-run", action="store_true", help="only say how much that is")
+        prune = commands.add_parser(
+            "prune", help="delete the data that is older than the settings …_RETENTION, now"
+        )
+        prune.add_argument("--dry-run", action="store_true", help="only print the numbers")
         prune.set_defaults(run=self.prune)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -107,8 +111,8 @@ class Command(BaseCommand):
     def work(self, **options: Any) -> None:
         if is_embedded():
             raise CommandError(
-                "The channel layer is in memory, so `serve` runs the worker itself. Configure one that"
-                " processes share (REDIS_URL on the reference site) to run workers of their own."
+                "The channel layer is in memory, so `serve` also runs the worker. To run workers as processes"
+                " of their own, configure a layer that processes share (on the reference site: REDIS_URL)."
             )
         malloc.give_back_large_blocks()
         self.warn_of_migrations()
@@ -117,12 +121,14 @@ class Command(BaseCommand):
         check_ending()
 
     def warn_of_migrations(self) -> None:
-        """Warn of migrations that are not applied. A database that does not answer is no reason to end: the
-        process waits for it, as it does later."""
+        """Warn of migrations that are not applied.
+
+        If the database does not answer, continue: the process waits for it, as it does later.
+        """
         try:
             self.check_migrations()
         except OperationalError:
-            self.stderr.write("The database does not answer: waiting for it.")
+            self.stderr.write("The database does not answer. This process waits for it.")
 
     def drain(self, *, processes: list[str], timeout: float, **options: Any) -> None:
         living = leases.living()
@@ -134,7 +140,10 @@ class Command(BaseCommand):
         left = set(chosen)
         while left := left & {process.pk for process in leases.living()}:
             if time.monotonic() > end:
-                raise CommandError(f"After {timeout:g} s they still work: {', '.join(map(str, left))}")
+                names = ", ".join(map(str, left))
+                raise CommandError(
+                    f"These processes did not end within {timeout:g} s (see --timeout): {names}"
+                )
             time.sleep(0.2)
         self.stdout.write("Done")
 
@@ -144,7 +153,7 @@ class Command(BaseCommand):
             self.stdout.write(f"{done.what}: {done.found}")
         self.stdout.write(f"workspaces: {workspaces.sweep(dry_run=dry_run)}")
         self.stdout.write(f"snapshot files: {snapshots.sweep(dry_run=dry_run)}")
-        self.stdout.write("Nothing was deleted: a dry run" if dry_run else "Done")
+        self.stdout.write("Dry run: nothing was deleted" if dry_run else "Done")
 
     def announce(self, host: str, port: int) -> None:
         name = f"[{host}]" if ":" in host else host
@@ -184,7 +193,7 @@ async def work_until_told(announce: Callable[[], None]) -> None:
 def check_ending() -> None:
     """Raise CommandError, for the exit code, if this process has ended because something failed."""
     if ending.failure is not None:
-        raise CommandError(f"Ended in order after a failure. {ending.failure}")
+        raise CommandError(f"This process ended because of a failure. {ending.failure}")
 
 
 def rows_named(name: str, living: list[Process]) -> list[Process]:
@@ -202,9 +211,9 @@ def rows_named(name: str, living: list[Process]) -> list[Process]:
     identities = {leases.identity(row) for row in found}
     if len(identities) == 1:
         return [row for row in living if leases.identity(row) in identities]
-    said = "names several processes; say which, by its id" if found else "names no process that lives"
+    said = "names several processes: pass the id of one" if found else "names no living process"
     there = "".join(f"\n  {described(row)}" for row in found or living) or " none"
-    raise CommandError(f"{name!r} {said}. There are:{there}")
+    raise CommandError(f"{name!r} {said}. Living processes:{there}")
 
 
 def described(row: Process) -> str:
@@ -223,7 +232,7 @@ PROXY_HEADERS = {
 def add_serve_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--bind", default="127.0.0.1", metavar="ADDR", help="default: %(default)s")
     parser.add_argument(
-        "--port", type=int, default=8000, metavar="N", help="default: %(default)s; 0: any free"
+        "--port", type=int, default=8000, metavar="N", help="default: %(default)s; 0: any free port"
     )
     parser.add_argument(
         "--max-body",
@@ -234,5 +243,5 @@ def add_serve_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--proxy-headers",
         action="store_true",
-        help="take the client's address and scheme from X-Forwarded-*, which a proxy sets",
+        help="read the client's address and scheme from the headers X-Forwarded-* of a proxy",
     )
