@@ -1,7 +1,7 @@
-"""`python -m tests.chaos --seconds 120 --seed 1`: what `make chaos` runs. Exits with 1 on any violation.
+"""`python -m tests.chaos --seconds 120 --seed 1`: the program of `make chaos`. Exits with 1 on any violation.
 
-Takeovers are measured where no other fault disturbs them: nearly all of them, where there is a gap between
-faults that is a few seconds longer than a lease: --faults worker_kill,worker_pause --fault-gap 7
+Takeovers are measured only while no other fault disturbs them. To measure nearly all of them, leave a gap
+between faults that is a few seconds longer than a lease: --faults worker_kill,worker_pause --fault-gap 7
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def run(options: Options, above: Path | None, *, keep: bool = False) -> Result:
-    """One run with its report on standard output. Its files are in a folder below `above`."""
+    """Play one run, and print its report. Its files are in a folder below `above`."""
     logging.basicConfig(level=logging.CRITICAL)
     if above is not None:
         above.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What clients ask of the counting runtime: kinds of action, and what each carries."""
+"""The actions that clients send to the counting runtime: their kinds and their payloads."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from random import Random
 from typing import Any
 
 COUNT = "count"
-"""Answered with a few events, the last of which says so."""
+"""Answered with a few events, the last of which is marked as such."""
 SLOW = "slow"
-"""The same, over a second or so."""
+"""The same, but it takes a second or so."""
 CRASH = "crash"
 """Breaks the runtime before its last event."""
 INTERRUPT = "change_agent_state"
-"""What the protocol calls an interrupt: the runtime notes that it got it."""
+"""An interrupt of the protocol. The runtime writes down that it received it."""
 
 
 def make_payload(kind: str, tag: str, client_id: str) -> dict[str, Any]:
-    """The action of this kind and tag: the same each time that it is sent.
+    """Return the payload of this kind and tag. It is the same each time that the action is sent.
 
-    Its numbers are whole ones: JavaScript writes 1.0 as 1.
+    Its numbers are integers, since JavaScript writes 1.0 as 1.
     """
     random = Random(client_id)
     args: dict[str, Any] = {"tag": tag}

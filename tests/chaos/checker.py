@@ -1,7 +1,7 @@
-"""Whether a history keeps what DESIGN.md promises: pure functions from records to verdicts.
+"""Checks of a history against the promises of DESIGN.md: pure functions from records to verdicts.
 
-Each check looks at one point, gives one line of numbers, and a Violation for each place where it does not
-hold. Who owned what is in tests.chaos.owners, what concerns time in tests.chaos.timing; interrupts and
+Each check covers one point. It returns one line of numbers, and a Violation for each place where a promise is
+broken. Checks of owners are in tests.chaos.owners, those of times in tests.chaos.timing. Interrupts and
 crashes have modules of their own.
 """
 
@@ -21,7 +21,7 @@ Key = tuple[str, int | None]
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One place where a promise does not hold. `at`: about when, in run time."""
+    """A place where a promise is broken. `at` is its approximate run time."""
 
     text: str
     session: str = ""
@@ -36,11 +36,11 @@ class Verdict:
     summary: str
     violations: list[Violation] = field(default_factory=list)
     measured: Measured | None = None
-    """For points of time, what the summary says."""
+    """The measurements of a check of times, for the summary."""
 
 
 def check_acknowledged(history: History) -> Verdict:
-    """Every action is acknowledged in the end, and none is refused for good."""
+    """Check that every action is acknowledged in the end, and none is refused for good."""
     done = sum(one.number is not None for one in history.sent)
     again = sum(one.number is not None and one.sends > 1 for one in history.sent)
     violations = [
@@ -56,7 +56,7 @@ def check_acknowledged(history: History) -> Verdict:
 
 
 def check_lost(history: History) -> Verdict:
-    """What was acknowledged is in the log under its number; each action in the log has an outcome there."""
+    """Check that each acknowledged action is in the log under its number, and has an outcome there."""
     stored_by = {(one.session, one.number): one for one in history.events if one.source == "user"}
     violations = []
     for sent in history.sent:
@@ -78,8 +78,11 @@ def check_lost(history: History) -> Verdict:
 
 
 def check_duplicated(history: History) -> Verdict:
-    """An action is stored once; handled once, or twice where it may be retried; and has one outcome, the end
-    of its answer or an error that says why there is none, after which it is not begun again."""
+    """Check that no action has two rows or two outcomes, or is handled more often than is allowed.
+
+    It is handled once, or twice if it may be retried. Its outcome is the last event of its answer, or an
+    error with the reason why there is none. After such an error it is not begun again.
+    """
     violations = []
     stored = Counter((one.session, one.tag) for one in history.events if one.source == "user")
     for (session, tag), count in stored.items():
@@ -117,7 +120,10 @@ def _with_two_outcomes(history: History) -> Iterator[Violation]:
 
 
 def check_gaps(history: History) -> Verdict:
-    """Each attachment got every event after its cursor once; the log itself is dense; bytes are the same."""
+    """Check that each attachment got every event after its cursor once, and that the log has no gap.
+
+    The bytes must be the same, too.
+    """
     logs: dict[str, dict[int, Event]] = defaultdict(dict)
     for event in history.events:
         logs[event.session][event.number] = event
@@ -146,7 +152,10 @@ def check_gaps(history: History) -> Verdict:
 def _behind(
     ended: list[Attachment], logs: dict[str, dict[int, Event]], quiet_at: float
 ) -> Iterator[Violation]:
-    """Who was attached to the end has everything that was there when the quiet phase began."""
+    """Yield a violation for each client that was attached to the end, but lacks events.
+
+    The quiet phase must have brought the events from before it.
+    """
     for one in ended:
         due = max((number for number, event in logs[one.session].items() if event.at <= quiet_at), default=-1)
         last = max((number for number, _, _ in one.received), default=one.cursor)
@@ -155,7 +164,7 @@ def _behind(
 
 
 def check_order(history: History) -> Verdict:
-    """Events come in order and once; a client's actions are stored, and all actions handled, in order."""
+    """Check that events come in order and once, and that actions are stored and handled in order."""
     violations = []
     for one in history.attachments:
         for (before, _, _), (number, _, at) in pairwise(one.received):
@@ -179,7 +188,7 @@ def check_order(history: History) -> Verdict:
 
 
 def check_leftovers(history: History) -> Verdict:
-    """With every client gone and every session asleep nothing is left but rows and their files."""
+    """Check that only rows and their files are left, with every client gone and every session asleep."""
     found = Counter(one.what for one in history.leftovers)
     summary = ", ".join(f"{count} × {what}" for what, count in found.items()) or "0"
     violations = [Violation(f"{one.what}: {one.detail}", one.session) for one in history.leftovers]
@@ -187,19 +196,19 @@ def check_leftovers(history: History) -> Verdict:
 
 
 def check_logs(history: History) -> Verdict:
-    """Nothing is logged at ERROR: that means that something was lost, or that somebody has to look."""
+    """Check that nothing is logged at ERROR. An ERROR means a loss, or that a person must look."""
     total = sum(history.logged_errors.values())
     violations = [Violation(f"{count} × {line}") for line, count in history.logged_errors.items()]
     return Verdict("errors in logs", str(total), violations)
 
 
 def check_troubles(history: History) -> Verdict:
-    """Processes stay up and stop in order; the quiet phase brings everything to its end."""
+    """Check that processes stay up and stop in order, and that the quiet phase completes everything."""
     return Verdict("troubles", str(len(history.troubles)), [Violation(text) for text in history.troubles])
 
 
 def outcomes(history: History) -> tuple[dict[Key, list[Event]], dict[Key, list[Event]]]:
-    """By action: its answers' last events in order; and the errors that say why there is none."""
+    """Return by action the last events of its answers, in order, and the errors of unanswered ones."""
     answered: dict[Key, list[Event]] = defaultdict(list)
     told: dict[Key, list[Event]] = defaultdict(list)
     for event in sorted(history.events, key=lambda one: one.number):
@@ -211,7 +220,7 @@ def outcomes(history: History) -> tuple[dict[Key, list[Event]], dict[Key, list[E
 
 
 def activations(lines: Iterable[Line]) -> dict[str, list[Line]]:
-    """The lines of each activation, its programs' included, in order of time."""
+    """Return the lines of each activation, with those of its programs, in order of time."""
     found: dict[str, list[Line]] = defaultdict(list)
     for line in sorted(lines, key=lambda one: one.at):
         found[line.activation].append(line)

@@ -1,7 +1,7 @@
-"""What the clients do: attach, act, leave, vanish, come back; each by a random number generator of its own.
+"""The clients: they attach, act, leave, vanish and come back. Each has a random number generator of its own.
 
-A client keeps each action until it is acknowledged, and sends it again, with the same client_id, until then.
-Three clients share a session; at times all of them stay away, for about as long as CLOSE_DELAY or longer.
+A client keeps each action until it is acknowledged, and sends it again until then, with the same client_id.
+Three clients share a session. At times all of them stay away, for about as long as CLOSE_DELAY or longer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TRANSIENT = frozenset({409, 429, 503})
 
 
 class Detached(Exception):
-    """The server says that this connection is not attached."""
+    """The server answered that this connection is not attached."""
 
 
 class ChaosClient:
@@ -48,9 +48,9 @@ class ChaosClient:
         self.departures: list[Departure] = []
         self.cursor = -1
         self.settling = asyncio.Event()
-        """Set when no new actions are wanted."""
+        """Set when the client must send no new actions."""
         self.leaving = asyncio.Event()
-        """Set when it is to go, for good."""
+        """Set when the client must leave, for good."""
         self.errors: dict[str, int] = {}
         self._opens = opens
         self._make_socket = make_socket
@@ -72,7 +72,7 @@ class ChaosClient:
         return last if last is not None and last.ended_at == FOREVER else None
 
     async def run(self) -> None:
-        """Lives until it is told to go."""
+        """Attach, act and come back, until `leaving` is set."""
         if not self._opens:
             await self.session.opened.wait()
         while not self.leaving.is_set():
@@ -90,7 +90,7 @@ class ChaosClient:
                 await self._pause(self._random.uniform(0.05, 0.8))
 
     async def _pause(self, seconds: float) -> None:
-        """Sleeps, or less when it is told to settle or to go."""
+        """Sleep. Return earlier if the client must settle or leave."""
         hurry = self.settling.is_set()
         try:
             async with asyncio.timeout(min(seconds, 0.2) if hurry else seconds):
@@ -125,7 +125,7 @@ class ChaosClient:
             await asyncio.sleep(0.05)
 
     async def _do_something(self, socket: ClientSocket, proxy: Proxy) -> bool:
-        """One step; says whether the connection is still wanted."""
+        """Do one random step. Return False if the connection is no longer wanted."""
         dice = self._random.random()
         if dice < 0.75:
             await self._send(socket, self.unacknowledged[:3] or self._invent())
@@ -144,7 +144,7 @@ class ChaosClient:
         return True
 
     async def _go_away(self, socket: ClientSocket, proxy: Proxy) -> bool:
-        """For as long as its session is to be without clients; says whether it kept its connection."""
+        """Stay away while the session must be without clients. Return True if the connection was kept."""
         await self._pause(self._random.uniform(0.0, 0.3))
         dice = self._random.random()
         if dice < 0.4:
@@ -201,7 +201,7 @@ class ChaosClient:
             raise Detached(f"leave was refused: {answer}")
 
     def _invent(self) -> list[Sent]:
-        """New actions, to be sent at once."""
+        """Return new actions that are sent at once."""
         if self.session.crash_at <= self._now():
             self.session.crash_at = FOREVER
             return [self._new(CRASH)]
@@ -216,7 +216,7 @@ class ChaosClient:
         return one
 
     async def _send(self, socket: ClientSocket, burst: list[Sent]) -> None:
-        """Sends some actions at once, and waits for what becomes of each."""
+        """Send some actions at once, and wait for the outcome of each."""
         outcomes = await asyncio.gather(
             *(self._send_one(socket, one) for one in burst), return_exceptions=True
         )
@@ -249,7 +249,7 @@ class ChaosClient:
         word = f"{answer.get('error_code')} {answer.get('reason')}"
         self.errors[word] = self.errors.get(word, 0) + 1
 
-    # What comes
+    # Incoming events
 
     def _on_event(self, name: str, payload: Any, text: str | None) -> None:
         if name == "oh_event" and "session_id" in payload and "token" in payload:
@@ -280,7 +280,8 @@ class ChaosClient:
         if not self.attachments:
             return
         current = self.attachments[-1]
-        # The members of a batch have no text of their own; they are compared by value, as a library's are.
+        # The events of a batch have no text of their own. They are compared by value, as those of a library
+        # are.
         name = f"text {digest(text)}" if text is not None else f"value {digest(event)}"
         current.received.append((event["id"], name, self._now()))
         self.cursor = max(self.cursor, event["id"])

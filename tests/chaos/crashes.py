@@ -1,6 +1,4 @@
-"""Whether an action that breaks its runtime is over then, and nothing else breaks: pure functions, as in
-tests.chaos.checker.
-"""
+"""The check of actions that break their runtime: each is over then, and nothing else breaks. See checker."""
 
 from __future__ import annotations
 
@@ -10,7 +8,11 @@ from tests.chaos.history import History
 
 
 def check_crashes(history: History) -> Verdict:
-    """Only what was to crash does; its sender is told so, or that it was cut off; it is not answered."""
+    """Check that an action that must crash its runtime does, and is not answered; and that no other one
+    crashes.
+
+    Its sender gets an error: that it crashed, or that it was cut off.
+    """
     crashing = {(one.session, one.number): one for one in history.events if one.kind == CRASH}
     answered, _ = outcomes(history)
     violations = [

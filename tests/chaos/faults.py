@@ -1,4 +1,4 @@
-"""Does to the processes, servers and proxies what the schedule says, and keeps a record of it."""
+"""The injection of faults: carry out the schedule on processes, servers and proxies, and record it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.chaos.servers import FallingPostgres, FallingRedis
 
 
 class Injector:
-    """Plays a schedule. What it broke is whole again when `play` returns."""
+    """A player of a schedule. When `play` returns, everything that it broke works again."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""What was seen during a run: plain records, for the checker and for people. All times are run times.
+"""The records of a run, for the checker and for people. All times are run times.
 
-A run time is the number of seconds since the run began, on the machine's monotonic clock; the harness and
-everything it starts run on one machine.
+A run time is the number of seconds since the run began, on the machine's monotonic clock. The harness and
+everything that it starts run on one machine.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ FOREVER = float("inf")
 
 
 def digest(value: Any) -> str:
-    """A short name for a text, or for a JSON value whatever its spacing."""
+    """Return a short name for a text, or for a JSON value however it is spaced."""
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 @dataclass(slots=True)
 class Sent:
-    """One action of one client. `number`: the id that acknowledged it. `order`: its place in what its client
-    sent on one attachment, where the first sending was the one that was acknowledged."""
+    """One action of one client. `number` is the id that acknowledged it. `order` is its place among the
+    actions that its client sent on one attachment, if the first sending was acknowledged."""
 
     tag: str
     session: str
@@ -36,7 +36,7 @@ class Sent:
     number: int | None = None
     sent_at: float = 0.0
     gateway: str = ""
-    """Where it was sent first, at `sent_at`."""
+    """The gateway to which it was sent first, at `sent_at`."""
     acknowledged_at: float | None = None
     attachment: int = -1
     order: int = 0
@@ -46,8 +46,11 @@ class Sent:
 
 @dataclass(slots=True)
 class Attachment:
-    """What a client was sent between one first answer and the next. `received`: id and digest of each event,
-    `text …` for a raw client and `value …` for another one, and when it came."""
+    """The events that a client was sent between one first answer and the next one.
+
+    `received` has the id and digest of each event, and the time at which it came. The digest is `text …` for
+    a raw client, `value …` for others.
+    """
 
     client: str
     session: str
@@ -58,12 +61,12 @@ class Attachment:
     received: list[tuple[int, str, float]] = field(default_factory=list)
     ended_at: float = FOREVER
     at_end: bool = False
-    """Whether it lasted until the end of the run, and must have reached the head."""
+    """True if it lasted until the end of the run. Then it must have reached the head."""
 
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """A connection's end as its client knows it (`at`), and as its row does (None: not at all)."""
+    """The end of a connection. `at` is the client's time, `noticed_at` that of its row, if it has one."""
 
     client: str
     session: str
@@ -75,7 +78,7 @@ class Departure:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A row of the log. `cause`, `reason`, `last`, `counter`: of what it says, where it says so."""
+    """A row of the log. `cause`, `reason`, `last` and `counter` are from its content, if that has them."""
 
     session: str
     number: int
@@ -93,7 +96,7 @@ class Event:
 
     @property
     def epoch(self) -> int | None:
-        """Under which an owner wrote it; None for what a client sent."""
+        """The epoch under which an owner wrote it; None for an event of a client."""
         epoch, dot, _ = self.key.partition(".")
         return int(epoch) if dot and epoch.isdigit() else None
 
@@ -129,7 +132,7 @@ class SessionRow:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What a runtime, or a program it started (`beat`), wrote down. `epoch`: of the claim."""
+    """A line that a runtime, or a program that it started (`beat`), wrote. `epoch` is that of the claim."""
 
     at: float
     session: str
@@ -143,7 +146,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """A fault as it happened. `pid`: of the process it hit."""
+    """A fault that was injected. `pid` is that of the process that it hit."""
 
     kind: str
     target: str
@@ -154,7 +157,7 @@ class Injected:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the database said of one session at one moment. `worker`: the pid of its owner."""
+    """The state of one session in the database at one moment. `worker` is the pid of its owner."""
 
     at: float
     session: str
@@ -166,7 +169,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """Something that nobody owns any more and that is still there."""
+    """Something that still exists although nobody owns it."""
 
     what: str
     detail: str
@@ -175,7 +178,7 @@ class Leftover:
 
 @dataclass(slots=True)
 class History:
-    """Everything that the checker looks at."""
+    """All records of a run."""
 
     options: dict[str, Any]
     sent: list[Sent] = field(default_factory=list)
@@ -189,11 +192,11 @@ class History:
     samples: list[Sample] = field(default_factory=list)
     leftovers: list[Leftover] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
-    """Processes that ended by themselves, drains that failed, and what did not come in the quiet phase."""
+    """Processes that ended by themselves, drains that failed, and waits of the quiet phase that timed out."""
     quiet_at: float = 0.0
     refused_writes: int = 0
     logged_errors: dict[str, int] = field(default_factory=dict)
-    """How often the processes logged what at ERROR."""
+    """The number of each message that the processes logged at ERROR."""
     memory: dict[str, int] = field(default_factory=dict)
     """The largest resident size of each kind of process, in MiB."""
 
@@ -210,7 +213,7 @@ class History:
 
 
 def read_lines(files: Iterable[Path], started: float) -> Iterator[Line]:
-    """What the runtimes wrote down. A line that a kill cut off is left out."""
+    """Yield the lines that runtimes wrote. A line that a kill cut off is left out."""
     for file in files:
         for text in file.read_text().splitlines():
             try:

@@ -1,8 +1,8 @@
-"""Whether every interrupt got to a runtime, and in time: pure functions, as in tests.chaos.checker.
+"""The checks of interrupts: each reaches a runtime, and in time. See checker.
 
-An interrupt has no answer, and moves no mark of the actions. It is delivered at least once: to the runtime
-that lives when it comes, or to the next; and to the next again, if its owner died before the delivery was
-noted.
+An interrupt has no answer, and moves no mark of the actions. It is delivered at least once, to the runtime
+that is there when it comes, or to the next one. If the owner dies before the delivery is stored, the next
+owner delivers it again.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from tests.chaos.measured import Measured
 from tests.chaos.timing import disturbing
 
 LIMIT = 3.0
-"""Seconds until an interrupt is with its runtime though the layer lost it: a reconcile interval, and some."""
+"""Seconds in which an interrupt reaches its runtime though the layer lost it: a reconcile interval or two."""
 
 
 def check_interrupts(history: History) -> Verdict:
-    """Each interrupt is delivered, once to an owner, before any later action; and counts as no action."""
+    """Check that each interrupt is delivered, before any later action, and once to each owner.
+
+    It counts as no action.
+    """
     interrupts = {(one.session, one.number): one for one in history.events if one.is_interrupt}
     delivered = Counter((line.session, line.action) for line in history.lines if line.kind == "interrupt")
     violations = [
@@ -47,7 +50,10 @@ def check_interrupts(history: History) -> Verdict:
 
 
 def _out_of_place(lines: list[Line]) -> list[Violation]:
-    """What one activation was given twice, or after an action that had been sent later."""
+    """Return a violation for each interrupt that one activation got twice, or too late.
+
+    It is too late after an action that was sent later.
+    """
     violations = []
     seen = -1
     for line in lines:
@@ -61,7 +67,7 @@ def _out_of_place(lines: list[Line]) -> list[Violation]:
 
 
 def _count_amid(lines: list[Line]) -> int:
-    """How many interrupts came while an action was handled."""
+    """Return the number of interrupts that came while an action was handled."""
     count, busy = 0, False
     for line in lines:
         if line.kind in ("begin", "end"):
@@ -71,7 +77,7 @@ def _count_amid(lines: list[Line]) -> int:
 
 
 def check_interrupt_times(history: History) -> Verdict:
-    """An interrupt does not wait for the action that runs, nor for a message of the layer that got lost."""
+    """Check that an interrupt waits neither for the action under way nor for a lost message."""
     values: list[float] = []
     violations = []
     interrupts = {(one.session, one.number): one for one in history.events if one.is_interrupt}
@@ -92,5 +98,5 @@ def check_interrupt_times(history: History) -> Verdict:
 
 
 def _lived(lines: list[Line], event: Event) -> bool:
-    """Whether this activation had begun when an interrupt was stored."""
+    """Return whether this activation had begun when an interrupt was stored."""
     return any(line.kind == "start" and line.at < event.at for line in lines)

@@ -1,4 +1,4 @@
-"""How long things took, of those that nothing disturbed; how many others there were, is told beside it."""
+"""Durations that nothing disturbed. Disturbed ones are only counted."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 
 def percentile(values: list[float], part: float) -> float:
-    """The smallest value that this part of all is not above; 0 of none."""
+    """Return the smallest value that is not below this part of all values; 0 if there are none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Durations in seconds, and how many more there were that something disturbed. Several runs' add up."""
+    """Durations in seconds, and the number of further ones that something disturbed. Runs can be added up."""
 
     values: list[float]
     set_aside: int
     parts: tuple[float, ...] = (0.5, 0.99, 1.0)
-    """The percentiles that are of interest."""
+    """The percentiles that are shown."""
 
     def __str__(self) -> str:
         numbers = "/".join(f"{percentile(self.values, part):.2f}" for part in self.parts)
@@ -27,7 +27,7 @@ class Measured:
 
 
 def pool(all_measured: Iterable[Measured]) -> Measured:
-    """As if all had been measured in one run."""
+    """Return the measurements of all runs, as if they were of one run."""
     every = list(all_measured)
     values = [value for one in every for value in one.values]
     return Measured(values, sum(one.set_aside for one in every), every[0].parts)

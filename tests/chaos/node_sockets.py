@@ -14,15 +14,15 @@ from tests.requirements import find_socketio_client
 
 SCRIPT = Path(__file__).with_name("node_clients.mjs")
 MAX_LINE = 64 * 1024 * 1024
-"""Bytes of the longest line that Node may write: a batch of events is one."""
+"""Bytes of the longest line that Node may write: a batch of events is one line."""
 END_LIMIT = 5.0
-"""Seconds that Node gets to end when its stdin has."""
+"""Seconds that Node has to end after the end of its stdin."""
 
 
 class NodeClients:
-    """One Node, to which sockets talk in lines of JSON (see node_clients.mjs). `trouble` is told if it ends.
+    """One Node, which exchanges lines of JSON with its sockets (see node_clients.mjs).
 
-    Raises MissingRequirement.
+    `trouble` is called if Node ends. Raises MissingRequirement.
     """
 
     def __init__(self, log: Path, trouble: Callable[[str], None]) -> None:
@@ -50,7 +50,7 @@ class NodeClients:
         self._reading = asyncio.create_task(self._read(self._process.stdout), name="node clients")
 
     async def stop(self) -> None:
-        """Ends Node and all its connections."""
+        """End Node and all its connections."""
         if self._process is None:
             return
         self._reading.cancel()
@@ -64,7 +64,7 @@ class NodeClients:
             await self._process.wait()
 
     def make_socket(self, on_event: OnEvent) -> NodeSocket:
-        """A ClientSocket of this Node."""
+        """Return a new ClientSocket of this Node."""
         number = next(self._numbers)
         socket = self._sockets[number] = NodeSocket(self, number, on_event)
         return socket
@@ -81,7 +81,7 @@ class NodeClients:
         assert output is not None
         while line := await output.readline():
             message = json.loads(line)
-            # What a connection says when it has been closed is for nobody.
+            # The messages of a connection that has been closed are ignored.
             if socket := self._sockets.get(message["socket"]):
                 socket.take(message)
         self._trouble("Node, with the JavaScript clients, ended by itself")
@@ -90,7 +90,7 @@ class NodeClients:
 
 
 class NodeSocket:
-    """A ClientSocket; see there."""
+    """See ClientSocket."""
 
     raw = False
 
@@ -133,7 +133,7 @@ class NodeSocket:
         self._clients.tell(self._number, "close")
 
     def take(self, message: dict[str, Any]) -> None:
-        """What Node says of this connection."""
+        """Handle a message of Node about this connection."""
         match message["word"]:
             case "connected":
                 self.sid, self.port, self.closed = message["sid"], message["port"], False

@@ -1,4 +1,4 @@
-"""What the database says: a few times a second while the run lasts, and all of it at the end."""
+"""The state of the database: a few times a second during the run, and all of it at the end."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ OPEN_CONNECTIONS = "SELECT sid, session_id, end_reason FROM ohsessions_connectio
 
 
 class Observer:
-    """Reads as nobody in particular; an absent database is asked again."""
+    """A reader of the database, with a connection of its own. If the database is away, it tries again."""
 
     def __init__(self, url: str, now: Callable[[], float]) -> None:
         self.samples: list[Sample] = []
         self._url = url
         self._now = now
         self._epoch = time.time() - now()
-        """The wall clock's time when the run began: PostgreSQL runs on this machine."""
+        """The wall clock's time when the run began. PostgreSQL runs on this machine."""
 
     async def watch(self) -> None:
-        """Samples for ever."""
+        """Take samples for ever."""
         while True:
             try:
                 async with await self._connect() as connection:
@@ -58,7 +58,7 @@ class Observer:
             return await (await connection.execute(sql, parameters or None)).fetchall()
 
     async def wait(self, sql: str, limit: float) -> list[tuple[Any, ...]]:
-        """Waits until a query gives no rows; gives those that are left at the end."""
+        """Wait until a query returns no rows. Return the rows that are left after `limit` seconds."""
         end = self._now() + limit
         while True:
             try:
@@ -103,19 +103,19 @@ class Observer:
         return [Move(row[0].hex, row[1].timestamp() - self._epoch, *row[2:]) for row in rows]
 
     async def sessions(self) -> tuple[list[SessionRow], set[str]]:
-        """The rows, and the names of the files that they name."""
+        """Return the rows of sessions, and the names of their snapshot files."""
         rows = await self.query(SESSIONS)
         return [SessionRow(row[0].hex, *row[1:6]) for row in rows], {row[6] for row in rows if row[6]}
 
     async def open_connections(self) -> list[Leftover]:
-        """Connection rows that did not end, though every client is gone."""
+        """Return the connection rows that did not end, although every client is gone."""
         return [
             Leftover("connection row", f"{sid} ({reason or 'attached'})", session.hex if session else "")
             for sid, session, reason in await self.query(OPEN_CONNECTIONS)
         ]
 
     async def ends(self) -> dict[str, float]:
-        """When each connection ended, by sid."""
+        """Return the time at which each connection ended, by sid."""
         rows = await self.query("SELECT sid, ended_at FROM ohsessions_connection WHERE ended_at IS NOT NULL")
         return {sid: at.timestamp() - self._epoch for sid, at in rows}
 

@@ -1,4 +1,4 @@
-"""What a run of the harness is told: how long, which seed, how large, which faults."""
+"""The options of a run: its duration, seed, size and faults."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 RUNTIMES = ("count", "retry", "large")
-"""Aliases of the counting runtime: as it is, retrying what was interrupted, with large snapshots."""
+"""Aliases of the counting runtime: plain, with retries of interrupted actions, with large snapshots."""
 ALL_FAULTS = (
     "worker_kill",
     "worker_pause",
@@ -28,7 +28,7 @@ ALL_FAULTS = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Times are in seconds. `faults`: kinds to choose from. `without`: see tests.weakened."""
+    """Times are in seconds. `faults` are the kinds to choose from. `without`: see tests.weakened."""
 
     seconds: float = 120.0
     seed: int = 1
@@ -50,9 +50,9 @@ class Options:
     """The share of actions that take a second or so, beside those that are interrupted."""
     without: tuple[str, ...] = ()
     patience: float = 1.0
-    """Limits of time are so many times as long: for machines that have other things to do."""
+    """The factor of all time limits, for machines that are busy with other work."""
     settle_limit: float = 40.0
-    """How long the quiet phase waits for each thing that has to happen in it."""
+    """Seconds that the quiet phase waits for each thing that must happen in it."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

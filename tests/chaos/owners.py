@@ -1,6 +1,4 @@
-"""Whether a session had one owner at a time, and its state went from each to the next: pure functions, as in
-tests.chaos.checker.
-"""
+"""The checks of owners: one at a time, and the state goes from each to the next one. See checker."""
 
 from __future__ import annotations
 
@@ -10,15 +8,15 @@ from tests.chaos.checker import Verdict, Violation, activations, outcomes
 from tests.chaos.history import FOREVER, Event, History, Line
 
 RESUME_GRACE = 1.0
-"""Seconds after SIGCONT in which a runtime's code may run on until its process has looked at its lease:
-nothing inside a stopped process can fence it. What it stores is refused and its programs are dead anyway."""
+"""Seconds after SIGCONT in which a runtime's code may go on until its process has looked at its lease.
+Nothing inside a stopped process can fence it. Its writes are refused, and its programs are dead already."""
 
 NOTED_LATE = 0.2
-"""Seconds that the harness may take, on a busy machine, to note that it has sent SIGCONT."""
+"""Seconds that the harness may need, on a busy machine, to record that it has sent SIGCONT."""
 
 
 def check_state(history: History) -> Verdict:
-    """No activation started from a snapshot older than what its predecessors had acknowledged as done."""
+    """Check that no activation started from a snapshot older than an answer of an earlier activation."""
     violations = []
     answered, told = outcomes(history)
     counters: dict[str, list[Event]] = defaultdict(list)
@@ -37,7 +35,7 @@ def check_state(history: History) -> Verdict:
 
 
 def check_stale_writes(history: History) -> Verdict:
-    """In the log, nothing of an older epoch comes after something of a newer one."""
+    """Check that in the log no event of an older epoch comes after one of a newer epoch."""
     violations = []
     newest: dict[str, int] = {}
     for event in sorted(history.events, key=lambda one: (one.session, one.number)):
@@ -61,7 +59,7 @@ def check_stale_writes(history: History) -> Verdict:
 
 
 def check_owners(history: History) -> Verdict:
-    """No activation, and no program of one, does anything after its successor began."""
+    """Check that no activation, and no program of one, does anything after its successor began."""
     violations = []
     resumed = [(one.pid, one.until) for one in history.faults if one.kind.endswith("_pause")]
     sessions: dict[str, list[list[Line]]] = defaultdict(list)
@@ -88,17 +86,17 @@ def check_owners(history: History) -> Verdict:
 
 
 def _has_just_resumed(line: Line, resumed: list[tuple[int, float]]) -> bool:
-    # It can tell by its own clock, before it begins anything, that its lease has ended.
+    # Before it begins anything, it knows by its own clock that its lease has ended.
     if line.kind in ("beat", "start", "begin"):
         return False
-    # That it was resumed is noted a moment after it was; while it is stopped it writes no line.
+    # The resume is recorded a moment after it. A stopped process writes no line.
     return any(
         pid == line.pid and until - NOTED_LATE <= line.at <= until + RESUME_GRACE for pid, until in resumed
     )
 
 
 def check_drains(history: History) -> Verdict:
-    """An orderly stop cuts no action off: all are shorter than the time that it leaves them."""
+    """Check that an orderly stop cuts no action off: each is shorter than the time that a stop allows it."""
     begun = {(line.session, line.action): line for line in history.lines if line.kind == "begin"}
     _, told = outcomes(history)
     violations = []

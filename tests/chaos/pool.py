@@ -1,4 +1,4 @@
-"""What several runs come to, taken together."""
+"""The results of several runs, added up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.chaos.measured import pool
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What is kept of a run when its history is gone."""
+    """The part of a run that is kept when its history is dropped."""
 
     seed: int
     faults: int
@@ -31,7 +31,7 @@ def summarize(history: History, verdicts: list[Verdict]) -> Result:
 
 
 def describe_pool(results: list[Result]) -> Iterator[str]:
-    """One line for each number: sums over all runs, and percentiles as if they had been one run."""
+    """Yield one line for each number: sums over all runs, and percentiles as if they were of one run."""
     yield f"{len(results)} runs, seeds {', '.join(str(one.seed) for one in results)}"
     yield f"{'faults':<29} {sum(one.faults for one in results)}"
     yield f"{'acknowledged':<29} {sum(one.acknowledged for one in results)}"

@@ -1,4 +1,4 @@
-"""The processes that a run starts: to be killed, stopped and started again; and what they leave behind."""
+"""The processes of a run, to be killed, stopped and started again; and the programs that they leave."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tests.acceptance.site import ROOT
 
 PR_SET_CHILD_SUBREAPER = 36
 BEGUN = (b"Serving on ", b"Working")
-"""What a gateway, or a worker, says when it has begun."""
+"""The first words of a gateway, or a worker, that has started."""
 DRAIN_LIMIT = 40.0
 """Seconds that an orderly stop may take."""
 YOUNG = 5.0
-"""A process that ends by itself this soon after its start may have met a fault of the database there."""
+"""Seconds after its start in which a process may end by itself: it may have met a fault of the database."""
 
 
 def adopt_orphans() -> None:
-    """Makes this process the parent of every descendant whose own parent dies, so that none gets lost."""
+    """Make this process the parent of every descendant whose own parent dies, so that none gets lost."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def descendants(of: int) -> dict[int, str]:
-    """The living processes below one, by pid, with their command lines."""
+    """Return the living processes below one, by pid, with their command lines."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -55,7 +55,7 @@ def _command(pid: int) -> str:
 
 
 class Managed:
-    """A gateway or worker under a name that outlives the process. `trouble` is told what it must not do."""
+    """A gateway or worker under a name that outlives the process. `trouble` is called if it misbehaves."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Managed:
         self._started_at = 0.0
         self._log_begin = 0
         self._busy = False
-        """Whether a fault is being done to it, and its end is expected."""
+        """True while a fault is injected into it, so that its end is expected."""
 
     @property
     def pid(self) -> int:
@@ -94,7 +94,7 @@ class Managed:
         self._started_at = time.monotonic()
 
     async def kill(self, seconds: float) -> None:
-        """Killed, and started again after so many seconds."""
+        """Kill the process, and start it again after so many seconds."""
         self._busy = True
         self._signal(signal.SIGKILL)
         await self._wait()
@@ -103,7 +103,7 @@ class Managed:
         self._busy = False
 
     async def pause(self, seconds: float) -> None:
-        """Stopped in the middle of whatever it does; it goes on later."""
+        """Stop the process (SIGSTOP) at any point, and resume it later."""
         self._signal(signal.SIGSTOP)
         try:
             await asyncio.sleep(seconds)
@@ -111,7 +111,7 @@ class Managed:
             self._signal(signal.SIGCONT)
 
     async def drain(self, seconds: float) -> None:
-        """Told to stop; started again so many seconds after it has."""
+        """Ask the process to stop, and start it again so many seconds after its end."""
         self._busy = True
         await self.stop()
         await asyncio.sleep(seconds)
@@ -119,7 +119,7 @@ class Managed:
         self._busy = False
 
     async def stop(self) -> None:
-        """An orderly stop. That it takes too long, or fails, is trouble."""
+        """Stop the process in order. Report as trouble that it takes too long, or fails."""
         self._busy = True
         self._signal(signal.SIGTERM)
         try:
@@ -134,14 +134,14 @@ class Managed:
                 self._trouble(f"{self.name} (pid {self.pid}) exited with {code} after SIGTERM")
 
     def end_at_once(self) -> None:
-        """For the very end: whatever state it is in."""
+        """End the process in any state, at the end of the run."""
         if self.lives:
             self._signal(signal.SIGKILL)
             assert self._process is not None
             self._process.wait()
 
     def supervise(self) -> None:
-        """Starts it again if it has ended by itself, as an init system would."""
+        """Start the process again if it has ended by itself, as an init system does."""
         if self._busy or self.lives or self._process is None:
             return
         age = time.monotonic() - self._started_at
@@ -150,7 +150,7 @@ class Managed:
         self.start()
 
     def memory(self) -> int:
-        """The largest resident size so far in MiB; 0 if it does not run."""
+        """Return the largest resident size so far in MiB; 0 if it does not run."""
         try:
             status = Path(f"/proc/{self.pid}/status").read_text()
         except OSError:
@@ -159,8 +159,8 @@ class Managed:
         return next((int(line[1]) // 1024 for line in lines), 0)
 
     def _has_begun(self) -> bool:
-        """Whether it has said that it works. Before, SIGTERM ends it as it ends any program: it has nothing
-        yet that it could hand back."""
+        """Return whether the process has reported its start. Before that, SIGTERM ends it as it ends any
+        program: it holds nothing yet that it could hand back."""
         with self.log.open("rb") as log:
             log.seek(self._log_begin)
             text = log.read()

@@ -1,6 +1,7 @@
-"""A program that a runtime starts: notes ten times a second that it still runs, until it is killed.
+"""A program that a runtime starts. Ten times a second it writes that it still runs, until it is killed.
 
-Run as a script, by an isolated Python, with a file to append to and the fields of its lines as JSON.
+An isolated Python runs it as a script. Its arguments are a file to append to, and the fields of its lines as
+JSON.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""A TCP proxy before a gateway, which cuts, half-closes, delays and freezes what goes through it.
+"""A TCP proxy before a gateway, which cuts, half-closes, delays and freezes connections.
 
-While it is frozen nothing passes, not even an end: to each side the other has vanished.
+While it is frozen, nothing passes, not even the end of a connection: each side seems to have vanished.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ CHUNK = 64 * 1024
 
 
 class Proxy:
-    """Listens on a port of its own for the gateway on port `target`."""
+    """A proxy that listens on a port of its own for the gateway on port `target`."""
 
     def __init__(self, name: str, target: int) -> None:
         self.name = name
         self.delay = 0.0
-        """Seconds by which each chunk is late."""
+        """The delay of each chunk, in seconds."""
         self.port = 0
         self._target = target
         self._thawed = asyncio.Event()
@@ -43,17 +43,17 @@ class Proxy:
     # Faults
 
     def cut(self, port: int) -> None:
-        """Cuts the connection that a client has from this port of its own, without any close."""
+        """Cut the connection that comes from this port of a client, without any close."""
         if connection := self._connections.get(port):
             connection.abort(is_told=self._thawed.is_set())
 
     def cut_all(self, part: float, random: Random) -> None:
-        """Cuts this part of all connections."""
+        """Cut this part of all connections."""
         for connection in self._some(part, random):
             connection.abort()
 
     def half_close_all(self, part: float, random: Random) -> None:
-        """Ends one direction of this part of all connections, as a peer that has said all would."""
+        """End one direction of this part of all connections, like a peer that has sent everything."""
         for connection in self._some(part, random):
             connection.half_close(random.random() < 0.5)
 
@@ -99,7 +99,7 @@ class Proxy:
             try:
                 writer.write(data)
             except RuntimeError:
-                continue  # half-closed: what comes now is for nobody
+                continue  # half-closed: the data is dropped
             await writer.drain()
         await self._thawed.wait()
         if writer.can_write_eof() and not writer.is_closing():
@@ -113,7 +113,7 @@ class _Connection:
         self._client, self._server = client, server
 
     def abort(self, *, is_told: bool = True) -> None:
-        """`is_told`: whether the server notices at once, and not only when the proxy thaws."""
+        """Cut the connection. With `is_told` the server notices at once, otherwise when the proxy thaws."""
         self._client.transport.abort()
         if is_told:
             self._server.transport.abort()

@@ -1,4 +1,4 @@
-"""What a run comes to, in lines for people: a verdict on each point, and the history of who suffered."""
+"""The report of a run, for people: a verdict on each point, and the history of a session that suffered."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ CHECKS = (
     checker.check_troubles,
 )
 SHOWN = 5
-"""So many violations of each point are shown."""
+"""The number of violations of each point that are shown."""
 AROUND = 40
-"""So many lines of history before and after the first violation of a session."""
+"""The number of lines of history before and after the first violation of a session."""
 
 
 def judge(history: History) -> list[Verdict]:
-    """A verdict on each point."""
+    """Return a verdict on each point."""
     return [check(history) for check in CHECKS]
 
 
@@ -46,7 +46,7 @@ def violated(verdicts: list[Verdict]) -> bool:
 
 
 def describe(history: History, verdicts: list[Verdict]) -> Iterator[str]:
-    """The report: one line each, then the violations, then the history of the first session with one."""
+    """Yield the report: a line per point, the violations, and the history of the first session with one."""
     faults = len(history.faults)
     yield f"seed {history.options['seed']}: {faults} faults in {history.options['seconds']:.0f} s"
     for verdict in verdicts:
@@ -78,7 +78,7 @@ def _excerpt(history: History, violation: Violation) -> Iterator[str]:
 
 
 def _story(history: History, session: str) -> Iterator[tuple[float, str]]:
-    """All that happened to one session, with the time of each."""
+    """Yield all that happened to one session, with the time of each event."""
     for fault in history.faults:
         yield fault.at, f"fault    {fault.kind} of {fault.target} (pid {fault.pid}) until {fault.until:.2f}"
     for move in history.moves:

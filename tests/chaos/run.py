@@ -1,4 +1,4 @@
-"""One run: start everything, let faults and clients loose, then quiet, then look at what is left."""
+"""One run: start everything, inject faults while clients act, wait for quiet, and look for leftovers."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ STALE = re.compile(r"has another owner")
 ERROR = re.compile(
     r"^[-0-9]+ [:0-9,]+ (?:ERROR|CRITICAL) ((?:ohsessions|asyncio|daphne)[^\\\n]*)", re.MULTILINE
 )
-"""Lines of the log that say that something was lost. What other packages report of a lost Redis is theirs."""
+"""The log lines that report a loss. Other packages' lines about a lost Redis do not count."""
 NAMES = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b[\w-]{20}\b|\b[0-9a-f]{8}\b|at 0x\w+")
 
 
 class Run:
-    """See the module's docstring. `play` gives the history."""
+    """See the module's docstring. `play` returns the history."""
 
     def __init__(self, options: Options, folder: Path, tell: Callable[[str], None]) -> None:
         self.options = options
@@ -50,7 +50,7 @@ class Run:
         self._began = time.monotonic()
 
     def now(self) -> float:
-        """The run time."""
+        """Return the run time."""
         return time.monotonic() - self._began
 
     def _trouble(self, text: str) -> None:
@@ -100,7 +100,7 @@ class Run:
     # Before
 
     async def _wait_processes(self, limit: float) -> None:
-        """Waits until every process that should be there has registered."""
+        """Wait until every process that should be there has registered."""
         pids = ",".join(str(process.pid) for process in self._site.processes.values())
         wanted = len(self._site.processes)
         sql = (
@@ -113,7 +113,7 @@ class Run:
     def _make_clients(self) -> list[ChaosClient]:
         options, proxies = self.options, list(self._site.proxies.values())
         sessions = [make_session(options, index) for index in range(options.sessions)]
-        # Half of them raw; each session has some of both kinds.
+        # Half of the clients are raw; each session has some of both kinds.
         kinds = (LibrarySocket, RawSocket, self._site.node.make_socket, RawSocket)
         clients = []
         for index in range(options.clients):
@@ -137,7 +137,7 @@ class Run:
     # After the faults
 
     async def _settle(self, living: list[asyncio.Task[None]]) -> None:
-        """No more faults: all is sent, handled and read; then everybody goes."""
+        """Inject no more faults. Wait until all is sent, handled and read. Then make every client leave."""
         self.history.quiet_at = self.now()
         self._tell(f"{self.now():6.1f} s  quiet")
         await self._site.postgres.wait_answers()
@@ -172,7 +172,7 @@ class Run:
             await asyncio.sleep(0.1)
 
     async def _look_around(self) -> None:
-        """With every client gone and every session asleep: what is there that should not be?"""
+        """Look for leftovers, with every client gone and every session asleep."""
         history, observer = self.history, self._observer
         await observer.wait("SELECT sid FROM ohsessions_connection WHERE ended_at IS NULL", 5.0)
         history.leftovers += await observer.open_connections()

@@ -1,7 +1,7 @@
-"""A runtime that keeps account of what it was given, for the checker to compare with what was stored.
+"""A runtime that writes down its actions, so that the checker can compare them with the log.
 
-Each process appends to a file of its own; a line is one write, so that a kill leaves whole lines. What it is
-to do (how many events, how slowly, whether with a program) stands in the action.
+Each process appends to a file of its own. A line is one write, so that a kill leaves whole lines. The action
+contains what the runtime does: how many events, how slowly, whether with a program.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ PROGRAM = Path(__file__).with_name("program.py")
 
 
 class DeliberateCrash(Exception):
-    """An action asked for it."""
+    """The crash that an action asks for."""
 
 
 class CountingRuntime(Runtime):
-    """Counts its actions in its snapshot. Options: `folder` for the files, `retries`, `ballast` characters
-    that make its snapshot large."""
+    """A runtime that counts its actions in its snapshot.
+
+    Options: `folder` for the files, `retries`, and `ballast`, the characters that make its snapshot large.
+    """
 
     def __init__(self, context: Any, *, folder: str, retries: bool = False, ballast: int = 0) -> None:
         super().__init__(context)
@@ -35,7 +37,7 @@ class CountingRuntime(Runtime):
         self._folder = Path(folder)
         self._ballast = "x" * ballast
         self._activation = uuid.uuid4().hex[:12]
-        # Runtimes are not told their epoch; this one has to know it to compare notes with its successor.
+        # Each line contains the epoch, by which the checker orders the activations.
         self._epoch: int = context.epoch
         self._file = os.open(
             self._folder / f"runtime-{os.getpid()}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644

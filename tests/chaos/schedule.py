@@ -1,6 +1,6 @@
-"""What goes wrong when: a pure function of the options, so that a seed names a run's faults.
+"""The faults of a run and their times: a pure function of the options, so that a seed determines them.
 
-A target has one fault at a time, and so has each of PostgreSQL and Redis; different targets may fail at once,
+A target has one fault at a time. So has each of PostgreSQL and Redis. Different targets may fail at once,
 unless the options ask for a gap between faults.
 """
 
@@ -12,18 +12,18 @@ from random import Random
 from tests.chaos.options import Options
 
 FIRST_AT = 3.0
-"""Seconds after which the first fault may come: clients are attached by then."""
+"""Seconds before the first fault: clients are attached by then."""
 RESTART_SECONDS = (0.3, 3.0)
 REDIS_SECONDS = (0.5, 8.0)
 RECOVERY_SECONDS = 3.0
-"""Seconds that a restarted process is left alone: it needs them to start."""
+"""Seconds that a restarted process is left alone, because it needs them to start."""
 WEIGHTS = {"worker_kill": 3, "worker_pause": 3, "worker_drain": 2, "gateway_kill": 2, "proxy_cut": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault: from `at` on, for `seconds`. `target` is the name of a process, proxy or server; `part` the
-    share of a proxy's connections that it hits."""
+    """One fault, which begins `at` and lasts `seconds`. `target` is the name of a process, proxy or server;
+    `part` is the share of a proxy's connections that it hits."""
 
     kind: str
     target: str
@@ -36,7 +36,7 @@ class Fault:
 
 
 def make_schedule(options: Options) -> list[Fault]:
-    """The faults of a run, in order of time."""
+    """Return the faults of a run, in order of time."""
     if options.script:
         return sorted((Fault(*fault) for fault in options.script), key=lambda fault: fault.at)
     random = Random(f"{options.seed}/faults")

@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis of the harness's own, which fall and rise again."""
+"""The harness's own PostgreSQL and Redis, which fail and come back."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.requirements import PostgresServer, RedisServer, postgres_answers, wa
 
 
 class FallingPostgres(PostgresServer):
-    """A PostgreSQL that can be restarted as by `pg_ctl restart -m immediate`: it has to recover then."""
+    """A PostgreSQL that can be restarted like with `pg_ctl restart -m immediate`: then it has to recover."""
 
     async def restart(self, seconds: float) -> None:
-        """Down at once, and up again after so many seconds."""
+        """Stop the server at once, and start it again after so many seconds."""
         assert self.process is not None
         self.process.send_signal(signal.SIGQUIT)
         await asyncio.to_thread(self.process.wait)
@@ -35,7 +35,7 @@ class FallingPostgres(PostgresServer):
         await asyncio.to_thread(wait_until, lambda: postgres_answers(self.url), "PostgreSQL answering")
 
     async def terminate_backends(self) -> None:
-        """Ends every client's connection. Nothing happens if it does not answer."""
+        """End every client's connection. Do nothing if the server does not answer."""
         sql = (
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
@@ -48,10 +48,10 @@ class FallingPostgres(PostgresServer):
 
 
 class FallingRedis(RedisServer):
-    """A Redis that can be flushed, stopped and restarted, which loses everything."""
+    """A Redis that can be flushed, stopped and restarted, and then has lost everything."""
 
     async def flush(self) -> None:
-        """Returns when it is done. Nothing happens if Redis does not answer."""
+        """Flush the server. Do nothing if it does not answer."""
         try:
             async with asyncio.timeout(2):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)

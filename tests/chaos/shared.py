@@ -1,4 +1,4 @@
-"""A session as its clients share it: its name, its token, and the times when all of them are to be gone."""
+"""A session that several clients share: its name, its token, and the times when all of them must be away."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.chaos.options import RUNTIMES, Options
 
 @dataclass(slots=True)
 class SharedSession:
-    """What its clients know of a session. `away`: when all of them are to be gone."""
+    """The part of a session that its clients know. `away` are the times when all of them must be gone."""
 
     name: str
     runtime: str
@@ -20,18 +20,18 @@ class SharedSession:
     client_id: str
     away: list[tuple[float, float]]
     crash_at: float
-    """When one of them is to break its runtime: once in a run, which leaves most of its budget."""
+    """The time at which one of them breaks the runtime: once in a run, so the crash budget suffices."""
     id: str = ""
     token: str = ""
     opened: asyncio.Event = field(default_factory=asyncio.Event)
 
     def back_at(self, now: float) -> float:
-        """When clients may come back; `now` if they need not be away."""
+        """Return the time at which clients may come back; `now` if they need not be away."""
         return next((end for begin, end in self.away if begin <= now < end), now)
 
 
 def make_session(options: Options, index: int) -> SharedSession:
-    """The session of this index, of one of the runtimes, with its times without clients."""
+    """Return the session of this index: its runtime, and its times without clients."""
     random = Random(f"{options.seed}/session{index}")
     away = []
     at = random.uniform(3.0, 12.0)

@@ -1,4 +1,4 @@
-"""Everything that a run needs to have running, on free ports of 127.0.0.1, in a folder of its own."""
+"""All processes of a run, on free ports of 127.0.0.1, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Site:
             process.start()
 
     async def sweep_files(self) -> None:
-        """Has the sweep delete snapshots that no session names, as if it were the day after."""
+        """Delete snapshots that no session names, as a sweep on the next day would."""
         yesterday = time.time() - 24 * 3600
         for file in self.files.rglob("*.json"):
             os.utime(file, (yesterday, yesterday))
@@ -112,7 +112,7 @@ class Site:
         )
 
     async def stop(self) -> None:
-        """Whatever state they are in: nothing of it is left running."""
+        """Stop everything, in any state. Nothing of it is left running."""
         for proxy in self.proxies.values():
             if proxy.port:
                 await proxy.stop()
@@ -123,7 +123,7 @@ class Site:
         self.postgres.stop()
 
     def memory(self) -> dict[str, int]:
-        """The largest resident size of each kind of process, in MiB."""
+        """Return the largest resident size of each kind of process, in MiB."""
         sizes: dict[str, int] = {}
         for name, process in self.processes.items():
             kind = name.rstrip("0123456789")

@@ -15,15 +15,15 @@ CONNECT_LIMIT = 6.0
 CLOSE_LIMIT = 2.0
 
 OnEvent = Callable[[str, Any, str | None], None]
-"""Is called with an event's name, its payload, and for raw sockets the payload's text."""
+"""A function of an event's name, its payload and, for raw sockets, the payload's text."""
 
 
 class Lost(Exception):
-    """The connection is gone, or was never made."""
+    """The connection has ended, or was never made."""
 
 
 class ClientSocket(Protocol):
-    """One connection of one client; made anew for each."""
+    """One connection of one client. Each connection has a new object."""
 
     raw: bool
 
@@ -36,16 +36,16 @@ class ClientSocket(Protocol):
 
     @property
     def sid(self) -> str:
-        """Its name in Socket.IO, empty until it is connected."""
+        """The sid in Socket.IO, empty until the client is connected."""
 
     async def connect(self, url: str) -> None:
-        """Raises Lost."""
+        """Connect. Raises Lost."""
 
     async def call(self, payload: Any, limit: float) -> dict[str, Any]:
-        """Sends an oh_action; gives its acknowledgement. Raises Lost, or TimeoutError."""
+        """Send an oh_action, and return its acknowledgement. Raises Lost, or TimeoutError."""
 
     async def close(self) -> None:
-        """An orderly end; never raises."""
+        """End the connection in order. Never raises."""
 
 
 class RawSocket:

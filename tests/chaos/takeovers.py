@@ -1,9 +1,9 @@
-"""How long a session was without a worker that serves it, after its own died or stood still: pure functions,
-as in tests.chaos.checker.
+"""The check of takeovers: how long a session has no worker that serves it, after its own died or was stopped.
 
-The limit holds as long as the rest of the site could do it: the database was there, nobody stood still who
-might keep a row locked, some other worker lived on, and whoever took the session over did not die as well.
-For other takeovers it is longer by what the other faults lasted, and by what it takes to recover from each.
+The limit holds while the rest of the site can take over: the database was there, no stopped process could
+hold a row lock, another worker was alive, and the worker that took the session over did not die as well. For
+other takeovers the limit grows by the duration of the other faults, and by the recovery from each. See
+checker.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tests.chaos.timing import RECOVERY, SAMPLE_GAP, SLACK, by_session, disturbi
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """A session whose worker was hit by a fault, and when it was served again, or asleep (or FOREVER)."""
+    """A session whose worker was hit by a fault. `ended`: when it was served again or asleep, or FOREVER."""
 
     fault: Injected
     session: str
     ended: float
     losses: int
-    """How often a worker of its was found gone until then."""
+    """The number of times that a worker of the session was found gone until then."""
 
     @property
     def took(self) -> float:
@@ -33,7 +33,7 @@ class Takeover:
 
 
 def check_takeover(history: History) -> Verdict:
-    """A session whose worker died or stopped runs elsewhere, or sleeps, LEASE_TTL + 2 s later."""
+    """Check that a session whose worker died or stopped runs elsewhere, or sleeps, LEASE_TTL + 2 s later."""
     lease = history.options["lease_ttl"]
     slack = SLACK * history.options["patience"]
     calm: list[float] = []
@@ -65,7 +65,7 @@ def _takeovers(history: History) -> Iterator[Takeover]:
             if owned is None or owned.worker != fault.pid or fault.at - owned.at > SAMPLE_GAP:
                 continue
             if any(owned.at - 0.3 < move.at <= fault.at for move in moves[session]):
-                continue  # it may have been let go of in between
+                continue  # the worker may have given it back in between
             ended = _ended(fault, seen, moves[session])
             lost = [
                 one
@@ -76,17 +76,17 @@ def _takeovers(history: History) -> Iterator[Takeover]:
 
 
 def _ended(fault: Injected, seen: list[Sample], moves: list[Move]) -> float:
-    """When a session of the worker that was hit was served again, or asleep; infinite if never."""
+    """Return when a session of the worker that was hit was served again, or asleep; infinite if never."""
     moved = [one.at for one in moves if one.at > fault.at and one.target in ("running", "passivated")]
     if fault.kind == "worker_pause":
-        # Nobody took it: it goes on where it was.
+        # No worker took it over: it continues on its own worker.
         kept = [one.at for one in seen if one.at > fault.until + 0.1 and one.worker == fault.pid]
         moved += [fault.until] if kept and not [at for at in moved if at < kept[0]] else []
     return min(moved, default=FOREVER)
 
 
 def _could_be_done(history: History, takeover: Takeover, until: float) -> bool:
-    """Whether the rest of the site was whole enough, from the fault until then."""
+    """Return whether the rest of the site was able to take over, from the fault until then."""
     begin = takeover.fault.at
     others = [
         one

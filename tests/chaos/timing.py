@@ -1,7 +1,7 @@
-"""How late things were: passivations, deliveries, answers. Pure functions, as in tests.chaos.checker.
+"""The checks of times: passivations, deliveries, answers. See checker.
 
-A limit holds for what no other fault disturbed; for the rest it is longer by what the others lasted, and by
-what it takes to recover from each.
+A limit holds where no other fault disturbs. Elsewhere it grows by the duration of the other faults, and by
+the recovery from each.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from tests.chaos.history import FOREVER, History, Injected, Move, Sample
 from tests.chaos.measured import Measured
 
 SLACK = 2.0
-"""Seconds that DESIGN.md gives beyond LEASE_TTL or CLOSE_DELAY."""
+"""Seconds that DESIGN.md allows beyond LEASE_TTL or CLOSE_DELAY."""
 SAMPLE_GAP = 1.0
-"""Seconds without a sample after which nothing is known of what was before."""
+"""Seconds without a sample after which earlier samples are no longer used."""
 DELIVERY_LIMIT = 3.0
-"""Seconds after its commit in which an event reaches who is attached, though the layer lost it: two reconcile
-intervals of a gateway."""
+"""Seconds after its commit in which an event reaches the attached clients, even if the layer lost it: two
+reconcile intervals of a gateway."""
 ANSWER_LIMIT = 3.0
-"""Seconds in which an action is acknowledged: nobody waits longer than 2 s for a layer that hangs."""
+"""Seconds in which an action is acknowledged: nothing waits longer than 2 s for a layer that hangs."""
 NOTICE_LIMIT = 2.0
-"""Seconds in which the end of a connection is in the database."""
+"""Seconds in which the end of a connection is stored in the database."""
 RECOVERY = 3.0
-"""Seconds after a fault during which what it hit may be behind: a process starts, a client reconnects."""
+"""Seconds after a fault in which its target may be late: a process starts, a client reconnects."""
 
 
 def check_passivation(history: History) -> Verdict:
-    """An idle session begins to passivate CLOSE_DELAY + 2 s after its last connection went."""
+    """Check that an idle session begins to passivate CLOSE_DELAY + 2 s after its last connection ended."""
     options = history.options
     slack = SLACK * options["patience"]
     calm: list[float] = []
@@ -58,7 +58,7 @@ def check_passivation(history: History) -> Verdict:
 
 
 def _idle_times(seen: list[Sample]) -> Iterable[tuple[float, float]]:
-    """From when to when a session was awake, without connections and pending work."""
+    """Yield the times, as (begin, end), in which a session was awake without connections and pending work."""
     since: float | None = None
     before: Sample | None = None
     for sample in seen:
@@ -76,7 +76,7 @@ def _idle_times(seen: list[Sample]) -> Iterable[tuple[float, float]]:
 
 
 def check_delivery(history: History) -> Verdict:
-    """Whoever is attached gets an event soon after its commit, whatever becomes of the channel layer."""
+    """Check that attached clients get an event soon after its commit, even without the channel layer."""
     written = {(one.session, one.number): one.at for one in history.events}
     late: list[float] = []
     disturbed = 0
@@ -99,7 +99,7 @@ def check_delivery(history: History) -> Verdict:
 
 
 def check_answers(history: History) -> Verdict:
-    """An action is acknowledged soon, whatever becomes of the channel layer and of workers."""
+    """Check that an action is acknowledged soon, even without the channel layer and workers."""
     took: list[float] = []
     violations = []
     for one in history.sent:
@@ -108,7 +108,7 @@ def check_answers(history: History) -> Verdict:
         answered = FOREVER if one.acknowledged_at is None else one.acknowledged_at
         own = _on_the_way(history, one.gateway)
         if one.sends > 1 or any(f.at - 0.5 < answered and f.until + RECOVERY > one.sent_at for f in own):
-            # Sent again since its client left on purpose; or in somebody's way.
+            # It was sent again because its client left on purpose, or a fault was on its way.
             continue
         took.append(answered - one.sent_at)
         if answered - one.sent_at > _limit(history, ANSWER_LIMIT, one.sent_at, answered):
@@ -119,7 +119,7 @@ def check_answers(history: History) -> Verdict:
 
 
 def check_departures(history: History) -> Verdict:
-    """Where nothing is in the way, the end of a connection is noticed at once."""
+    """Check that the end of a connection is noticed at once, if no fault is on its way."""
     late: list[float] = []
     violations = []
     for one in history.departures:
@@ -136,8 +136,8 @@ def check_departures(history: History) -> Verdict:
 
 
 def _limit(history: History, seconds: float, begin: float, end: float) -> float:
-    """The limit of something that waits for a session's row: a process that was stopped in the middle of a
-    transaction keeps it for as long as the database lets it, which is less than LEASE_TTL."""
+    """Return the limit of something that waits for a session's row. A process that was stopped in the middle
+    of a transaction keeps the row locked as long as the database allows, which is less than LEASE_TTL."""
     stopped = any(
         fault.kind.endswith("_pause") and fault.at < end and fault.at + history.options["lease_ttl"] > begin
         for fault in history.faults
@@ -147,13 +147,13 @@ def _limit(history: History, seconds: float, begin: float, end: float) -> float:
 
 
 def _on_the_way(history: History, proxy: str) -> list[Injected]:
-    """Faults of what lies between a client and the log."""
+    """Return the faults of everything between a client and the log."""
     gateway = "gateway" + proxy.removeprefix("proxy")
     return [one for one in history.faults if one.target in (proxy, gateway, "postgres")]
 
 
 def disturbing(history: History, begin: float, end: float, but: Injected | None = None) -> list[Injected]:
-    """Faults of workers and of the database that overlap a time, and so may lengthen it."""
+    """Return the faults of workers and of the database that overlap a time, and so may lengthen it."""
     return [
         one
         for one in history.faults
