@@ -1,4 +1,4 @@
-"""What a test needs beyond Python, by name. `tests.requirements` says how it is found."""
+"""Fixtures for everything that tests need beyond Python: Redis and PostgreSQL. See `tests.requirements`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from tests.requirements import RedisServer, require
 def process_goes_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Fail a test in which this process would have ended itself.
 
-    A test takes what it expects out of the list: the sentence of a failure, or "drained"."""
+    If a test expects an end, it removes the entry from the list: the sentence of a failure, or "drained".
+    """
     ends: list[str] = []
     monkeypatch.setattr(ending, "failure", None)
     monkeypatch.setattr(ending, "begin", lambda: ends.append(ending.failure or "drained"))
@@ -37,7 +38,7 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    """One Redis for the whole run. Whoever stops or flushes it takes `redis_server`."""
+    """Yield the address of one Redis for the whole run. Tests that stop or flush Redis use `redis_server`."""
     servers = requirements.run_redis()
     yield require(lambda: next(servers))
     servers.close()
@@ -45,7 +46,7 @@ def redis_url() -> Iterator[str]:
 
 @pytest.fixture
 def redis_server() -> Iterator[RedisServer]:
-    """A Redis of the test's own, running."""
+    """Yield a running Redis that belongs to this test alone."""
     server = RedisServer(require(requirements.find_redis_server))
     server.start()
     yield server
@@ -54,7 +55,7 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """One PostgreSQL for the whole run: the address of its maintenance database."""
+    """Yield the address of one PostgreSQL for the whole run: that of its maintenance database."""
     servers = requirements.run_postgres()
     yield require(lambda: next(servers))
     servers.close()
@@ -62,7 +63,7 @@ def postgres_url() -> Iterator[str]:
 
 @pytest.fixture
 def postgres_database(postgres_url: str) -> Iterator[str]:
-    """The DATABASE_URL of an empty database of the test's own."""
+    """Yield the DATABASE_URL of an empty database that belongs to this test alone."""
     name = f"ohsessions_{uuid4().hex}"
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')

@@ -1,7 +1,7 @@
 """A database as it looks after a busy week: every state, every kind of trouble, long and short logs.
 
-For screenshots, and for tests that want many and varied rows. The same seed gives the same rows. They are
-written directly, past the rules of the life cycle: their numbers agree, but nothing runs behind them.
+It is for screenshots, and for tests that need many and varied rows. The same seed makes the same rows. They
+are written directly, without the rules of the life cycle: their numbers agree, but no process works for them.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ AGENTS = (
 STATES = ("running",) * 5 + ("passivated",) * 9 + ("starting", "passivating", "failed", "closed", "closed")
 AWAKE = ("starting", "running", "passivating")
 SECRET = "sk-demo-do-not-show-7f3a"
-"""In secrets, settings, a snapshot and hidden arguments: a page that shows it has a leak."""
+"""A secret in the settings, the secrets, a snapshot and hidden arguments. A page that shows it has a leak."""
 
 
 @dataclass(slots=True)
 class Demo:
-    """What was made, by the names that tests and screenshots ask for."""
+    """The rows that were made, by the names that tests and screenshots use."""
 
     now: datetime
     users: list[Any] = field(default_factory=list)
@@ -68,9 +68,9 @@ class Demo:
     busy: Session = field(default_factory=Session)
     """Running, with two connections and an action that is being handled."""
     overdue: Session = field(default_factory=Session)
-    """Running, due for minutes, and nothing in its row holds it."""
+    """Running, and due for passivation for minutes. Nothing in its row postpones the passivation."""
     unowned: Session = field(default_factory=Session)
-    """Starting, and no worker takes it."""
+    """Starting, without a worker that takes it."""
     failed: Session = field(default_factory=Session)
     """Crashed beyond its budget."""
     asleep: Session = field(default_factory=Session)
@@ -78,7 +78,10 @@ class Demo:
 
 
 def fill(*, sessions: int = 60, most_events: int = 120, now: datetime | None = None, seed: int = 7) -> Demo:
-    """Fills all five tables. `sessions`: how many besides the named ones; the busy one gets `most_events`."""
+    """Fill all five tables.
+
+    `sessions` is the number of sessions besides the named ones. The busy session gets `most_events` events.
+    """
     maker = _Maker(random.Random(seed), Demo(now or timezone.now()))
     maker.make_people_and_processes()
     maker.make_named(most_events)
@@ -233,7 +236,7 @@ class _Maker:
         return session
 
     def transitions(self, session: Session) -> None:
-        """A way through the states that ends in the session's."""
+        """Store transitions that end in the session's state."""
         worker = f"worker {session.worker_id or self.demo.workers[0].pk}"
         user = f"user {session.owner}" if session.owner else "anonymous user"
         round_trip = [
@@ -265,7 +268,7 @@ class _Maker:
             origin = target
 
     def log(self, session: Session, count: int, *, pending: bool = False, trimmed: int = 0) -> None:
-        """Actions and their observations, in turn. With `pending` the last action is not handled yet."""
+        """Store actions and their observations in turn. With `pending` the last action is not handled yet."""
         rows, last, handled = [], -1, -1
         for number in range(count):
             at = session.active_at - timedelta(seconds=2 * (count - number - 1))

@@ -1,4 +1,4 @@
-"""Settings for a site whose many clients are all visitors from one address: the tests' machine."""
+"""Settings for a site all of whose clients are visitors from one address: that of the machine that tests."""
 
 from __future__ import annotations
 

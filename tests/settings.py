@@ -1,8 +1,7 @@
-"""
-The reference site as tests want it: a key, no HTTPS, fast passwords. DATABASE_URL and REDIS_URL count.
+"""The reference site's settings for tests: a secret key, no HTTPS, a fast password hasher.
 
-With OHSESSIONS_TEST_USE_TZ=0 times have no zone. Of the integration tests
-test_lifecycle, test_journal, test_gateway, test_host and test_suspects have to pass.
+DATABASE_URL and REDIS_URL apply. With OHSESSIONS_TEST_USE_TZ=0 times have no zone; of the integration tests,
+test_lifecycle, test_journal, test_gateway, test_host and test_suspects must pass then.
 """
 
 import os
@@ -15,7 +14,7 @@ os.environ.setdefault("DJANGO_HTTPS", "0")
 from project.settings import *  # noqa: F403
 
 if "NAME" in DATABASES["default"].get("TEST", {}):  # noqa: F405
-    # One file for each run: two runs in one checkout would empty each other's tables.
+    # One file for each run, since two runs in one checkout would empty each other's tables.
     file = Path(tempfile.gettempdir()) / f"ohsessions-test-{os.getpid()}.sqlite3"
     DATABASES["default"]["TEST"]["NAME"] = file  # noqa: F405
 if os.environ.get("OHSESSIONS_TEST_USE_TZ") == "0":
@@ -27,5 +26,5 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-# Workers of tests must not take possession of the developer's.
+# The workers of tests must not use the developer's workspaces.
 OHSESSIONS = {"WORKSPACE_ROOT": str(Path(tempfile.gettempdir()) / "ohsessions-test-workspaces"), **OHSESSIONS}  # noqa: F405

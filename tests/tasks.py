@@ -1,4 +1,4 @@
-"""The tasks of the event loop: their turns, which of them a test has left, and how they are told."""
+"""Tasks of the event loop: give them turns, find those that a test has left, and describe them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from uuid import UUID
 
 
 async def turns() -> None:
-    """Wait until all has happened that waits for nothing but turns of the event loop."""
+    """Wait until tasks that need only turns of the event loop have done their work."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
 def kind(task: asyncio.Task[Any]) -> str:
-    """Return what a task does: the coroutine that it runs."""
+    """Return the name of the coroutine that a task runs."""
     return str(task.get_coro().__qualname__)  # type: ignore[union-attr]
 
 
 def told(task: asyncio.Task[Any]) -> str:
-    """Return a task's name, where it waits, and what it was called with."""
+    """Return a description of a task: its name, the line at which it waits, and its arguments."""
     frames = task.get_stack()
     if not frames:
         return task.get_name()
@@ -31,7 +31,7 @@ def told(task: asyncio.Task[Any]) -> str:
 
 
 def check_tasks(before: set[asyncio.Task[Any]]) -> None:
-    """Raise AssertionError, naming the tasks, unless those that exist are those of `before`."""
+    """Raise AssertionError, with descriptions of the tasks, if there are other tasks than in `before`."""
     now = asyncio.all_tasks()
     left, ended = map(told, now - before), map(told, before - now)
     lines = [*(f"left over: {task}" for task in left), *(f"has ended: {task}" for task in ended)]

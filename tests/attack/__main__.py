@@ -1,8 +1,8 @@
-"""`python -m tests.attack --seconds 10`: what `make attack` runs. Exits with 1 if a bound was broken.
+"""`python -m tests.attack --seconds 10`: the program of `make attack`. Exits with 1 if a bound was broken.
 
-Each attack gets a fresh server on SQLite, and a well-behaved client of another address that does 20 echoes
-a second. Its p99 stays under ten times that of the quiet before and under a second; the server grows by less
-than 50 MB and comes back; and nothing that the attack made stays.
+Each attack has a fresh server on SQLite, and a well-behaved client of another address that sends 20 echoes a
+second. The client's p99 must stay under one second, and under ten times its p99 before the attack. The server
+may grow by 50 MB at most, and must return to its old size. Nothing that the attack made may remain.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main() -> int:
 
 
 def set_priority(nice: int) -> None:
-    """Set that of this process, of what it starts, and of their session, which Linux weighs as one."""
+    """Set the priority of this process, its children, and their session, which Linux weighs as one."""
     with contextlib.suppress(PermissionError):
         os.setsid()
     os.setpriority(os.PRIO_PROCESS, 0, nice)
@@ -88,7 +88,7 @@ HEADING = (
 
 
 def describe(trial: Trial) -> str:
-    """One line of the table: milliseconds and megabytes."""
+    """Return one line of the table: milliseconds and megabytes."""
     before = trial.before.megabytes if trial.before else 0
     after = f"{trial.after.megabytes - before:+.0f} MB" if trial.after else "-"
     faults = trial.faults()

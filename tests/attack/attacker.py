@@ -1,7 +1,7 @@
-"""`python -m tests.attack.attacker NAME PORT SECONDS`: one attack, as a process of its own with low priority.
+"""`python -m tests.attack.attacker NAME PORT SECONDS`: one attack, in its own process with low priority.
 
-It prints one line of JSON: what it got, and counts. Its priority is low, since strangers bring machines of
-their own.
+It prints one line of JSON: the problems that it found, and counts. Its priority is low, since real attackers
+use machines of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from tests.attack.world import ATTACKS, MODULES, World
 
 OVERTIME = 40.0
-"""Seconds after its time within which an attack has to end by itself."""
+"""Seconds after the attack's time within which it must end by itself."""
 
 
 def load() -> None:

@@ -1,4 +1,4 @@
-"""Attacks by holding: messages that never end, connections that never begin, all at once or in waves."""
+"""Attacks that hold resources: messages that never end, connections that never start, at once or in waves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MANY = 5000
 
 
 async def _torn(world: World, address: str, wait: float) -> None:
-    """Send most of a large message, wait, and vanish."""
+    """Send most of a large message, wait, and close the connection without an end."""
     wire = await connect(world.port, address)
     try:
         await wire.send(frame(TEXT, b"4" + b"2" * UNFINISHED, announced=ANNOUNCED))
@@ -74,7 +74,7 @@ async def torn_posts(world: World) -> None:
 
 
 async def _hold(world: World) -> None:
-    """60 connections of one address that each send 3.9 MB before INIT, and stay."""
+    """Open 60 connections of one address that each send 3.9 MB before INIT, and stay."""
     data = text_frame(f'42["oh_action",{{"action":"message","args":{{"content":"{"x" * 3_900_000}"}}}}]')
 
     async def one() -> None:

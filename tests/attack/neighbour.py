@@ -1,8 +1,8 @@
-"""The well-behaved client: twenty echoes a second, and how long each took. A process of its own.
+"""The well-behaved client, a process of its own: it sends 20 echoes a second and measures each one.
 
-`python -m tests.attack.neighbour PORT COOKIE` writes one line of JSON for each echo: when it was due and how
-long it took, in seconds; and one for each time that it was cut off. An echo is due whether or not the one
-before it came, so a server that stands still for a second costs twenty echoes and not one.
+`python -m tests.attack.neighbour PORT COOKIE` writes one line of JSON for each echo: the time at which it was
+due, and the seconds that it took. It also writes one for each time that its connection was ended. An echo is
+due even if the one before it has not come. So a server that stops for a second costs twenty echoes, not one.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tests.attack.sockets import Gone, Wire, action, connect
 
 PERIOD = 0.05
 LAST_LIMIT = 5.0
-"""Seconds for the last echoes to come, when it is told to end."""
+"""Seconds to wait for the last echoes, at the end."""
 PAUSE = 0.2
-"""Seconds before it comes back after it was cut off."""
+"""Seconds before it connects again after its connection was ended."""
 
 
 class Neighbour:
-    """Sends what is due and waits for what comes, as two tasks over one connection."""
+    """A client that sends the echoes that are due and reads the answers, in two tasks over one connection."""
 
     def __init__(self, port: int, cookie: str) -> None:
         self.port = port
@@ -45,11 +45,11 @@ class Neighbour:
                 try:
                     await self.wire.text(action("message", {"content": f"n{number}"}))
                 except Gone:
-                    pass  # the reader says so
+                    pass  # _read() ends as well, and live() notices
         for _ in range(50):
             if self.due:
                 await asyncio.sleep(LAST_LIMIT / 50)
-        # What never came counts for as long as it has waited.
+        # An echo that never came counts with the time that it has waited.
         for at in self.due.values():
             tell(at=at, took=time.monotonic() - at, lost=True)
         if reading.done():

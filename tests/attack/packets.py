@@ -1,4 +1,4 @@
-"""Attacks by what is sent on one connection: too much, too deep, too often, out of place."""
+"""Attacks by the content of one connection: too much, too deep, too often, out of place."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.attack.sockets import (
 from tests.attack.world import World, attack
 
 BIG = 3_984_588
-"""3.8 MiB: below the largest action."""
+"""3.8 MiB: less than the largest action."""
 
 
 async def _burst(
     world: World, data: bytes, *, joined: bool = True, reads: bool = True, rest: float = 5.0
 ) -> None:
-    """Send it all on a connection of its own, and wait a little for an end."""
+    """Send all data on a new connection, and wait a little for the end of the connection."""
     wire = await connect(world.port)
     try:
         if joined:
@@ -84,21 +84,21 @@ async def deep_connect(world: World) -> None:
 
 @attack("edge")
 async def pongs(world: World) -> None:
-    """500,000 pongs that nobody asked for"""
+    """500,000 PONGs without a PING"""
     data = text_frame("3") * 500_000
     await world.repeat(lambda: _burst(world, data))
 
 
 @attack("edge")
 async def websocket_pings(world: World) -> None:
-    """200,000 pings of websocket, whose answers are not read"""
+    """200,000 websocket pings, and no reading of the pongs"""
     data = frame(PING) * 200_000
     await world.repeat(lambda: _burst(world, data, reads=False))
 
 
 @attack("edge")
 async def websocket_pings_with_payload(world: World) -> None:
-    """200,000 pings of websocket with 125 bytes each"""
+    """200,000 websocket pings with 125 bytes each"""
     data = frame(PING, bytes(125)) * 200_000
     await world.repeat(lambda: _burst(world, data))
 
@@ -133,7 +133,7 @@ async def small_packets_in_a_post(world: World) -> None:
 
 @attack("edge")
 async def namespaces(world: World) -> None:
-    """CONNECT to 100,000 namespaces that there are not"""
+    """CONNECT to 100,000 namespaces that do not exist"""
     data = b"".join(text_frame(f"40/n{number},") for number in range(100_000))
     await world.repeat(lambda: _burst(world, data))
 
@@ -146,25 +146,25 @@ async def connects_and_disconnects(world: World) -> None:
 
 @attack("edge")
 async def acknowledgements(world: World) -> None:
-    """500,000 acknowledgements of what was never asked"""
+    """500,000 acknowledgements of events that were never sent"""
     await world.repeat(lambda: _burst(world, text_frame("437[]") * 500_000))
 
 
 @attack("limits")
 async def bad_events(world: World) -> None:
-    """200,000 events that are none, each to be acknowledged, whose answers are not read"""
+    """200,000 malformed events that ask for acknowledgements, and no reading of the answers"""
     await world.repeat(lambda: _burst(world, text_frame('421["x"]') * 200_000, reads=False))
 
 
 @attack("limits")
 async def bad_json(world: World) -> None:
-    """200,000 events that are no JSON, whose answers are read"""
+    """200,000 events that are not JSON, and reading of the answers"""
     await world.repeat(lambda: _burst(world, text_frame('421["x",') * 200_000))
 
 
 @attack("limits", debug=True)
 async def actions_in_a_session(world: World) -> None:
-    """Actions of 3.8 MiB without pause, in a session of one's own"""
+    """Actions of 3.8 MiB without pause, in the attacker's own session"""
     data = text_frame(action("message", {"content": "x" * BIG}))
 
     async def once() -> None:

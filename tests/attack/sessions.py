@@ -1,4 +1,4 @@
-"""Attacks by sessions: starting many, flooding one's own, owning another's."""
+"""Attacks by sessions: starting many, flooding one's own, taking another one's."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tests.attack.sockets import Gone, Wire, action, connect, join
 from tests.attack.world import CANARY, ECHO, FLOOD, SHELL, World, attack
 
 SHELLS = 4 * 32 + 4
-"""Processes of as many shells as MAX_RUNNING_PER_ADDRESS lets run: bash, its watchdog, two of the sandbox."""
+"""The processes of MAX_RUNNING_PER_ADDRESS shells: bash, its watchdog, two of the sandbox."""
 
 
 async def _start(world: World, runtime: str, most: int) -> None:
-    """INIT in a loop on one connection."""
+    """Send INIT in a loop on one connection."""
 
     async def once() -> None:
         wire = await connect(world.port)
@@ -36,13 +36,13 @@ async def _start(world: World, runtime: str, most: int) -> None:
 
 @attack("limits", debug=True, settings={"RUNTIMES": SHELL | ECHO}, seconds=15, most_programs=SHELLS)
 async def init_loop(world: World) -> None:
-    """One anonymous connection that starts a shell after the other"""
+    """One anonymous connection that starts one shell after another"""
     await _start(world, "shell", 60)
 
 
 @attack("limits", debug=True, settings={"RUNTIMES": ECHO}, seconds=15)
 async def init_loop_echo(world: World) -> None:
-    """The same with sessions that cost little"""
+    """The same with cheap sessions"""
     await _start(world, "echo", 100)
 
 
@@ -122,7 +122,7 @@ PLANTED = {
 
 @attack("secrets", debug=True, settings={"RUNTIMES": SHELL | ECHO}, seconds=12, most_programs=20)
 async def canaries(world: World) -> None:
-    """Secrets in every place of an INIT, and said again: looked for in database, files, log, argv, environ"""
+    """Secrets in every place of an INIT and in messages, searched for in database, files, log and argv"""
 
     async def one(runtime: str) -> None:
         wire = await connect(world.port)
@@ -159,7 +159,7 @@ async def canaries(world: World) -> None:
 
 @attack("access", debug=True)
 async def unknown_sessions(world: World) -> None:
-    """CONNECT for sessions that there are not, with and without a token"""
+    """CONNECT for sessions that do not exist, with and without a token"""
 
     async def once() -> None:
         for auth in (
@@ -181,7 +181,7 @@ async def unknown_sessions(world: World) -> None:
 
 
 async def warm(world: World) -> None:
-    """Use everything once, so that what is made on first use does not count as growth."""
+    """Use everything once, so that objects made at the first use do not count as growth."""
     for _ in range(3):
         wire = await connect(world.port)
         await wire.text("40")

@@ -1,6 +1,6 @@
-"""Sockets for attackers and for their neighbour: HTTP and websocket by hand, right or wrong as one likes.
+"""HTTP and websockets written by hand, valid or not, for attackers and the well-behaved client.
 
-A mask of zeros is a mask: frames are sent as they are, so that making them costs an attacker nothing.
+Frames are masked with zeros, so they are sent as they are. Making them costs the attacker nothing.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ HANDSHAKE_LIMIT = 20.0
 
 
 class Gone(Exception):
-    """The server has closed the connection, or does not take it."""
+    """The server has closed the connection, or did not accept it."""
 
 
 def frame(
     opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, announced: int | None = None
 ) -> bytes:
-    """Return a masked frame; `announced` is the length that it claims, if that is another one."""
+    """Return a masked frame. `announced` is the length in its header; None: the real one."""
     length = len(payload) if announced is None else announced
     first = (0x80 if fin else 0) | rsv << 4 | opcode
     if length < 126:
@@ -43,7 +43,7 @@ def text_frame(text: str) -> bytes:
 
 
 def request(method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
-    """Return an HTTP request; with a body its length is announced, unless a header says another."""
+    """Return an HTTP request. With a body, its length is announced, unless `headers` announce another one."""
     if body and not any(name.lower() in ("content-length", "transfer-encoding") for name in headers):
         headers = {**headers, "Content-Length": str(len(body))}
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
@@ -51,7 +51,7 @@ def request(method: str, target: str, headers: Mapping[str, str], body: bytes = 
 
 
 class Wire:
-    """One TCP connection to the server. Every method raises Gone when the server has ended it."""
+    """One TCP connection to the server. Every method raises Gone if the server has ended it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> None:
         self.reader = reader
@@ -62,7 +62,7 @@ class Wire:
     async def open(
         cls, port: int, address: str = "127.0.0.2", *, limit: float = HANDSHAKE_LIMIT, receive_buffer: int = 0
     ) -> Wire:
-        """Connect from `address`, one of this machine's."""
+        """Connect from `address`, one of this machine's addresses."""
         made = socket.socket()
         made.setblocking(False)
         if receive_buffer:
@@ -128,7 +128,7 @@ class Wire:
     async def upgrade(
         self, target: str, headers: Mapping[str, str] | None = None
     ) -> tuple[int, dict[str, str]]:
-        """Ask for a websocket; return the status, 101 if there is one, and the headers."""
+        """Ask for a websocket; return the status (101 for success) and the headers."""
         asked = {
             "Upgrade": "websocket",
             "Connection": "Upgrade",
@@ -156,7 +156,7 @@ class Wire:
         await self.send(text_frame(text))
 
     async def wait_text(self, start: str, limit: float = HANDSHAKE_LIMIT) -> str:
-        """Read until a text message that begins so, and return it. PINGs of Engine.IO are answered."""
+        """Return the next text message that begins with `start`. Answer Engine.IO's PINGs meanwhile."""
         try:
             async with asyncio.timeout(limit):
                 while True:
@@ -172,11 +172,11 @@ class Wire:
 
     @property
     def is_open(self) -> bool:
-        """Whether the server has neither ended nor reset the connection, as far as was read."""
+        """Return whether the connection is open, as far as was read: it has neither ended nor been reset."""
         return not self.reader.at_eof() and self.reader.exception() is None and not self.writer.is_closing()
 
     def abort(self) -> None:
-        """Drop the connection, in the middle of whatever it was."""
+        """Drop the connection at once, without a close."""
         self.writer.transport.abort()
 
 
@@ -190,7 +190,7 @@ async def connect(
     headers: Mapping[str, str] | None = None,
     receive_buffer: int = 0,
 ) -> Wire:
-    """Return a websocket of Engine.IO that was let in, before CONNECT. Raises Gone if it was not."""
+    """Return a websocket of Engine.IO that was accepted, before CONNECT. Raises Gone if it was refused."""
     wire = await Wire.open(port, address, receive_buffer=receive_buffer)
     status, _ = await wire.upgrade(PATH + "websocket", headers)
     if status != 101:
@@ -210,13 +210,13 @@ async def join(wire: Wire) -> None:
 def action(
     kind: str, args: Mapping[str, object] | None = None, number: int | None = None, **more: object
 ) -> str:
-    """Return the packet of an action, asking for an acknowledgement if it has a number."""
+    """Return the packet of an action. With a number it asks for an acknowledgement."""
     event = json.dumps(["oh_action", {"action": kind, "args": dict(args or {})} | more])
     return f"42{'' if number is None else number}{event}"
 
 
 async def open_poll(wire: Wire, headers: Mapping[str, str] | None = None) -> tuple[str, dict[str, str]]:
-    """Handshake by polling; return the sid, and the headers that the server set. Raises Gone if refused."""
+    """Open a polling connection; return the sid, and the headers that the server set. Raises Gone."""
     status, got, body = await wire.ask("GET", PATH + "polling", headers)
     if status != 200:
         raise Gone(f"the handshake was answered {status}")

@@ -1,4 +1,4 @@
-"""One attack on one fresh server: quiet, attack, aftermath; and what is wrong with what was seen."""
+"""One attack on a fresh server: the times before, during and after it, and the broken bounds."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.attack.world import CANARY, Attack
 
 QUIET = 6.0
 SETTLE = 25.0
-"""Seconds within which all that an attack left has to be gone."""
+"""Seconds within which everything that an attack left must have ended."""
 TIMES_QUIET = 10.0
 MOST_SECONDS = 1.0
 MOST_MEGABYTES = 50.0
 KEPT_MEGABYTES = 20.0
-"""So much more than before may remain: allocators do not give back every page."""
+"""Megabytes more than before that may remain: allocators do not return every page."""
 SOCKETS_OF_OURS = 2
 SAMPLE = 0.1
 STEADY = 3.0
@@ -31,7 +31,7 @@ STEADY = 3.0
 
 @dataclass(slots=True)
 class Trial:
-    """What was measured. Times are in seconds, sizes in megabytes."""
+    """The measurements. Times are in seconds, sizes in megabytes."""
 
     attack: Attack
     quiet: float = 0.0
@@ -50,7 +50,7 @@ class Trial:
     patience: float = 1.0
 
     def faults(self) -> list[str]:
-        """Which bounds were broken, in words."""
+        """Return the bounds that were broken, in words."""
         return list(self._faults())
 
     def _faults(self) -> Iterator[str]:
@@ -79,7 +79,7 @@ class Trial:
 
 
 class Echoes:
-    """The neighbour's measurements, read in a thread as they come."""
+    """The measurements of the well-behaved client, read in a thread as they come."""
 
     def __init__(self, victim: Victim) -> None:
         self.records: list[dict[str, Any]] = []
@@ -106,11 +106,11 @@ class Echoes:
         assert not self.process.returncode, errors
 
     def took(self, begin: float, end: float) -> list[float]:
-        """How long the echoes took that were due in this time, sorted."""
+        """Return the durations of the echoes that were due in this time, in seconds, sorted."""
         return sorted(r["took"] for r in self.records if "at" in r and begin <= r["at"] < end)
 
     def count(self, what: str, begin: float, end: float) -> int:
-        """How many echoes were `lost`, or how often it was `cut` off."""
+        """Return the number of `lost` echoes, or of `cut` connections."""
         if what == "cut":
             return sum(begin <= r["cut"] < end for r in self.records if "cut" in r)
         return sum(begin <= r["at"] < end for r in self.records if r.get("lost"))
@@ -123,7 +123,7 @@ def percentile(sorted_values: list[float], share: float) -> float:
 
 
 def play(attack: Attack, folder: Path, seconds: float, patience: float = 1.0) -> Trial:
-    """Start a server, attack it, and return what was seen."""
+    """Start a server, attack it, and return the measurements."""
     trial = Trial(attack, patience=patience)
     victim = Victim(folder, debug=attack.debug, environment=attack.environment, **attack.settings)
     victim.start()
@@ -177,7 +177,7 @@ def _wait_for_echoes(echoes: Echoes) -> None:
 
 
 def _steady(victim: Victim) -> Holdings:
-    """What it holds at rest, once what the warming made has gone."""
+    """Return the holdings of the idle server, when everything that warm() made has ended."""
     end = time.monotonic() + SETTLE
     while (now := victim.holdings()).connections > 1 or now.awake > 1:
         assert time.monotonic() < end, f"the site does not come to rest: {now}"
@@ -186,7 +186,7 @@ def _steady(victim: Victim) -> Holdings:
 
 
 def _settled(victim: Victim, before: Holdings) -> Holdings:
-    """What it holds when all is as before, or when it had time enough for that."""
+    """Return the holdings when they are as before, or after SETTLE seconds."""
     end = time.monotonic() + SETTLE
     while True:
         now = victim.holdings()
@@ -199,7 +199,7 @@ def _settled(victim: Victim, before: Holdings) -> Holdings:
 
 @contextmanager
 def _watched(victim: Victim, trial: Trial) -> Iterator[None]:
-    """Look at memory and programs again and again meanwhile."""
+    """Measure memory and programs again and again, in a thread, inside the block."""
     over = threading.Event()
 
     def look() -> None:

@@ -1,4 +1,4 @@
-"""The server under attack: the reference site in a process of its own, and what it holds at a moment."""
+"""The server under attack: the reference site in a process of its own, and its holdings."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ store.save()
 print(f"{settings.SESSION_COOKIE_NAME}={store.session_key}")
 """
 SETTINGS = {"CLOSE_DELAY": 2, "PING_INTERVAL": 6, "PING_TIMEOUT": 8}
-"""Shorter than the defaults, so that what is left by itself is gone while it is waited for."""
+"""Shorter than the defaults, so that abandoned connections and sessions end while the trial waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What a server holds: megabytes, sockets, programs below it, connections and awake sessions."""
+    """The holdings of a server: megabytes, sockets, programs below it, connections and awake sessions."""
 
     megabytes: float
     sockets: int
@@ -41,7 +41,7 @@ class Holdings:
 
 
 class Victim(Site):
-    """A site with a user, whose login is the neighbour's. Made from a database that was prepared once."""
+    """A site with the user of the well-behaved client. Its database is a copy of a prepared one."""
 
     prepared: tuple[bytes, str] | None = None
 
@@ -73,7 +73,7 @@ class Victim(Site):
         return self.process is not None and self.process.poll() is None
 
     def memory(self) -> float:
-        """The resident size now, in megabytes; 0 if it has ended."""
+        """Return the resident size in megabytes; 0 if the server has ended."""
         try:
             lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         except OSError:
@@ -81,7 +81,7 @@ class Victim(Site):
         return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
 
     def sockets(self) -> int:
-        """How many sockets it has open; only those of its port, unless root asks: it hides the others."""
+        """Return the number of its open sockets. Without root, only those of its port are visible."""
         count = 0
         try:
             entries = [*os.scandir(f"/proc/{self.pid}/fd")]
@@ -96,7 +96,7 @@ class Victim(Site):
         return count
 
     def places_of(self, word: str) -> list[str]:
-        """Where a word stands: files below its folder, and what its processes were started with."""
+        """Return the places of a word: files below its folder, and command lines of its processes."""
         files = (path for path in sorted(self.folder.rglob("*")) if path.is_file())
         found = [str(file.relative_to(self.folder)) for file in files if word.encode() in file.read_bytes()]
         for pid in (self.pid, *descendants(self.pid)):
@@ -116,7 +116,7 @@ class Victim(Site):
         return Holdings(self.memory(), self.sockets(), len(descendants(self.pid)), connections, awake)
 
     def spawn(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start a module of this package beside it, which is told to end by the end of its input."""
+        """Start a module of this package. The end of the module's input asks it to end."""
         return subprocess.Popen(
             [sys.executable, "-m", f"tests.attack.{module}", *arguments],
             cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Attacks by single requests: foreign pages, junk, slowness, probes, other people's connections."""
+"""Attacks by single requests: foreign pages, junk, slowness, probes, connections of other clients."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ORIGINS = (
 
 
 async def _refused(world: World, headers: dict[str, str], what: str) -> None:
-    """See that none of three kinds of requests with these headers is let in, or breaks the server."""
+    """Check that three kinds of requests with these headers are refused, and do not break the server."""
     for kind in ("websocket", "polling", "preflight"):
         wire = await Wire.open(world.port)
         try:
@@ -49,13 +49,13 @@ async def _refused(world: World, headers: dict[str, str], what: str) -> None:
 
 @attack("none")
 async def nobody(world: World) -> None:
-    """Nobody attacks: what the machine itself does to the numbers"""
+    """Nobody attacks: the numbers that the machine itself causes"""
     await asyncio.sleep(world.left)
 
 
 @attack("edge", debug=True)
 async def rebinding_debug(world: World) -> None:
-    """A page of evil.example whose name now means this machine (DEBUG)"""
+    """A page of evil.example whose name now resolves to this machine (DEBUG)"""
     evil = f"evil.example:{world.port}"
     await world.repeat(
         lambda: _refused(world, {"Host": evil, "Origin": f"http://{evil}"}, "Host evil.example")
@@ -64,7 +64,7 @@ async def rebinding_debug(world: World) -> None:
 
 @attack("edge")
 async def rebinding(world: World) -> None:
-    """A page of evil.example whose name now means this machine"""
+    """A page of evil.example whose name now resolves to this machine"""
     evil = f"evil.example:{world.port}"
     await world.repeat(
         lambda: _refused(world, {"Host": evil, "Origin": f"http://{evil}"}, "Host evil.example")
@@ -73,7 +73,7 @@ async def rebinding(world: World) -> None:
 
 @attack("edge")
 async def odd_origins(world: World) -> None:
-    """Origins that are none, or nobody's"""
+    """Origins that are malformed, or that belong to nobody"""
 
     async def all_of_them() -> None:
         for origin in ORIGINS:
@@ -84,7 +84,7 @@ async def odd_origins(world: World) -> None:
 
 @attack("edge", environment={"DJANGO_HTTPS": "1", "DJANGO_TRUST_PROXY": "1"})
 async def plain_http(world: World) -> None:
-    """Socket.IO without TLS on a site that wants it"""
+    """Socket.IO without TLS on a site that requires it"""
 
     async def once() -> None:
         for kind in ("websocket", "polling"):
@@ -137,7 +137,7 @@ ODD = (
 
 @attack("edge")
 async def odd_http(world: World) -> None:
-    """Requests that are none: smuggled, endless, negative, binary, pipelined"""
+    """Malformed requests: smuggled, endless, negative, binary, pipelined"""
 
     async def once() -> None:
         for raw in ODD:
@@ -162,7 +162,7 @@ async def odd_http(world: World) -> None:
 
 @attack("edge", seconds=70)
 async def slow_headers(world: World) -> None:
-    """200 handshakes that send a header byte each second, and 50 that send nothing"""
+    """200 handshakes that send one header byte per second, and 50 that send nothing"""
     begun: list[Wire] = []
     for number in range(250):
         try:
@@ -196,7 +196,7 @@ async def slow_headers(world: World) -> None:
 
 @attack("edge", seconds=45)
 async def slow_bodies(world: World) -> None:
-    """100 POSTs that send a byte of their body each second"""
+    """100 POSTs that send one byte of their body per second"""
 
     async def one() -> bool:
         wire = await Wire.open(world.port)
@@ -221,7 +221,7 @@ async def slow_bodies(world: World) -> None:
 
 @attack("field")
 async def readyz(world: World) -> None:
-    """8 strangers ask /readyz without pause, and a load balancer does four times a second"""
+    """8 strangers that ask /readyz without pause, and a load balancer that asks four times a second"""
 
     async def stranger() -> None:
         wire = await Wire.open(world.port)
@@ -252,7 +252,7 @@ async def readyz(world: World) -> None:
 
 @attack("edge", debug=True)
 async def sid_theft(world: World) -> None:
-    """A stranger who has read a polling client's sid in a log"""
+    """A stranger that has read a polling client's sid in a log"""
 
     async def once() -> None:
         victim, thief = await Wire.open(world.port, "127.0.0.3"), await Wire.open(world.port)
@@ -315,7 +315,7 @@ def _compressed(deflated: bytes) -> bytes:
 
 @attack("access")
 async def password_guessing(world: World) -> None:
-    """One address guesses a password at the login"""
+    """One address that guesses a password at the login"""
     wire = await Wire.open(world.port)
     _, got, body = await wire.ask("GET", "/admin/login/")
     wire.abort()

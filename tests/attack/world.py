@@ -1,4 +1,4 @@
-"""What an attack is given, and the list of attacks. An attack ends by itself, soon after its time is up."""
+"""The objects that an attack uses, and the list of attacks. An attack ends by itself, soon after its time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 from tests.attack.sockets import Gone
 
 MODULES = ("web", "packets", "hoards", "sessions")
-"""Where the attacks are, below tests.attack."""
+"""The modules of the attacks, below tests.attack."""
 CANARY = "canary9f3c1d77"
-"""A word that secrets have in them where an attack plants some. It must be found nowhere."""
+"""A part of each secret that an attack plants. It must be found nowhere."""
 SHELL = {"shell": {"BACKEND": "ohsessions.runtimes.shell.ShellRuntime"}}
 ECHO = {"echo": {"BACKEND": "ohsessions.runtimes.echo.EchoRuntime"}}
 FLOOD = {"flood": {"BACKEND": "tests.acceptance.flood.FloodRuntime"}}
@@ -22,7 +22,7 @@ FLOOD = {"flood": {"BACKEND": "tests.acceptance.flood.FloodRuntime"}}
 
 @dataclass(slots=True)
 class World:
-    """A server under attack. `problem` says what the attacker got; `counts` is for the report."""
+    """A server under attack. `problem` notes a success of the attacker; `counts` are for the report."""
 
     port: int
     seconds: float
@@ -43,7 +43,7 @@ class World:
             self.problems.append(text)
 
     async def repeat(self, one: Callable[[], Awaitable[Any]], workers: int = 1) -> None:
-        """Do it again and again until the time is up, so many at once. A refusal is no problem."""
+        """Call `one` repeatedly until the time is over, with so many workers. A refusal is no problem."""
 
         async def work() -> None:
             while self.goes_on:
@@ -57,7 +57,7 @@ class World:
         await asyncio.gather(*(work() for _ in range(workers)))
 
     async def together(self, attempts: Iterable[Awaitable[Any]], at_once: int = 200) -> list[Any]:
-        """Do all, so many at a time; return what came of each, an exception where one was raised."""
+        """Run all attempts, `at_once` at a time. Return their results; for one that raised, the exception."""
         gate = asyncio.Semaphore(at_once)
 
         async def one(attempt: Awaitable[Any]) -> Any:
@@ -69,7 +69,7 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """One attack: against which site, how long at least, and which part of the server answers for it."""
+    """One attack: its site, its least duration, and the part of the server that must withstand it."""
 
     name: str
     run: Callable[[World], Awaitable[None]]
@@ -78,9 +78,9 @@ class Attack:
     settings: Mapping[str, Any]
     environment: Mapping[str, str]
     seconds: float
-    """It lasts so long at least: some defences are deadlines."""
+    """The least duration: some defences are deadlines."""
     most_programs: int
-    """So many processes may run below the server's meanwhile."""
+    """The number of processes that may run below the server's during the attack."""
     says: str
 
 
@@ -96,7 +96,7 @@ def attack(
     seconds: float = 0.0,
     most_programs: int = 4,
 ) -> Callable[[Callable[[World], Awaitable[None]]], Callable[[World], Awaitable[None]]]:
-    """Register an attack under its function's name; the docstring's first line says what it does."""
+    """Register an attack under its function's name. The docstring's first line describes it in the report."""
 
     def register(run: Callable[[World], Awaitable[None]]) -> Callable[[World], Awaitable[None]]:
         says = (run.__doc__ or "").strip().splitlines()[0]

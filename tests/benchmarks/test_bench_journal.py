@@ -1,7 +1,8 @@
-"""Events per second through the journal: alone and with fifty writers, side by side with a transaction each.
+"""Events per second that the journal stores: with one writer and with fifty, beside one transaction per
+event.
 
-The machine's disk decides about both numbers, so what is checked is their ratio. Each writer waits for its
-event to be committed before it appends the next one, to a session of its own, as clients and runtimes do.
+The machine's disk determines both numbers, so the test checks their ratio. As clients and runtimes do, each
+writer has its own session, and waits for the commit of an event before it appends the next one.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from tests.integration.conftest import database, postgres, postgres_settings  # 
 from tests.integration.world import World, action
 
 SECONDS, ROUNDS = 0.7, 5
-"""Of each, in turn: whatever else the machine does slows all of them down."""
+"""The measurements alternate, so that other work on the machine slows all of them down."""
 BODY = "x" * 400
-"""Makes an event of about 500 bytes, as in FACTS."""
+"""It makes an event of about 500 bytes, as in FACTS."""
 
 Write = Callable[[Append], Awaitable[Any]]
 
@@ -37,7 +38,7 @@ async def made(database: str) -> AsyncIterator[Database]:  # noqa: F811
 
 
 async def rate(write: Write, sessions: list[UUID]) -> float:
-    """Events per second when each session has one writer."""
+    """Return the events per second when each session has one writer."""
     end = time.perf_counter() + SECONDS
     count = 0
 

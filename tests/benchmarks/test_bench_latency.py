@@ -1,4 +1,4 @@
-"""What a person waits for, in milliseconds: median and worst of 50, over real sockets to real processes."""
+"""Waiting times of people, in milliseconds: median and worst of 50, over sockets to real processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETTINGS: dict[str, Any] = NO_LIMITS | {"CLOSE_DELAY": 0}
 
 
 class Times(dict[str, list[float]]):
-    """Milliseconds by what was waited for."""
+    """Milliseconds, by the name of the operation."""
 
     async def take(self, name: str, awaitable: Awaitable[object], since: float | None = None) -> None:
         start = time.perf_counter() if since is None else since
@@ -64,7 +64,7 @@ async def test_latency_across_two_gateways(cluster: Cluster) -> None:
 
 
 async def one_session(times: Times, here: Site, there: Site) -> None:
-    """A session is made here, joined there, passivated, and woken there."""
+    """Make a session on one gateway, join it on another, passivate it, and wake it there."""
     first = await Client(here.url).connect()
     start = time.perf_counter()
     await times.take("INIT, new: its answer", first.initialize("echo"))

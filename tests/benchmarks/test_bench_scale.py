@@ -1,5 +1,8 @@
-"""What many sessions cost: draining a worker that owns 1,000, memory after 10,000 came and went, and 1,000
-sessions whose last two connections go at the same moment."""
+"""The cost of many sessions.
+
+Measured are: the drain of a worker that owns 1,000; memory after 10,000 came and went; and 1,000 sessions
+whose last two connections end at the same moment.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ async def open_session(cluster: Cluster) -> RawClient:
 
 
 async def join(cluster: Cluster, first: RawClient) -> RawClient:
-    """Attaches to what `first` opened, by another gateway."""
+    """Attach to the session that `first` made, through another gateway."""
     answer = next(packet for packet in first.packets if '"token"' in packet)
     token = json.loads(answer[answer.index("[") :])[1]["token"]
     client = await RawClient(cluster.gateways[1].url).connect()

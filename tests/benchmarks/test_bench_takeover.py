@@ -1,4 +1,4 @@
-"""A worker dies with very many sessions: how long until all go on elsewhere, and what others feel of it."""
+"""The death of a worker with very many sessions: the time until all run elsewhere, and delays for others."""
 
 from __future__ import annotations
 

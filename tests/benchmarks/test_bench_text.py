@@ -1,5 +1,5 @@
-"""What is done to texts in the event loop: checking an action, side by side with parsing it; cutting out
-secrets, of a text and of twice as much."""
+"""Work on texts in the event loop: checking an action, beside parsing it; and removing secrets from a text,
+and from a text of twice the size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LARGEST = {
 
 
 def seconds(job: Callable[[], Any]) -> float:
-    """The shortest of three times."""
+    """Return the shortest time of three runs."""
     times = []
     for _ in range(3):
         start = time.perf_counter()

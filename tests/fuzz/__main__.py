@@ -1,6 +1,7 @@
-"""`python -m tests.fuzz --count 1000000 --seed 7`: what `make fuzz` runs. Exits with 1 if anything escaped.
+"""`python -m tests.fuzz --count 1000000 --seed 7`: the program of `make fuzz`. Exits with 1 if an error
+escaped.
 
-Each finding is printed with the smallest input that causes it, and the command that makes it again.
+Each finding is printed with the smallest input that causes it, and the command that repeats it.
 """
 
 from __future__ import annotations

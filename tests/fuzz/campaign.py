@@ -1,4 +1,4 @@
-"""A campaign: inputs by number, what escapes, and the smallest input that still does it."""
+"""A campaign: inputs by number, the errors that escape, and the smallest input that causes each."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.fuzz import inputs
 from tests.fuzz.targets import TARGETS, Target
 
 TRIES = 3000
-"""So many smaller inputs are tried for each finding."""
+"""The number of smaller inputs that are tried for each finding."""
 FEW = 3
-"""A target that failed so often is left alone: more of the same says nothing."""
+"""A target that failed this often is not tried again: further failures show nothing new."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """An input that broke a target: which one, and the smallest that breaks it in the same way."""
+    """An input that broke a target, and the smallest input that breaks it in the same way."""
 
     target: str
     number: int
@@ -40,7 +40,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Report:
-    """What came of a campaign. `slowest` has seconds and the input of each target's slowest."""
+    """The result of a campaign. `slowest` has each target's slowest input and its seconds."""
 
     seed: int
     counts: dict[str, int] = field(default_factory=dict)
@@ -61,7 +61,7 @@ def make_input(target: Target, seed: int, number: int, random: Random | None = N
 
 
 async def try_input(target: Target, data: bytes) -> BaseException | None:
-    """Return what escapes from the target, None if nothing does."""
+    """Return the error that escapes from the target, or None."""
     try:
         done = target.run(data)
         if inspect.isawaitable(done):
@@ -79,7 +79,7 @@ async def run(
     targets: Sequence[Target] = TARGETS,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Give `count` inputs to the targets, by their weights, and return what came of it."""
+    """Pass `count` inputs to the targets, by their weights, and return the report."""
     report = Report(seed)
     begun = time.monotonic()
     whole = sum(target.weight for target in targets)
@@ -118,7 +118,7 @@ async def _run_target(report: Report, target: Target, share: int) -> None:
 
 
 async def shrink(target: Target, data: bytes, error: BaseException) -> tuple[bytes, BaseException]:
-    """Return the smallest input found that ends in the same error, and that error."""
+    """Return the smallest input found that raises the same error, and that error."""
     tries, size = 0, max(1, len(data) // 2)
     while size and tries < TRIES:
         at, smaller = 0, False
@@ -136,6 +136,6 @@ async def shrink(target: Target, data: bytes, error: BaseException) -> tuple[byt
 
 
 def _is_same(one: BaseException, other: BaseException) -> bool:
-    """Whether two errors are of a kind and come from one line."""
+    """Return whether two errors have one type and come from one line."""
     lines = [traceback.extract_tb(error.__traceback__)[-1] for error in (one, other)]
     return type(one) is type(other) and lines[0].lineno == lines[1].lineno

@@ -1,4 +1,7 @@
-"""What strangers say: actions, values, cursors, tokens, titles, secrets in texts. Each takes one input."""
+"""Targets for the contents of messages: actions, values, cursors, tokens, titles, secrets in texts.
+
+Each target takes one input.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ def action_text(data: bytes) -> None:
 
 
 def any_value(data: bytes) -> None:
-    """Check a value that Python's own parser gave: what passes is JSON that every database takes."""
+    """Check a value that Python's parser returned. If it is accepted, every database takes it."""
     try:
         value = json.loads(data.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
@@ -59,7 +62,7 @@ def _refuse(word: str) -> float:
 
 
 def extent_of_text(data: bytes) -> None:
-    """Count values and levels in a text: neither less nor more than a parser finds."""
+    """Count values and levels in a text. The numbers must be those of a parser."""
     text = data.decode("utf-8", "surrogateescape")
     try:
         found = json.loads(text, object_pairs_hook=_Pairs)
@@ -75,11 +78,11 @@ def extent_of_text(data: bytes) -> None:
 
 
 class _Pairs(list[tuple[str, object]]):
-    """An object with all its pairs, those of one key, too."""
+    """An object with all its pairs, including several pairs with one key."""
 
 
 def _measure(value: object) -> tuple[int, int, int]:
-    """Return how many values there are, how many of them are empty containers, and how deep they lie."""
+    """Return the number of values, the number of empty containers among them, and their depth."""
     values = empty = depth = 0
     level = [value]
     while level:
@@ -92,7 +95,7 @@ def _measure(value: object) -> tuple[int, int, int]:
 
 
 def cursor_text(data: bytes) -> None:
-    """Read a cursor: any value is one."""
+    """Read a cursor. Any value is valid."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -121,14 +124,14 @@ TOKENS = make_tokens()
 
 
 def token_text(data: bytes) -> None:
-    """Read a token. No token is valid but those that were issued."""
+    """Read a token. Only tokens that were issued are valid."""
     token = data.decode("utf-8", "surrogateescape")
     access.read_token(token)
     assert data in TOKENS[: len(access.Role)], "a token was accepted that nobody issued"
 
 
 def title_text(data: bytes) -> None:
-    """Clean a title. It is one line afterwards, and cleaning it again changes nothing."""
+    """Clean a title. The result is one line, and cleaning it again changes nothing."""
     title = clean_title(data.decode("utf-8", "surrogatepass" if data[:1] == b"s" else "replace"))
     title.encode()
     assert len(title.splitlines()) <= 1
@@ -137,7 +140,7 @@ def title_text(data: bytes) -> None:
 
 
 def secrets_in_text(data: bytes) -> None:
-    """Cut secrets out of a stream. Its parts do not matter, and no secret is left in it."""
+    """Remove secrets from a stream. The division into parts must not matter, and no secret may remain."""
     first, _, rest = data.decode("utf-8", "replace").partition("\n")
     secrets = first.split(",")
     redactor = Redactor(secrets)

@@ -1,6 +1,6 @@
-"""Inputs for the decoders, as bytes: noise, mutations of good ones, and what a grammar of JSON makes.
+"""Inputs for the decoders, as bytes: noise, mutations of valid ones, and texts from a grammar of JSON.
 
-An input depends on the seed, the target and its number only, so that any of them can be made again alone.
+An input depends only on the seed, the target and its number, so that it can be made again alone.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 LARGEST = 200_000
-"""No mutation makes an input longer than this."""
+"""The length beyond which no mutation makes an input."""
 RARE = 2000
-"""One input of so many is a large one."""
+"""One of this many inputs is a large one."""
 PIECES = (
     b"0",
     b"1",
@@ -132,7 +132,7 @@ NUMBERS = (0, -1, 1, 2**31, 2**53, 2**63, 10**308, 10**400, 1.5, -0.0, 1e308, fl
 
 
 def make(random: Random, seeds: Sequence[bytes], structured: Callable[[Random], bytes]) -> bytes:
-    """Return one input: a third of them noise over a seed or alone, the rest mutated or structured."""
+    """Return one input. A third are noise, alone or over a seed; the rest are mutated or structured."""
     kind = random.random()
     if kind < 1 / RARE:
         return large(random, random.choice(seeds))
@@ -169,7 +169,7 @@ def mutate(random: Random, data: bytes, seeds: Sequence[bytes]) -> bytes:
 
 
 def large(random: Random, seed: bytes) -> bytes:
-    """Return something long: a depth, a repetition, or a number of many digits."""
+    """Return a long input: a depth, a repetition, or a number of many digits."""
     size = random.choice((1000, 10_000, 60_000))
     piece = random.choice(
         (b"[", b'{"a":', b"[[],", b"{},", b"9", b"\x1e3", b"\x1e4", b"\\", b"%41", b"a=b&", b"a;")
@@ -179,7 +179,7 @@ def large(random: Random, seed: bytes) -> bytes:
 
 
 def value(random: Random, depth: int = 0) -> object:
-    """Return a JSON value, or nearly one: NaN and lone surrogates are among them."""
+    """Return a value that is JSON, or nearly so: NaN and lone surrogates are among them."""
     kind = random.randrange(10 if depth < 4 else 6)
     if kind < 2:
         return random.choice(WORDS)
@@ -205,12 +205,12 @@ def fields(random: Random, depth: int = 0) -> dict[str, object]:
 
 
 def text(found: object) -> bytes:
-    """Return a value as JSON, lone surrogates escaped."""
+    """Return a value as JSON, with lone surrogates escaped."""
     return json.dumps(found, ensure_ascii=True).encode()
 
 
 def action(random: Random) -> dict[str, object]:
-    """Return an action whose names are right and whose values are anything."""
+    """Return an action with valid names and any values."""
     kind = random.choice(WORDS[2:8]) if random.random() < 0.8 else value(random)
     made: dict[str, object] = {
         "action": kind,
@@ -221,7 +221,7 @@ def action(random: Random) -> dict[str, object]:
 
 
 def header_block(random: Random) -> bytes:
-    """Return headers, one a line."""
+    """Return headers, one per line."""
     return b"\n".join(_header(random) for _ in range(random.randrange(1, 6)))
 
 

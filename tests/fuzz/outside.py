@@ -1,4 +1,7 @@
-"""How strangers reach us: packets, bodies, engines, queries, headers, addresses. Each takes one input."""
+"""Targets for the input of strangers: packets, bodies, engines, queries, headers, addresses.
+
+Each target takes one input.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ SESSION = UUID("6f0b2b58-8a54-4fc2-9b5c-0123456789ab")
 
 
 def packet_text(data: bytes) -> None:
-    """Read a Socket.IO packet and the event in it. What is read is written the same way again."""
+    """Read a Socket.IO packet and its event. Written again, they must be the same."""
     packet = codec.parse_packet(data.decode("utf-8", "surrogateescape"))
     assert packet.namespace.startswith("/")
     assert 0 <= packet.attachments < 10**10
@@ -42,14 +45,14 @@ def packet_text(data: bytes) -> None:
 
 
 def payload_body(data: bytes) -> None:
-    """Decode the body of a POST, and again what was encoded from it."""
+    """Decode the body of a POST, encode the result, and decode it again."""
     packets = decode_payload(data)
     if not any(isinstance(packet, str) and packet.startswith("b") for packet in packets):
         assert decode_payload(encode_payload(packets).encode()) == packets
 
 
 def engine_sequence(data: bytes) -> None:
-    """Drive an engine by steps that the input names. It never grows by what its client says."""
+    """Drive an engine by steps that the input names. Its memory must not grow by the client's input."""
     now = 0.0
     transport = Transport.WEBSOCKET if data[:1] < b"\x80" else Transport.POLLING
     engine = EngineIO(EngineSettings(ping_interval=10, ping_timeout=5), transport, lambda: now)
@@ -84,7 +87,7 @@ def engine_sequence(data: bytes) -> None:
 
 
 def query_string(data: bytes) -> None:
-    """Read the query of a handshake of either transport, and what it asks for."""
+    """Read the query of a handshake of either transport, and the session that it asks for."""
     for scope in (
         {"type": "http", "method": "GET", "query_string": data, "headers": []},
         {"type": "http", "method": "POST", "query_string": data, "headers": []},
@@ -102,14 +105,14 @@ def query_string(data: bytes) -> None:
 
 
 def auth_object(data: bytes) -> None:
-    """Read what a CONNECT carries."""
+    """Read the auth object of a CONNECT."""
     packet = codec.parse_packet("0" + data.decode("utf-8", "surrogateescape"))
     scope = {"type": "websocket", "query_string": b"", "headers": [(b"authorization", data[:40])]}
     handshake.read_handshake(scope, codec.parse_auth(packet))
 
 
 def header_lines(data: bytes) -> None:
-    """Read every header that decides something: Origin, Host, Cookie, Authorization, addresses."""
+    """Read every header that has an effect: Origin, Host, Cookie, Authorization, addresses."""
     headers = []
     for line in data.split(b"\n"):
         name, _, content = line.partition(b":")
@@ -135,7 +138,7 @@ def header_lines(data: bytes) -> None:
 
 
 def forwarded_addresses(data: bytes) -> None:
-    """Find the client behind proxies. A header of nobody that is trusted changes nothing."""
+    """Find the client behind proxies. A header from an untrusted peer must change nothing."""
     peer, *values = data.decode("latin-1").split("\n")
     for header in addresses.HEADERS:
         for trusted in ((), ("127.0.0.1", "10.0.0.0/8", "unix"), ("0.0.0.0/0", "::/0", "unix")):

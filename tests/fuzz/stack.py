@@ -1,7 +1,7 @@
-"""The whole server of Socket.IO in this process: inputs come as requests and websockets, and are handled.
+"""The whole Socket.IO server in this process. Inputs come as requests and websockets, and are handled.
 
-Behind it stands a handler that reads actions as the gateway does. An error in the log is a finding, and so is
-anything that is left of a client after it has gone.
+Its handler reads actions as the gateway does. An error in the log is a finding. So is anything that remains
+of a client after its end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ohsessions.testing import WebSocket
 
 LOGGER = logging.getLogger("ohsessions.socketio")
 LOOK = 50
-"""So many turns of the loop a client's tasks may take to end."""
+"""The turns of the loop within which a client's tasks must end."""
 
 
 class Reader:
@@ -55,7 +55,7 @@ class Reader:
 
 
 class Errors(logging.Handler):
-    """Keeps the first error that was logged."""
+    """A log handler that keeps the first error."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -68,7 +68,7 @@ class Errors(logging.Handler):
 
 
 class Stack:
-    """One server, for all inputs."""
+    """One server for all inputs."""
 
     def __init__(self) -> None:
         self.errors = Errors()
@@ -99,7 +99,7 @@ class Stack:
         await websocket.leave()
 
     async def look(self) -> None:
-        """Raise what was logged as an error, and AssertionError if anything of a client is left."""
+        """Raise the error that was logged, or AssertionError if anything of a client remains."""
         for _ in range(LOOK):
             if not self.tasks:
                 break
@@ -155,7 +155,7 @@ async def feed_polling(data: bytes) -> None:
     query = f"EIO=4&transport=polling&sid={json.loads(opened[1:])['sid']}"
     status, _ = await here.request("POST", query, data)
     assert status in (200, 400, 413), f"a POST was answered {status}"
-    if status != 400:  # that has ended it; too many packets only let it end in order
+    if status != 400:  # the POST has ended the connection; after too many packets it ends in order
         await here.request("POST", query, b"1")
     await here.look()
 

@@ -1,6 +1,6 @@
-"""What is fuzzed: each decoder that strangers reach, the errors it may raise, what must hold of its results.
+"""The targets of fuzzing: each decoder that strangers reach, its declared errors, and checks of its results.
 
-A target takes bytes. Any error that it raises and does not declare is a finding; so is a failed assertion.
+A target takes bytes. An error that is not declared is a finding; so is a failed assertion.
 """
 
 from __future__ import annotations

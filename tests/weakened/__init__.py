@@ -1,8 +1,8 @@
-"""The reference site without some of its protections: a test that needs one must notice its absence.
+"""The reference site without some of its protections. A test that relies on one must notice its absence.
 
 `DJANGO_SETTINGS_MODULE=tests.weakened.settings` adds this app to the site. TEST_WITHOUT lists the protections
-to take away, separated by commas; see `protections`. TEST_ENDS_TASK names a task of the event loop, which
-SIGUSR1 then ends. The package itself has no switch.
+to remove, separated by commas; see `protections`. TEST_ENDS_TASK names a task of the event loop, which
+SIGUSR1 ends. The package itself has no such switch.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.weakened.settings"}
 
 
 def environment(protections: Iterable[str]) -> dict[str, str]:
-    """Return the variables of a process that has to run without these protections; none for no names."""
+    """Return the environment of a process without these protections; empty if there are none."""
     names = ",".join(protections)
     return SETTINGS | {"TEST_WITHOUT": names} if names else {}
 
 
 def ends_task(name: str) -> dict[str, str]:
-    """Return the variables of a process in which SIGUSR1 ends the task with this name."""
+    """Return the environment of a process in which SIGUSR1 ends the task with this name."""
     return SETTINGS | {"TEST_ENDS_TASK": name}

@@ -1,4 +1,4 @@
-"""The app that takes protections away as soon as Django is ready, and ends a task when it is signalled."""
+"""The Django app that removes protections when Django is ready, and ends a task at a signal."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ class Weakened(AppConfig):
 
 
 def end_task(number: int, frame: object) -> None:
-    """Cancel the task that TEST_ENDS_TASK names, as a CancelledError does that a library lets out."""
+    """Cancel the task that TEST_ENDS_TASK names, like a CancelledError that a library let out."""
     (task,) = (task for task in asyncio.all_tasks() if task.get_name() == os.environ["TEST_ENDS_TASK"])
     task.cancel()

@@ -1,4 +1,4 @@
-"""The protections that can be taken away, each by a patch of the one place that has it."""
+"""The protections that can be removed, each by a patch of the one place that implements it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ohsessions.worker.worker import SessionWorker
 
 
 def _without_epoch() -> None:
-    """Writes of a session's former owner are accepted."""
+    """Accept writes of a session's former owner."""
     policy.is_stale = lambda session, epoch: session is None  # type: ignore[assignment]
 
 
 def _without_reconcile() -> None:
-    """Messages that the channel layer lost are never looked for in the database."""
+    """Never read the messages that the channel layer lost from the database."""
 
     async def nothing(self: Any) -> None:
         pass
@@ -29,7 +29,7 @@ def _without_reconcile() -> None:
 
 
 def _without_marks() -> None:
-    """It is not stored which actions were started and handled."""
+    """Do not store which actions were started and handled."""
     mark = Batch._mark
 
     def forgetful(self: Batch, session: Any, append: Append) -> None:
@@ -46,5 +46,5 @@ PROTECTIONS: dict[str, Callable[[], None]] = {
 
 
 def take_away(name: str) -> None:
-    """Take one protection away from this process, for good. Raises KeyError for an unknown name."""
+    """Remove one protection from this process, for good. Raises KeyError for an unknown name."""
     PROTECTIONS[name]()

@@ -1,4 +1,4 @@
-"""The settings of the reference site, with the app that takes protections away."""
+"""The settings of the reference site, with the app that removes protections."""
 
 from project.settings import *  # noqa: F403
 
