@@ -1,4 +1,4 @@
-"""A person in front of the console: headless Chromium, and what it shows."""
+"""A person who uses the console: headless Chromium, and the contents of its page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ expect.set_options(timeout=LIMIT)
 
 
 class Console:
-    """One tab with the console in it. `problems`: what the browser complained of."""
+    """One tab with the console. `problems` are the errors that the browser reported."""
 
     def __init__(self, context: BrowserContext, page: Page) -> None:
         self.context = context
@@ -34,20 +34,20 @@ class Console:
         page.on("console", self._on_console)
 
     def _on_console(self, message: Any) -> None:
-        # A lost network is told by the browser as an error of the page; it is what some tests are about.
+        # The browser reports a lost network as an error of the page. Some tests cause that on purpose.
         if message.type == "error" and "net::ERR" not in message.text and "WebSocket" not in message.text:
             self.problems.append(message.text)
 
     @classmethod
     async def open(cls, browser: Browser, url: str, **options: Any) -> Console:
-        """Opens a link in a browser profile of its own."""
+        """Open a link in a browser profile of its own."""
         context = await browser.new_context(**options)
         console = cls(context, await context.new_page())
         await console.page.goto(url)
         return console
 
     async def start(self, runtime: str = "Shell") -> None:
-        """Starts a session as a newcomer would, and waits until it is ready."""
+        """Start a session as a newcomer does, and wait until it is ready."""
         await self.page.get_by_text(runtime, exact=True).click()
         await self.page.get_by_role("button", name="Start the session").click()
         await self.page.wait_for_url("**/s/*")
@@ -59,14 +59,14 @@ class Console:
         await field.press("Enter")
 
     async def wait_for(self, text: str) -> None:
-        """Waits until the timeline shows a text."""
+        """Wait until the timeline shows a text."""
         await expect(self.page.locator("#timeline")).to_contain_text(text)
 
     async def wait_for_words(self, selector: str, text: str) -> None:
         await expect(self.page.locator(selector)).to_contain_text(text)
 
     async def run(self, command: str, *expected: str) -> None:
-        """Types a command, and waits for the end and the words of its output."""
+        """Type a command, and wait for its end and for these texts in its output."""
         await self.type(command)
         last = self.page.locator("#timeline > li").filter(has_text=command).last
         await expect(last).to_have_attribute("data-status", ENDED)
@@ -77,7 +77,7 @@ class Console:
         return await self.page.locator("#timeline").inner_text()
 
     async def share_link(self) -> str:
-        """The link that lets others take part."""
+        """Return the link with which others can take part."""
         await self.page.locator("#share").click()
         await self.page.locator('#share-choice input[value="editor"]').check()
         link = self.page.locator("#share-link")

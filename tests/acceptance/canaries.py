@@ -1,4 +1,4 @@
-"""Canaries: values found nowhere else, planted in every secret, and looked for where no secret may be."""
+"""Canaries: unique values that are planted in every secret, and searched for where no secret may be."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.acceptance.site import Site
 
 
 class Canaries:
-    """One canary for each name that is asked for."""
+    """One canary for each name. It is made when the name is used first."""
 
     def __init__(self) -> None:
         self._planted: dict[str, str] = {}
@@ -25,7 +25,7 @@ class Canaries:
         return self._planted.setdefault(name, f"canary-{secrets.token_hex(12)}")
 
     def init(self) -> dict[str, Any]:
-        """Arguments of an INIT with a canary in every kind of secret."""
+        """Return the arguments of an INIT with a canary in every kind of secret."""
         return {
             "LLM_API_KEY": self["llm_api_key"],
             "openai_key": self["openai_key"],
@@ -41,12 +41,12 @@ class Canaries:
         }
 
     def found_in(self, place: bytes | str) -> list[str]:
-        """The names of those that stand there."""
+        """Return the names of the canaries in this text."""
         text = place if isinstance(place, bytes) else place.encode()
         return [name for name, canary in self._planted.items() if canary.encode() in text]
 
     def check(self, places: Iterator[tuple[str, bytes | str]]) -> int:
-        """Checks that no place has one, and returns how many there were."""
+        """Check that no place contains a canary. Return the number of places."""
         count = 0
         for name, place in places:
             assert self.found_in(place) == [], name
@@ -62,7 +62,7 @@ def files_below(*folders: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def processes_below(*pids: int) -> Iterator[tuple[str, bytes]]:
-    """What processes and all that they started were started with; what has ended meanwhile is left out."""
+    """Yield the command lines and environments of these processes and of their living descendants."""
     for pid in pids:
         for one in (pid, *descendants(pid)):
             for what in ("cmdline", "environ"):
@@ -71,14 +71,14 @@ def processes_below(*pids: int) -> Iterator[tuple[str, bytes]]:
 
 
 def rows_of(site: Site) -> Iterator[tuple[str, str]]:
-    """A dump of PostgreSQL's tables."""
+    """Yield a dump of PostgreSQL's tables."""
     tables = site.query("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
     for (table,) in tables:
         yield f"table {table}", repr(site.query(f'SELECT dump::text FROM "{table}" dump'))
 
 
 def pages_of(operator: Operator) -> Iterator[tuple[str, str]]:
-    """Every list of the admin, and the page of each of its rows."""
+    """Yield every list of the admin, and the page of each row."""
     for table in ("session", "event", "connection", "transition", "process"):
         address = f"/admin/ohsessions/{table}/"
         text = operator.read(address)

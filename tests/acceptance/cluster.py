@@ -1,4 +1,4 @@
-"""A site of many processes: gateways and workers over one PostgreSQL and one Redis, each to be killed."""
+"""A site of many processes over one PostgreSQL and one Redis. Tests kill its gateways and workers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Gateway(Site):
         self.environment |= environment
 
     def prepare(self) -> None:
-        """The cluster has prepared the database."""
+        """Do nothing: the cluster has prepared the database."""
 
     def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.environment["DATABASE_URL"]) as connection:
@@ -54,7 +54,7 @@ class Worker:
         return "Working" in self.log.read_text()
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """Ends it by a signal; gives the exit code."""
+        """Send the process a signal, and return its exit code."""
         process, self.process = self.process, None
         if process is None:
             return 0
@@ -68,7 +68,7 @@ class Worker:
 
 
 class Cluster:
-    """Gateways and workers that share a database, a layer and the folder of workspaces."""
+    """Gateways and workers that share a database, a channel layer and the folder of workspaces."""
 
     def __init__(
         self, folder: Path, database_url: str, redis_url: str, gateways: int, workers: int, **settings: Any
@@ -93,7 +93,7 @@ class Cluster:
             worker.end()
 
     def kill(self) -> None:
-        """End what is left of it, whatever that is in the middle of."""
+        """Kill the processes that still run, in any state."""
         for gateway in self.gateways:
             gateway.kill()
         for worker in self.workers:
@@ -106,7 +106,7 @@ class Cluster:
         return self.gateways[0].state(session_id)
 
     def worker_of(self, session_id: str) -> Worker:
-        """The worker that owns a session."""
+        """Return the worker that owns a session."""
         ((pid,),) = self.query(
             "SELECT pid FROM ohsessions_process p JOIN ohsessions_session s ON s.worker_id = p.id"
             " WHERE s.id = %s",

@@ -1,4 +1,4 @@
-"""A running site, and clients that are closed with the test."""
+"""Fixtures: running sites and clusters, and clients that are closed after the test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.requirements import RedisServer
 
 @pytest.fixture
 def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """Starts a site with some settings; it is stopped after the test."""
+    """Yield a function that starts a site with some settings. The sites are stopped after the test."""
     sites: list[Site] = []
 
     def make(**settings: Any) -> Site:
@@ -35,7 +35,7 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
 
 @pytest.fixture(scope="module")
 def make_shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Site]]:
-    """The same for a site that the tests of a module share, without limits to what their address may have."""
+    """Yield a function that starts a site for all tests of a module, without limits per address."""
     sites: list[Site] = []
 
     def make(**settings: Any) -> Site:
@@ -58,7 +58,7 @@ def site(make_site: Callable[..., Site]) -> Site:
 def make_cluster(
     tmp_path: Path, postgres_database: str, redis_server: RedisServer
 ) -> Iterator[Callable[..., Cluster]]:
-    """Starts a cluster over a database and a Redis of the test's own."""
+    """Yield a function that starts a cluster, over a database and a Redis of this test alone."""
     clusters: list[Cluster] = []
 
     def make(gateways: int = 2, workers: int = 2, **settings: Any) -> Cluster:
@@ -74,7 +74,7 @@ def make_cluster(
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Callable[..., Awaitable[Client]]]:
-    """Connects a client to a site."""
+    """Yield a function that connects a client to a site."""
     clients: list[Client] = []
 
     async def connect_to(site: Site, **options: Any) -> Client:
@@ -89,7 +89,7 @@ async def connect() -> AsyncIterator[Callable[..., Awaitable[Client]]]:
 
 @pytest.fixture
 async def connect_raw() -> AsyncIterator[Callable[..., Awaitable[RawClient]]]:
-    """Connects a client that shows every packet, and sends what it is told to."""
+    """Yield a function that connects a client which shows every packet, and sends any packet."""
     clients: list[RawClient] = []
 
     async def connect_to(site: Site, **options: Any) -> RawClient:

@@ -1,4 +1,4 @@
-"""A runtime that says far more than anybody asked for."""
+"""A runtime that emits far more than its clients need."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ohsessions import Action, Runtime
 
 
 class FloodRuntime(Runtime):
-    """`flood {megabytes}` gives so many megabytes in events of 10 KB, and one at the end."""
+    """A runtime whose action `flood {megabytes}` emits so many megabytes, in events of 10 KB."""
 
     async def handle(self, action: Action) -> None:
         for number in range(int(action.args["megabytes"] * 100)):

@@ -1,4 +1,4 @@
-"""Websocket frames made by hand, for clients that do what no library does."""
+"""Websocket frames written by hand, for clients that do what no library does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LIMIT = 15.0
 
 
 def frame(payload: bytes, kind: int = TEXT, *, is_last: bool = True, announced: int | None = None) -> bytes:
-    """One masked frame; `announced` bytes are said to follow, whatever does."""
+    """Return one masked frame. Its header announces `announced` bytes, if that is given."""
     size = len(payload) if announced is None else announced
     head = bytes([kind | (0x80 if is_last else 0)])
     if size < 126:
@@ -24,7 +24,7 @@ def frame(payload: bytes, kind: int = TEXT, *, is_last: bool = True, announced: 
 
 
 class FrameSocket:
-    """A websocket of Engine.IO: what is sent is bytes, what comes back is looked at only for its end."""
+    """A websocket of Engine.IO that sends any bytes, and notices only the end of the connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -43,13 +43,13 @@ class FrameSocket:
         return cls(reader, writer)
 
     async def send(self, data: bytes) -> None:
-        """Send as much as the server takes."""
+        """Send as many bytes as the server takes."""
         with contextlib.suppress(ConnectionError):
             self.writer.write(data)
             await self.writer.drain()
 
     async def ended(self) -> bool:
-        """Whether the server ends the connection in a while, which nothing that it sends counts against."""
+        """Return whether the server ends the connection soon. Its messages are ignored."""
         try:
             async with asyncio.timeout(LIMIT):
                 while await self.reader.read(65536):

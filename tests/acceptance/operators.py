@@ -1,4 +1,4 @@
-"""An operator in the admin: logs in over HTTP, and answers its confirmation pages."""
+"""An operator in the admin, who logs in over HTTP and answers the confirmation pages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HIDDEN = re.compile(r'<input type="hidden" name="(\w+)" value="([^"]*)"')
 
 
 class Operator:
-    """May do everything. `site` is whoever serves the admin."""
+    """A superuser. `site` is any process that serves the admin."""
 
     def __init__(self, site: Site) -> None:
         self.url = site.url
@@ -25,7 +25,7 @@ class Operator:
         assert "Log out" in self._post("/admin/login/", login)
 
     def select(self, table: str, action: str, *keys: str) -> str:
-        """Chooses an action for some rows of a list, and confirms it; gives the page that comes then."""
+        """Select an action for some rows of a list, and confirm it. Return the next page."""
         address = f"/admin/ohsessions/{table}/"
         chosen = {**dict(HIDDEN.findall(self.read(address))), "action": action, "_selected_action": keys}
         page = self._post(address, chosen)

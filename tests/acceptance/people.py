@@ -15,7 +15,7 @@ HIDDEN = re.compile(r'<input type="hidden" name="(\w+)" value="([^"]*)"')
 
 
 def make_user(site: Site, name: str) -> None:
-    """Make a member of staff: the login of the reference site is the admin's."""
+    """Make a member of staff, since the login of the reference site is that of the admin."""
     code = (
         "from django.contrib.auth import get_user_model as m;"
         f"m().objects.create_user({name!r}, password={PASSWORD!r}, is_staff=True)"
@@ -24,7 +24,7 @@ def make_user(site: Site, name: str) -> None:
 
 
 class _From(HTTPAdapter):
-    """Comes from an address."""
+    """An adapter that connects from an address."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -35,7 +35,7 @@ class _From(HTTPAdapter):
 
 
 class Person:
-    """Somebody with a browser of their own. `site` is any gateway."""
+    """A person with a browser of their own. `site` is any gateway."""
 
     def __init__(self, site: Site, name: str | None = None) -> None:
         self.site = site
@@ -50,7 +50,7 @@ class Person:
         assert answer.status_code == 302, answer.text
 
     def try_password(self, name: str, password: str, address: str | None = None) -> requests.Response:
-        """Send the form of the login page; `address` is one of this machine to come from."""
+        """Send the form of the login page from `address`, one of this machine's addresses."""
         if address is not None:
             self.http.mount("http://", _From(address))
         url = f"{self.site.url}/admin/login/"
@@ -65,11 +65,11 @@ class Person:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The cookies, for a socket."""
+        """Return the headers with the cookies, for a socket."""
         return {"Cookie": "; ".join(f"{name}={value}" for name, value in self.http.cookies.items())}
 
     def ask(self, method: str, path: str, body: Any = None, token: str | None = None) -> requests.Response:
-        """Ask the API at ``sessions/<path>``."""
+        """Send a request to the API at ``sessions/<path>``."""
         headers = {"X-CSRFToken": self.http.cookies.get("csrftoken", "")}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
@@ -77,7 +77,7 @@ class Person:
         return self.http.request(method, address, json=body, headers=headers, timeout=20)
 
     def share(self, session_id: str, role: str = "editor", token: str | None = None, **body: Any) -> str:
-        """Give out a link; returns its token."""
+        """Share a session by a link, and return the link's token."""
         answer = self.ask("POST", f"{session_id}/share/", {"role": role} | body, token)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["token"])

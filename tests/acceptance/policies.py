@@ -1,4 +1,4 @@
-"""Access policies for tests, made known to a site by OHSESSIONS_ACCESS_POLICY."""
+"""Access policies for tests. OHSESSIONS_ACCESS_POLICY names the one that a site uses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FLAG = "broken-policy"
 
 
 class BreakablePolicy(AccessPolicy):
-    """Decides as the default one does, until there is a file FLAG in the folder of the workspaces."""
+    """The default policy, until there is a file FLAG in the folder of the workspaces."""
 
     def may_open(self, user: Any) -> bool:
         if (Path(conf.WORKSPACE_ROOT) / FLAG).exists():
@@ -26,14 +26,14 @@ class BreakablePolicy(AccessPolicy):
 
 
 class EditorsShare(AccessPolicy):
-    """Lets editors give out links, too."""
+    """A policy by which editors may share, too."""
 
     def may_share(self, user: Any, session: Session, role: Role) -> bool:
         return role.may_act
 
 
 class House(AccessPolicy):
-    """Has a rule of its own at each place that a policy is asked at."""
+    """A policy with a rule of its own for each question."""
 
     def may_start(self, user: Any, runtime: str, args: Mapping[str, JSON]) -> bool:
         return runtime == "echo" and args.get("language") != "xx"
@@ -44,7 +44,7 @@ class House(AccessPolicy):
         return super().role_of(user, session)
 
     def may_join(self, user: Any, session: Session, role: Role, by_token: bool) -> bool:
-        """Links are for colleagues only."""
+        """Allow links for colleagues only."""
         return session.title != "hidden" and (user.is_authenticated or role is Role.OWNER)
 
     def may_act(self, user: Any, role: Role, action: str) -> bool:

@@ -1,4 +1,4 @@
-"""A Socket.IO client made by hand: it shows every packet as it came, and sends anything at all."""
+"""A Socket.IO client written by hand: it shows every packet as it came, and sends any packet."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SEPARATOR = "\x1e"
 
 
 class RawClient:
-    """`packets` are the Socket.IO packets that came after the answer to CONNECT, as text.
+    """A client of one connection. `packets` are the Socket.IO packets after the answer to CONNECT, as text.
 
-    `reads` can be cleared to have it read nothing for a while (websocket only); `auth` goes with CONNECT,
-    `query` and `headers` with the handshake.
+    Clear `reads` to make it read nothing for a while (websocket only). `auth` is sent with CONNECT, `query`
+    and `headers` are sent with the handshake.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class RawClient:
         self._ack_ids = iter(range(1, 1_000_000))
 
     async def connect(self) -> RawClient:
-        """Opens the connection, and returns when CONNECT was answered, well or not."""
+        """Open the connection, and return when CONNECT was answered, by an acceptance or a refusal."""
         if self.transport == "websocket":
             address = self.address.replace("http", "ws", 1)
             self._socket = await self._http.ws_connect(
@@ -87,7 +87,7 @@ class RawClient:
     async def _take(self, packet: str) -> None:
         if packet == "2":
             await self.send_engine("3")
-            return  # pings come for ever, whatever does not
+            return  # PINGs come for ever, even if nothing else comes
         if packet == "1":
             self._end()
         elif packet.startswith("40"):
@@ -103,7 +103,7 @@ class RawClient:
         self._changed.set()
 
     async def send_engine(self, *packets: str | bytes) -> None:
-        """Sends Engine.IO packets together, in polling in one POST; bytes are a binary message."""
+        """Send Engine.IO packets together; in polling, in one POST. Bytes are a binary message."""
         if self._socket is not None:
             for packet in packets:
                 if isinstance(packet, bytes):
@@ -117,11 +117,11 @@ class RawClient:
             assert response.status == 200, await response.text()
 
     async def send(self, packet: str, *attachments: bytes) -> None:
-        """Sends a Socket.IO packet."""
+        """Send a Socket.IO packet."""
         await self.send_engine("4" + packet, *attachments)
 
     async def ask(self, array: str, *attachments: bytes) -> dict[str, Any]:
-        """Sends an event given as the text of its array; gives its acknowledgement."""
+        """Send an event, given as the text of its array, and return its acknowledgement."""
         number = next(self._ack_ids)
         kind = f"5{len(attachments)}-" if attachments else "2"
         await self.send(f"{kind}{number}{array}", *attachments)
@@ -137,28 +137,28 @@ class RawClient:
         return answer
 
     async def tell(self, array: str, *attachments: bytes) -> None:
-        """Sends an event without asking for an acknowledgement."""
+        """Send an event without asking for an acknowledgement."""
         await self.send((f"5{len(attachments)}-" if attachments else "2") + array, *attachments)
 
     async def act(self, action: str, args: dict[str, Any] | None = None, **payload: Any) -> dict[str, Any]:
-        """Sends an action; gives its acknowledgement."""
+        """Send an action, and return its acknowledgement."""
         return await self.ask(json.dumps(["oh_action", {"action": action, "args": args or {}} | payload]))
 
     def got(self, name: str, after: int = 0) -> list[dict[str, Any]]:
-        """What came as the event `name`, from the packet with index `after` on."""
+        """Return the payloads of the event `name`, from the packet with index `after` on."""
         start = f'2["{name}",'
         return [json.loads(p[1:])[1] for p in self.packets[after:] if p.startswith(start)]
 
     def stored(self) -> list[str]:
-        """The text of each stored event that came as `oh_event`, as it came."""
+        """Return the texts of the stored events that came as `oh_event`."""
         start = '2["oh_event",'
         return [p[len(start) : -1] for p in self.packets if p.startswith(start + '{"id":')]
 
     async def wait(self, found: Callable[[], Any], what: str, limit: float | None = None) -> Any:
-        """Wait until what came makes `found` true, and return what it returned.
+        """Wait until `found` returns a true value for the packets that came, and return that value.
 
-        Raises TimeoutError after `limit` seconds. Without a limit: when nothing came for LIMIT seconds, since
-        a slow machine delivers slowly.
+        Raises TimeoutError after `limit` seconds. Without a limit it is raised when nothing came for LIMIT
+        seconds, since a slow machine delivers slowly.
         """
         try:
             async with asyncio.timeout(limit):
@@ -174,7 +174,7 @@ class RawClient:
             ) from None
 
     async def wait_event(self, limit: float | None = None, **fields: Any) -> dict[str, Any]:
-        """Waits for an `oh_event` with these fields."""
+        """Wait for an `oh_event` with these fields."""
 
         def find() -> dict[str, Any] | None:
             events = self.got("oh_event")
@@ -184,7 +184,7 @@ class RawClient:
         return event
 
     async def wait_notice(self, limit: float | None = None, **fields: Any) -> dict[str, Any]:
-        """Waits for an `oh_notice` with these fields."""
+        """Wait for an `oh_notice` with these fields."""
 
         def find() -> dict[str, Any] | None:
             return next((n for n in self.got("oh_notice") if fields.items() <= n.items()), None)
@@ -193,9 +193,9 @@ class RawClient:
         return notice
 
     async def close(self) -> None:
-        """Ends the connection; the server notices at once."""
+        """End the connection. The server notices at once."""
         if self._socket is None and not self.ended:
-            # The server answers the poll that waits, and there is no other.
+            # The server answers the waiting poll. There is no other poll.
             self.ended = True
             await self.send_engine("1")
         elif self._reading is not None:

@@ -1,4 +1,4 @@
-"""Runtimes that break in every way, made known to a site by OHSESSIONS_RUNTIMES. Not examples to follow."""
+"""Runtimes that break in every way. OHSESSIONS_RUNTIMES makes them known to a site. Do not copy them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BURST = 10_000
 
 
 class BrokenRuntime(Runtime):
-    """Breaks where the setting `breaks` of its session says, each time; and in `handle` as it is told to."""
+    """A runtime that breaks where the session's setting `breaks` or, in `handle`, an action tells it to."""
 
     def __init__(self, context: RuntimeContext, **options: Any) -> None:
         super().__init__(context, **options)
@@ -114,14 +114,14 @@ class BrokenRuntime(Runtime):
 
 
 class DeadlyRuntime(BrokenRuntime):
-    """Kills its worker soon after it is ready, each time, though nobody asks anything of it."""
+    """A runtime that kills its worker soon after it is ready, each time, without an action."""
 
     async def start(self, snapshot: JSON) -> None:
         asyncio.get_running_loop().call_later(0.3, os.kill, os.getpid(), signal.SIGKILL)
 
 
 async def ignore_cancel() -> None:
-    """Goes on for a good while, whatever is asked."""
+    """Continue for a while, despite cancellations."""
     end = asyncio.get_running_loop().time() + 8
     while asyncio.get_running_loop().time() < end:
         try:
@@ -157,7 +157,7 @@ BAD = {
 
 
 class EagerRuntime(BrokenRuntime):
-    """Emits more than fits into its outbox before it is ready."""
+    """A runtime that emits more than fits into its outbox before it is ready."""
 
     async def start(self, snapshot: JSON) -> None:
         for number in range(1500):
@@ -165,7 +165,7 @@ class EagerRuntime(BrokenRuntime):
 
 
 def __getattr__(name: str) -> Any:
-    """A class that can be imported until there is a file VANISHED, as after a deployment that went wrong."""
+    """Return a class that can be imported until there is a file VANISHED, as after a wrong deployment."""
     if name != "VanishingRuntime" or (Path(conf.WORKSPACE_ROOT) / VANISHED).exists():
         raise AttributeError(f"there is no {name}")
     return BrokenRuntime

@@ -1,4 +1,4 @@
-"""The reference site as its users have it: a real process, started, stopped and killed; and real clients."""
+"""The reference site as a real process, which is started, stopped and killed; and real clients."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.requirements import free_port, wait_until
 ROOT = Path(__file__).parents[2]
 LIMIT = 15.0
 SECRET_KEY = "for tests only"
-"""That of tests.settings too, so that a test can sign tokens as the site does."""
+"""The key of tests.settings, too, so that a test can sign tokens as the site does."""
 _migrated: dict[str, bytes] = {}
-"""The empty database after all migrations; made once."""
+"""The empty database after all migrations, made once."""
 
 
 RUNTIMES = {
@@ -34,7 +34,7 @@ RUNTIMES = {
 
 
 class Site:
-    """One embedded site: SQLite, no store. `settings` are those of OHSESSIONS, `environment` the rest."""
+    """A process with gateway and worker, on SQLite. `settings` are OHSESSIONS, `environment` the rest."""
 
     def __init__(self, folder: Path, *, environment: dict[str, str] | None = None, **settings: Any) -> None:
         self.folder = folder
@@ -44,7 +44,7 @@ class Site:
         self.log = folder / "log.txt"
         self.process: subprocess.Popen[bytes] | None = None
         options = {"WORKSPACE_ROOT": str(folder / "workspaces"), "RUNTIMES": RUNTIMES} | settings
-        # Nothing of the developer's environment decides what is tested.
+        # The developer's environment must not change what is tested.
         clean = {
             name: value
             for name, value in os.environ.items()
@@ -68,7 +68,7 @@ class Site:
         return done.stdout
 
     def start(self) -> None:
-        """Starts the server, on the same port each time, and waits until it answers."""
+        """Start the server, on the same port each time, and wait until it answers."""
         self.prepare()
         command = [sys.executable, "manage.py", "ohsessions", "serve", "--port", str(self.port)]
         with self.log.open("ab") as log:
@@ -76,7 +76,7 @@ class Site:
         wait_until(self._answers, "the site answering /healthz")
 
     def prepare(self) -> None:
-        """Makes the database, once."""
+        """Make the database, once."""
         if self.database.exists():
             return
         if not _migrated:
@@ -93,7 +93,7 @@ class Site:
             return False
 
     def stop(self) -> int:
-        """An orderly stop; gives the exit code."""
+        """Stop the server in order, and return its exit code."""
         return self._end(signal.SIGTERM)
 
     def kill(self) -> int:
@@ -107,12 +107,12 @@ class Site:
         return process.wait(timeout=30)
 
     def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Looks into the database. Ids are stored as 32 hexadecimal digits."""
+        """Query the database. Ids are stored as 32 hexadecimal digits."""
         with contextlib.closing(sqlite3.connect(self.database, timeout=20)) as connection:
             return connection.execute(sql, parameters).fetchall()
 
     def execute(self, sql: str, *parameters: Any) -> None:
-        """Changes the database behind the site's back."""
+        """Change the database directly, without the site."""
         with contextlib.closing(sqlite3.connect(self.database, timeout=20)) as connection, connection:
             connection.execute(sql, parameters)
 
@@ -122,7 +122,7 @@ class Site:
 
 
 class Client:
-    """python-socketio's client, remembering what it got. `events` are stored ones, `others` the rest."""
+    """python-socketio's client. It keeps what it got: `events` are the stored ones, `others` the rest."""
 
     def __init__(self, url: str, transport: str = "websocket", **options: Any) -> None:
         self.url = url
@@ -154,18 +154,18 @@ class Client:
         return self
 
     async def initialize(self, runtime: str | None = None, **payload: Any) -> dict[str, Any]:
-        """Sends INIT; gives its acknowledgement."""
+        """Send INIT, and return its acknowledgement."""
         args = payload.pop("args", {})
         if runtime is not None:
             args = args | {"runtime": runtime}
         return await self.act("initialize", args, **payload)
 
     async def act(self, action: str, args: dict[str, Any] | None = None, **payload: Any) -> dict[str, Any]:
-        """Sends an action; gives its acknowledgement."""
+        """Send an action, and return its acknowledgement."""
         return await self.send({"action": action, "args": args or {}} | payload)
 
     async def send(self, *payload: Any) -> dict[str, Any]:
-        """Sends anything as oh_action; gives the acknowledgement."""
+        """Send anything as oh_action, and return the acknowledgement."""
         data = payload[0] if len(payload) == 1 else payload
         answer: dict[str, Any] = await self.socket.call("oh_action", data, timeout=LIMIT)
         return answer
@@ -183,10 +183,10 @@ class Client:
         return [event["id"] for event in self.events]
 
     async def wait(self, found: Callable[[], Any], what: str, limit: float | None = None) -> Any:
-        """Wait until what came makes `found` true, and return what it returned.
+        """Wait until `found` returns a true value, and return it.
 
-        Raises TimeoutError after `limit` seconds. Without a limit: when nothing came for LIMIT seconds, since
-        a slow machine delivers slowly.
+        Raises TimeoutError after `limit` seconds. Without a limit it is raised when nothing came for LIMIT
+        seconds, since a slow machine delivers slowly.
         """
         try:
             async with asyncio.timeout(limit):
@@ -202,7 +202,7 @@ class Client:
             ) from None
 
     async def wait_for(self, limit: float | None = None, **fields: Any) -> dict[str, Any]:
-        """Waits for a stored event with these fields; `extras__name` looks into extras."""
+        """Wait for a stored event with these fields. `extras__name` is a key of extras."""
 
         seen = 0
 
@@ -218,7 +218,7 @@ class Client:
         return await self.wait_for(limit, extras__agent_state=agent_state)
 
     async def output(self, cause: int, limit: float | None = None) -> tuple[str, int]:
-        """The whole output of a shell command and its exit code."""
+        """Return the whole output of a shell command and its exit code."""
 
         def parts() -> list[dict[str, Any]]:
             return [e for e in self.events if e.get("observation") == "run" and e.get("cause") == cause]

@@ -1,4 +1,4 @@
-"""A site's ACCESS_POLICY, asked wherever somebody wants something; the rules are those of policies.House."""
+"""A site's ACCESS_POLICY decides about every request. The rules are those of policies.House."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def site(make_shared_site: Callable[..., Site]) -> Site:
 
 
 async def begin(connect_raw: Connect, site: Site, title: str = "") -> tuple[RawClient, str, str]:
-    """An owner without a login, attached to a session of this title."""
+    """Return a client without a login, and the id and token of its new session with this title."""
     owner = await connect_raw(site)
     answer = await owner.act("initialize", {"runtime": "echo"})
     assert answer["status"] == "ok", answer

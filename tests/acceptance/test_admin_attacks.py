@@ -1,4 +1,4 @@
-"""The admin of a running site, asked for what no page of it offers."""
+"""Requests to the admin of a running site that no page of it offers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A slow or dead client costs a bounded amount of memory, and hurts nobody."""
+"""A slow or dead client costs a bounded amount of memory, and harms no other client."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def initialize(client: RawClient, **payload: Any) -> None:
 
 
 async def have_flooded(client: Client, megabytes: int) -> None:
-    """Asks for a flood, and waits for its end."""
+    """Ask for a flood, and wait for its end."""
     acknowledged = await client.act("flood", {"megabytes": megabytes})
 
     def ended() -> bool:
@@ -52,10 +52,10 @@ async def have_flooded(client: Client, megabytes: int) -> None:
 
 
 async def flood(cluster: Cluster, connect: Connect, connect_raw: ConnectRaw) -> tuple[Client, RawClient]:
-    """A session with somebody who reads and somebody who does not, of whom the first asked for a flood."""
+    """Return a client that reads and one that does not, in one session. The first has asked for a flood."""
     reader = await connect(cluster.gateways[0])
     await reader.initialize("flood")
-    await have_flooded(reader, 2)  # what a flood costs in itself is there before
+    await have_flooded(reader, 2)  # the memory that any flood costs is in use before
     reader.events.clear()
     sleeper = await connect_raw(cluster.gateways[0])
     await initialize(sleeper, token=reader.token, latest_event_id=10**9)

@@ -1,4 +1,4 @@
-"""Whatever a client sends is answered to it alone, by the protocol's table of errors, and hurts nobody."""
+"""Bad input is answered to its sender alone, by the protocol's table of errors, and harms no other client."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def initialize(fields: str) -> str:
 
 
 def nested(levels: int, payload_levels: int = 2) -> str:
-    """An action nested so deep; the payload and its args are two of the levels."""
+    """Return an action with this many nested levels. The payload and its args are two of them."""
     lists = levels - payload_levels
     return action('{"content":' + "[" * lists + "1" + "]" * lists + "}")
 
@@ -124,7 +124,7 @@ CASES = [
 
 
 class Pair:
-    """A client that is to send something bad, and another one of the same session that must not notice."""
+    """A client that sends bad input, and a witness in the same session that must not notice it."""
 
     def __init__(self, sender: RawClient, witness: RawClient, token: str) -> None:
         self.sender = sender
@@ -145,7 +145,7 @@ class Pair:
     async def check_refused(
         self, code: int, reason: str, array: str, *attachments: bytes, **extra: Any
     ) -> dict[str, Any]:
-        """Sends it with and without an acknowledgement, and checks both answers; gives the error."""
+        """Send the array with and without an acknowledgement, check both answers, and return the error."""
         answer = await self.sender.ask(array, *attachments)
         fields = {"error_code": code, "reason": reason, "message": answer["message"]} | extra
         assert answer == {"status": "error"} | fields
@@ -160,7 +160,7 @@ class Pair:
         return event
 
     async def check_unharmed(self) -> None:
-        """The sender still acts, and the witness saw that action, its echo, and nothing else."""
+        """Check that the sender can act, and that the witness gets only that action and its echo."""
         done = await self.sender.act("message", {"content": "still here"})
         assert done["status"] == "ok"
         await self.witness.wait_event(observation="echo", cause=done["id"])
@@ -173,7 +173,7 @@ class Pair:
 
 
 def client_id_in(array: str) -> dict[str, str]:
-    """The error names the client_id that came in, as far as one may be long."""
+    """Return the client_id that the error must contain, cut to the longest allowed one."""
     try:
         payload = json.loads(array)[1]
         return {"client_id": payload["client_id"][:64]}
@@ -218,7 +218,7 @@ async def test_64_levels_and_the_largest_action_are_accepted(
 async def test_the_largest_message_is_delivered_live_and_again(
     make_site: Callable[..., Site], connect_raw: Connect, transport: str
 ) -> None:
-    """Its event has the content twice, and must still fit through the server."""
+    """The event of the largest message has the content twice, and must still fit through the server."""
     site = make_site()
     content = "€" * (4 * 1024 * 1024 // 3 - 100)
     sender = await connect_raw(site, transport=transport)
@@ -323,7 +323,7 @@ async def test_strangers_are_asked_to_log_in_where_the_site_wants_it(
 
 
 def share(site: Site, session_id: str, token: str, role: str) -> str:
-    """A token for others, as the API gives it."""
+    """Return a token for others, from the API."""
     address = f"{site.url}/api/sessions/{session_id}/share/"
     headers = {"Authorization": f"Bearer {token}"}
     response = requests.post(address, json={"role": role}, headers=headers, timeout=10)
@@ -383,7 +383,7 @@ async def test_a_closed_session_takes_no_action_and_can_be_read(
     await reader.wait(lambda: reader.stored() == client.stored(), "the whole log")
 
 
-# What comes before INIT
+# Actions before INIT
 
 
 async def test_actions_that_wait_too_long_for_init_are_refused_in_order(
@@ -445,7 +445,7 @@ async def test_who_acts_too_often_is_told_when_to_go_on(
     assert 0 < limited["retry_after"] <= 0.501
     rest = {"status": "error", "error_code": 429, "reason": "rate", "message": message}
     assert limited == rest | {"retry_after": limited["retry_after"]}
-    # Another connection has a measure of its own.
+    # Another connection has a limit of its own.
     other = await connect_raw(strict_site, transport=transport)
     assert (await other.ask(wrong))["reason"] == "malformed"
 

@@ -17,7 +17,7 @@ from tests.attack.sockets import Gone, Wire, action, connect, join
 from tests.requirements import MissingRequirement, free_port, require, wait_until
 
 MOST = 200
-"""Connections of one address, as deploy/nginx/ohsessions.conf has it."""
+"""The connections of one address that deploy/nginx/ohsessions.conf allows."""
 
 
 def find_nginx() -> str:
@@ -28,7 +28,7 @@ def find_nginx() -> str:
 
 @pytest.fixture
 def behind_nginx(make_site: Callable[..., Site], tmp_path: Path) -> Iterator[tuple[Site, int]]:
-    """A site, and the port of an nginx that stands before it with our example."""
+    """Yield a site, and the port of an nginx before it that has our example as its configuration."""
     program = require(find_nginx)
     site = make_site(TRUSTED_PROXIES=["127.0.0.1"], DEFAULT_RUNTIME="echo")
     port = free_port()

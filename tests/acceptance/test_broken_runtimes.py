@@ -51,7 +51,7 @@ class World:
         return client
 
     async def check_neighbour(self) -> None:
-        """A session of echo, in the same worker, starts and works."""
+        """Check that a session of echo starts and works in the same worker."""
         neighbour = await self.connect(self.site)
         await neighbour.initialize("echo")
         await neighbour.wait_state("init")
@@ -60,12 +60,12 @@ class World:
         assert neighbour.others == []
 
     def transitions(self, client: Client) -> list[tuple[str, str]]:
-        """The states that a session came into, and why."""
+        """Return the states of a session, each with its reason, in order."""
         sql = 'SELECT "to", reason FROM ohsessions_transition WHERE session_id = ? ORDER BY id'
         return [(state, reason) for state, reason in self.site.query(sql, client.session_id.replace("-", ""))]
 
     async def wait_transition(self, client: Client, state: str) -> str:
-        """Waits until the session came into a state; gives the last reason for it."""
+        """Wait until the session came into a state, and return the last reason for it."""
         async with asyncio.timeout(15):
             while True:
                 reasons = [reason for to, reason in self.transitions(client) if to == state]
@@ -74,12 +74,14 @@ class World:
                 await asyncio.sleep(0.02)
 
     async def check_fault(self, client: Client, said: str, what: str, text: str) -> None:
-        """Checks that users were told `what` broke and no more, and operators the `text` under one reference:
-        in a transition and in the log, which may say more."""
+        """Check that users got `what` broke and no more, and operators the `text` under the same reference.
+
+        Operators find it in a transition and in the log, which may contain more.
+        """
         found = re.search(rf"{what} \(reference [0-9a-f]{{8}}\)(?=\.?$)", said)
         assert found, said
         reason = f"{found[0]}: {text}"
-        async with asyncio.timeout(15):  # the crash is stored after it was told
+        async with asyncio.timeout(15):  # the crash is stored after users were notified
             while not any(why.startswith(reason) for _, why in self.transitions(client)):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert reason in self.site.log.read_text()
@@ -87,7 +89,7 @@ class World:
         assert text not in texts_in(heard)
 
     def check_secret_is_nowhere(self) -> None:
-        """Not in the database (it is encrypted there), nor in the log, nor in anything a client got."""
+        """Check that the secret is in no database (it is encrypted there), no log and no client."""
         for file in self.site.folder.glob("*"):
             if file.is_file():
                 assert SECRET.encode() not in file.read_bytes(), file
@@ -96,7 +98,7 @@ class World:
 
 
 def texts_in(value: Any) -> str:
-    """All strings that a value has in it, one below the other."""
+    """Return all strings in a value, one per line."""
     if isinstance(value, dict | list):
         return "\n".join(map(texts_in, value.values() if isinstance(value, dict) else value))
     return str(value)
@@ -142,7 +144,7 @@ async def test_a_runtime_that_cannot_start_fails_within_its_budget_and_is_tried_
                 assert error == {"error": True, "error_code": 503, "reason": "start_failed"}
                 states += re.findall(r"^The session is (\w+): it could not start \(reference ", message)
                 await world.check_fault(client, message, "it could not start", expected[where])
-            # The error of a start may go by while its client is only being attached.
+            # The error of a start may be sent before its client is attached.
             assert (states[0], states[2]) == ("starting", "failed")
             told = [notice["reason"] for notice in client.notices if notice["notice"] == "session_state"]
             assert [why for why in told if why.startswith("it could not start (reference ")]
@@ -156,7 +158,7 @@ async def test_a_runtime_that_cannot_start_fails_within_its_budget_and_is_tried_
         await world.check_fault(client, refused["message"], "it could not start", expected[where])
     finally:
         vanished.unlink()
-    # It recovers by itself, since its client is still there.
+    # The session recovers by itself, because its client is still attached.
     await client.wait_state("init")
     assert world.transitions(client)[-2:] == [
         ("starting", "tried again"),
@@ -180,7 +182,7 @@ async def test_an_action_that_breaks_the_runtime_is_told_and_not_repeated(world:
         client, error["content"], "its runtime broke", "RuntimeError: the key is <secret>"
     )
     assert error["extras"] == {"reason": "crashed"}
-    # What waited behind it is handled by the next activation, from the last checkpoint.
+    # The waiting action is handled by the next activation, from the last checkpoint.
     said = await client.wait_for(observation="said", cause=waiting["id"])
     assert said["content"] == "1"
     assert world.site.state(client.session_id) == "running"
@@ -293,7 +295,7 @@ PASSIVATIONS = {
 
 
 async def test_passivation_is_certain_and_says_what_went_wrong(world: World) -> None:
-    """All ways at once: the ones that hang must not hold up the others."""
+    """All ways are tried at the same time: those that hang must not delay the others."""
     clients = {where: await world.start(where) for where in PASSIVATIONS}
     for client in clients.values():
         done = await client.act("say")
@@ -369,6 +371,6 @@ def errors_logged(site: Site) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_else_went_wrong(site: Site) -> Any:
-    """A broken runtime is no error of ours: after all of them, the log has none."""
+    """Check that the log has no error. A broken runtime is no error of the server."""
     yield
     assert errors_logged(site) == []

@@ -1,7 +1,8 @@
-"""No secret of a session stands anywhere but where it is used: canaries are planted in all, and looked for.
+"""No secret of a session is stored or sent where it is not needed. Canaries are planted, and searched for.
 
-Left out is what has to have them: the memory of the site, of a session's bash and of the programs that the
-bash gives its variables to; and what a user has a command print that INIT was never told to be secret.
+Not searched are the places that need them: the memory of the site, of a session's bash, and of the programs
+to which bash passes its variables. Not searched either is the output of a user's command that prints a value
+which INIT never named as a secret.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ SETTINGS: dict[str, Any] = {
 
 
 class World:
-    """A site, its operator, and what its clients got."""
+    """A site, its operator, and everything that its clients got."""
 
     def __init__(self, site: Site, connect: Connect, folder: Path, pids: Callable[[], list[int]]) -> None:
         self.site = site
@@ -52,14 +53,14 @@ class World:
         return client
 
     async def share(self, owner: Client, role: str) -> str:
-        """A link's token for a session."""
+        """Return the token of a link to a session."""
         address = f"{self.site.url}/api/sessions/{owner.session_id}/share/"
         headers = {"Authorization": f"Bearer {owner.token}"}
         answer = await asyncio.to_thread(requests.post, address, json={"role": role}, headers=headers)
         return str(answer.json()["token"])
 
     async def check(self, *, pages: bool = False) -> None:
-        """No canary is anywhere. With `pages`, in the admin neither, which takes a while."""
+        """Check that no canary is found. With `pages`, also search the admin, which takes a while."""
         assert await asyncio.to_thread(self.canaries.check, self._places(pages)) > (20 if pages else 5)
 
     def _places(self, with_pages: bool) -> Iterator[tuple[str, bytes | str]]:
@@ -101,7 +102,7 @@ async def test_no_canary_planted_in_a_secret_is_found_anywhere(world: World) -> 
     viewer = await world.join(token=await world.share(owner, "viewer"))
     await owner.wait_state("init")
 
-    # Said by its user, and by programs: whole, in parts, by mistake.
+    # Repeated by the user and by programs: whole, in parts, by mistake.
     quoted = canaries.init()["quoted_secret"]
     known = f"{canaries['llm_api_key']} {canaries['nested']} {canaries['in a URL']} {quoted}"
     await owner.act(
@@ -111,12 +112,12 @@ async def test_no_canary_planted_in_a_secret_is_found_anywhere(world: World) -> 
     output, code = await owner.output(said["id"])
     assert (output.startswith("<secret> <secret> <secret> <secret>\n"), code) == (True, 127)
 
-    # Hidden, and what bash says about it.
+    # Hidden, and repeated by bash.
     command = f"export HIDDEN={canaries['hidden']}; {canaries['hidden']}"
     hidden = await owner.act("run", {"command": command, "hidden": 1})
     assert await owner.output(hidden["id"]) == ("", 127)
 
-    # Brought later.
+    # Sent with a later INIT.
     await owner.initialize(
         token=owner.token, github_token=canaries["later"], args={"db_password": canaries["db"]}
     )
@@ -128,7 +129,7 @@ async def test_no_canary_planted_in_a_secret_is_found_anywhere(world: World) -> 
     await owner.act("change_agent_state", {"agent_state": "stopped"})
     await owner.output(sleeping["id"])
 
-    # Asleep, with a snapshot in the row, and in a file.
+    # Asleep, with a snapshot in the row, and with one in a file.
     for size in (10, 200_000):
         grown = await owner.act("run", {"command": f"BIG=$(head -c {size} /dev/zero | tr '\\0' x)"})
         await owner.output(grown["id"])

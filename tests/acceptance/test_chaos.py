@@ -1,7 +1,7 @@
-"""The harness finds nothing in a short run as it is, and what is missing when a protection is taken away.
+"""A short run of the chaos harness finds nothing. Without a protection it finds what the protection prevents.
 
-Each run is a process of its own with its own PostgreSQL and Redis (see tests.chaos); machines that run tests
-are busy, hence the patience.
+Each run is a process of its own with its own PostgreSQL and Redis (see tests.chaos). The limits are patient,
+because machines that run tests are busy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Chaos = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def chaos(tmp_path: Path) -> Chaos:
-    """Makes a run, with these options; gives its exit code and its report."""
+    """Return a function that makes a run with these options, and returns its exit code and its report."""
     require(requirements.find_redis_server)
     require(requirements.find_socketio_client)
     if requirements.find_postgres_programs() is None:
@@ -58,8 +58,8 @@ def test_a_rolling_restart_under_load_cuts_nothing_off_and_is_no_error_to_anybod
 
 
 def test_it_catches_that_stale_writes_are_not_refused(chaos: Chaos) -> None:
-    """A worker that goes on mostly learns that its lease has ended before it writes: it takes several tries,
-    in the midst of actions that store much."""
+    """A worker that was stopped mostly notices the end of its lease before it writes. So several tries are
+    needed, during actions that store much."""
     stops = ", ".join(f"worker_pause worker{index % 3} {3 + 3 * index} 4.5" for index in range(6))
     code, report = chaos(seconds=23, seed=1, without="epoch", script=stops, settle_limit=15, slow=0.6)
     assert code == 1, report

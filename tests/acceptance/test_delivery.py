@@ -1,4 +1,4 @@
-"""Delivery over real sockets: the same bytes live and again, at any speed, and slow readers harm nobody."""
+"""Delivery over real sockets: the same bytes live and again, at any speed, despite slow readers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def site(make_shared_site: Callable[..., Site]) -> Site:
 
 @pytest.fixture(scope="module")
 def impatient_site(make_shared_site: Callable[..., Site]) -> Site:
-    """One that a reader of nothing is soon too slow for: sooner than a busy machine makes a burst."""
+    """Start a site whose SLOW_TIMEOUT ends before a busy machine has made a burst."""
     return make_shared_site(RUNTIMES=RUNTIMES, SLOW_TIMEOUT=SLOW_TIMEOUT)
 
 
@@ -48,7 +48,7 @@ async def begin(connect_raw: Connect, site: Site, runtime: str = "echo") -> tupl
 
 
 async def burst(connect_raw: Connect, site: Site) -> tuple[RawClient, str, int]:
-    """A client in whose session ten thousand events have happened; with its token and head."""
+    """Return a client, the token and the head of a session with ten thousand events."""
     client, token = await begin(connect_raw, site, "broken")
     head = (await client.act("burst"))["id"] + BURST
     await client.wait(lambda: len(client.stored()) > head, "the burst")

@@ -1,4 +1,4 @@
-"""Stopping in order: what a process held goes on elsewhere, or sleeps."""
+"""Orderly stops: the sessions of a process continue elsewhere, or sleep."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_a_stopped_workers_sessions_go_on_without_an_error_and_it_exits_0(
     await client.wait_state("running")
     owner = cluster.worker_of(client.session_id)
     assert await asyncio.to_thread(owner.end) == 0
-    # The action under way came to its end, the one that waited is handled by the next owner.
+    # The action under way ended normally. The waiting one is handled by the next owner.
     assert await client.output(first["id"]) == ("first\n", 0)
     assert await client.output(second["id"]) == ("/tmp\n7\n", 0)
     assert client.others == []

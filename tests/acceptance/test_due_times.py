@@ -1,4 +1,4 @@
-"""A session without connections sleeps in time: whatever runs in it, and whatever the clock did."""
+"""A session without connections sleeps in time, even if its runtime is busy or the clock was set back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_a_command_that_never_ends_keeps_no_session_awake_and_its_sender_i
         (waiting, "interrupted"),
     ]
     assert "nobody was attached" in errors[0]["content"]
-    # What was given up is not begun by the next activation.
+    # The next activation does not begin the actions that were given up.
     assert await again.output((await again.act("run", {"command": "echo now"}))["id"]) == ("now\n", 0)
     assert not [event for event in again.events if event.get("cause") == waiting and event not in errors]
 
@@ -48,6 +48,6 @@ async def test_a_session_whose_due_time_is_an_hour_away_sleeps_within_its_close_
     session_id = client.session_id
     await client.close()
     wait_until(lambda: site.query("SELECT passivate_at FROM ohsessions_session")[0][0], "its due time")
-    # As if the clock had gone back by an hour since.
+    # As if the clock had been set back by an hour since.
     site.execute("UPDATE ohsessions_session SET passivate_at = datetime('now', '+1 hour')")
     wait_until(lambda: site.state(session_id) == "passivated", "the session asleep", limit=0.5 + 2 + 5)

@@ -1,4 +1,4 @@
-"""Attacks on the transport itself, by strangers: what they are answered, and what they cost."""
+"""Attacks of strangers on the transport: the answers, and the costs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HANDSHAKE = {"EIO": "4"}
 
 
 async def statuses(site: Site, **headers: str) -> dict[str, int]:
-    """The status that each kind of handshake is answered with, each with the same `headers`."""
+    """Return the status that answers each kind of handshake with these headers."""
     found: dict[str, int] = {}
     address = f"{site.url}/socket.io/"
     async with aiohttp.ClientSession() as http:
@@ -49,7 +49,7 @@ ACCEPTED = {"polling": 200, "preflight": 204, "websocket": 101}
 
 @pytest.fixture(scope="module")
 def shared(make_shared_site: MakeSite) -> Site:
-    return make_shared_site(PACKET_RATE=200)  # of all limits the one that is tested here
+    return make_shared_site(PACKET_RATE=200)  # the other limits are off, this one is tested
 
 
 async def test_a_host_that_is_not_ours_is_refused_whatever_the_origin_says(shared: Site) -> None:
@@ -66,7 +66,7 @@ async def test_an_origin_that_is_foreign_or_none_is_refused_and_no_fault_of_ours
     shared: Site, origin: str
 ) -> None:
     refused = await statuses(shared, Origin=origin)
-    # daphne itself says 400 to the websocket whose origin cannot be parsed.
+    # daphne itself answers 400 to a websocket whose origin it cannot parse.
     assert refused.pop("websocket") in (400, 403)
     assert refused == {"polling": 403, "preflight": 403}
     assert "Traceback" not in shared.log.read_text()
@@ -141,7 +141,7 @@ async def test_a_post_of_100_000_packets_is_refused_and_ends_its_connection(shar
 
 
 def open_sockets(pid: int) -> int:
-    """How many sockets a process has open. One that it closes while it is counted does not count."""
+    """Return the number of a process's open sockets. One that is closed meanwhile does not count."""
     found = 0
     for file in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -198,7 +198,7 @@ async def test_strangers_who_start_no_sessions_send_little_until_they_are_attach
     assert (await client.act("initialize"))["error_code"] == 401
 
 
-# Somebody else's polling
+# Polling connections of other clients
 
 
 @pytest.mark.parametrize("keeps_cookies", [False, True])
@@ -224,7 +224,7 @@ async def test_a_sid_from_a_log_does_not_read_somebody_elses_polling(
             assert '40{"sid"' in await response.text()
 
 
-# What is not parsed
+# Events that are not parsed
 
 
 @pytest.mark.parametrize("transport", ["websocket", "polling"])

@@ -1,4 +1,4 @@
-"""A site whose database has no room left says so, where its operators and its balancer look."""
+"""A site whose database has a full disk reports that in its log and in /readyz."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXT = "x" * 100_000
 
 @pytest.fixture
 def full_site(tmp_path: Path) -> Any:
-    """Its database takes 2 MB more than an empty one has."""
+    """Yield a site whose database can grow by 2 MB."""
     site = Site(tmp_path)
     site.prepare()
     pages = site.query("PRAGMA page_count")[0][0] + 500
@@ -51,6 +51,6 @@ async def test_a_full_disk_is_seen_in_readyz_and_said_in_the_log_by_its_name(
     log = site.log.read_text()
     assert log.count("Its disk is full") == 1, "the echoes are tried again all the time"
     assert "A transaction failed" not in log
-    # There is room again: it finds out by itself, although nobody sends it anything.
+    # There is room again. The site notices it by itself, although no client sends anything.
     site.execute("DELETE FROM ohsessions_event WHERE length(data) > 50000")
     wait_until(lambda: ready()["code"] == 200, "the site saying that it is ready", limit=60)

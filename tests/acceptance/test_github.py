@@ -1,4 +1,4 @@
-"""Whom a site lets in by their GitHub token. GitHub is a server of the test's own."""
+"""The check of GitHub tokens. GitHub is a server of the test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECK = "ohsessions.access.github.AllowedLogins"
 
 
 class GitHub:
-    """Knows some tokens. `asked` are those that it was asked about; `answer`, if set, comes instead."""
+    """A server that knows some tokens. `asked` lists the tokens sent to it. `answer` replaces its answer."""
 
     def __init__(self) -> None:
         self.logins = {"ghp_octo": "OctoCat", "ghp_other": "other"}

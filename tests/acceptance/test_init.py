@@ -33,12 +33,12 @@ def token_for(session_id: str, role: Role) -> str:
 
 
 async def tell(client: RawClient, **payload: Any) -> None:
-    """Sends an INIT as OpenHands does: without asking for an acknowledgement."""
+    """Send an INIT as OpenHands does: without asking for an acknowledgement."""
     await client.tell(json.dumps(["oh_action", {"action": "initialize"} | payload]))
 
 
 async def first_answer(client: RawClient, count: int = 1) -> dict[str, Any]:
-    """The answer to the client's INIT with this number."""
+    """Return the answer to the client's INIT with this number."""
 
     def find() -> list[dict[str, Any]]:
         return [event for event in client.got("oh_event") if event.get("status") == "ok"]
@@ -48,7 +48,7 @@ async def first_answer(client: RawClient, count: int = 1) -> dict[str, Any]:
 
 
 async def begin(connect_raw: Connect, site: Site, *contents: str) -> tuple[RawClient, str, str]:
-    """A client of a new session in which these messages were echoed; with its token and id."""
+    """Return a client, the token and the id of a new session that has echoed these messages."""
     client = await connect_raw(site)
     token = (await client.act("initialize", {"runtime": "echo"}))["token"]
     await client.wait(lambda: '"agent_state":"init"' in "".join(client.packets), "init")
@@ -63,7 +63,7 @@ def numbers(client: RawClient, after: int = 0) -> list[int]:
 
 
 def present(client: RawClient) -> int:
-    """How many the client was last told are there."""
+    """Return the number of connections in the newest presence notice."""
     counts = [notice["connections"] for notice in client.got("oh_notice") if notice["notice"] == "presence"]
     return int(counts[-1]) if counts else 0
 
@@ -350,7 +350,8 @@ async def test_a_cursor_of_the_log_that_a_restored_database_had_before_is_reset(
     kept, pk = before - 3, UUID(session_id).hex
     await writer.act("leave")
     wait_until(lambda: site.state(session_id) == "passivated", "the session asleep")
-    # The backup is of some events ago; a colleague writes as many, and more, before the client comes back.
+    # The backup has fewer events. A colleague stores as many as are missing, and more, before the client
+    # returns.
     site.execute("DELETE FROM ohsessions_event WHERE session_id = ? AND number > ?", pk, kept)
     marks = "last_action_number = -1, last_user_number = -1, handled_number = -1, started_number = -1"
     site.execute(f"UPDATE ohsessions_session SET next_number = ?, {marks} WHERE id = ?", kept + 1, pk)
@@ -433,7 +434,7 @@ async def test_a_second_init_leaves_the_old_session_and_nothing_of_it_comes_afte
     client = await connect_raw(site)
     await client.act("initialize", token=old_token)
     await old_writer.wait_notice(notice="presence", connections=2)
-    # The old session talks all the while.
+    # The old session emits events meanwhile.
     talk = [old_writer.act("message", {"content": f"old {number}"}) for number in range(30)]
     talking = asyncio.gather(*talk)
     await client.act("initialize", token=new_token)
@@ -468,7 +469,7 @@ async def test_a_second_init_for_the_same_session_replays_from_its_cursor(
     ]
 
 
-# 7. What came before
+# 7. Actions before INIT
 
 
 async def test_openhands_flushes_what_was_typed_offline_before_its_init(
@@ -483,7 +484,7 @@ async def test_openhands_flushes_what_was_typed_offline_before_its_init(
     await tell(client, token=token, latest_event_id=cursor, args={"LLM_MODEL": "x"})
     await client.wait_event(observation="echo", content="offline")
     assert json.loads(client.packets[0][1:])[1]["token"] == token
-    # Its own stay of a moment ago may have been put to sleep meanwhile; the actions kept their order.
+    # The session may have been put to sleep when the client left it. The actions kept their order.
     echoes = [e["content"] for e in client.got("oh_event") if e.get("observation") == "echo"]
     assert echoes == ["typed", "while", "offline"]
     assert numbers(client) == list(range(cursor + 1, numbers(client)[-1] + 1))
@@ -611,7 +612,7 @@ async def test_a_refusal_while_connecting_says_why_and_attaches_nobody(
         ({"conversation_id": "../../etc"}, {}, unknown),
         ({"conversation_id": session_id, "token": "nonsense"}, {}, invalid),
         ({"conversation_id": other, "token": token}, {}, invalid),
-        ({}, {"conversation_id": session_id, "token": token}, unknown),  # the query's token does not count
+        ({}, {"conversation_id": session_id, "token": token}, unknown),  # the token in the query is ignored
         ({"conversation_id": 5}, {}, (400, "malformed")),
         ({"conversation_id": session_id, "token": "\ud800"}, {}, (400, "not_json")),
     ):
@@ -641,7 +642,7 @@ async def test_a_logged_in_owner_needs_no_token_and_nobody_else_gets_in(
 
 
 def log_in(site: Site, name: str) -> dict[str, str]:
-    """The headers of a browser in which this user, whose password is the name, has logged in."""
+    """Return the headers of a browser in which this user has logged in. The password is the name."""
     with requests.Session() as browser:
         address = f"{site.url}/admin/login/"
         browser.get(address, timeout=10)

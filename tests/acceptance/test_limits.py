@@ -1,4 +1,4 @@
-"""Limits, over real sockets. Each test comes from an address of its own, which a trusted proxy tells."""
+"""Limits over real sockets. Each test has an address of its own, which a trusted proxy reports."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def strict_site(make_shared_site: Callable[..., Site]) -> Site:
 
 @pytest.fixture
 def here() -> dict[str, str]:
-    """The headers of an address that no other test has; its left end is what anybody may write."""
+    """Return the headers of an address that no other test has. Their left end is what a client may forge."""
     return {"X-Forwarded-For": f"6.6.6.6, 192.0.2.{next(addresses)}"}
 
 
@@ -69,7 +69,7 @@ async def start(client: RawClient, **payload: Any) -> dict[str, Any]:
 
 
 async def count_until_refused(ask: Callable[[], Awaitable[dict[str, Any]]]) -> int:
-    """How often it is answered well before error 429. (The bucket fills meanwhile.)"""
+    """Return the number of good answers before error 429. (The bucket fills meanwhile.)"""
     for count in range(50):
         answer = code(await ask())
         if answer != "ok":
@@ -87,7 +87,7 @@ async def log_in(site: Site, name: str) -> Person:
 
 
 async def refused(site: Site, headers: dict[str, str]) -> str:
-    """What a polling client is told that is one too many; a websocket's handshake fails, too."""
+    """Return the message for a polling client over a limit. The handshake of a websocket fails, too."""
     address = f"{site.url}/socket.io/?EIO=4&transport="
     async with aiohttp.ClientSession(headers=headers) as http:
         with pytest.raises(aiohttp.WSServerHandshakeError):
@@ -251,14 +251,14 @@ async def test_all_that_waits_for_init_at_an_address_is_bounded(
     array = '["oh_action",{"action":"message","args":{"content":"' + "x" * (MAX_ACTION_BYTES - 1000) + '"}}]'
     for stranger in strangers:
         await stranger.tell(array)
-        await stranger.ask('["nothing"]')  # it has come as a whole: unfinished ones are bounded elsewhere
+        await stranger.ask('["nothing"]')  # the message has arrived whole: unfinished ones have another limit
     answers = [await stranger.wait_event(60, error=True) for stranger in strangers]
     codes = [(answer["error_code"], answer["reason"]) for answer in answers]
     assert set(codes) == {(409, "not_attached"), (429, "quota")}  # held for 10 s, or not at all
     assert codes.count((409, "not_attached")) <= 4
 
 
-# Where only a login or a token lets in
+# Sites that require a login or a token
 
 
 @transports

@@ -1,4 +1,4 @@
-"""Links that were given out: listed, bounded in time and in number, and revoked on all nodes."""
+"""Links are listed, limited in time and in number, and revoked on all nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A login that ends, ends everywhere: live sockets, INIT, HTTP, and the tokens that were issued to it."""
+"""The end of a login ends everything: live sockets, INIT, HTTP, and the tokens that were issued to it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def delete(person: Person) -> None:
 
 
 def flush(person: Person) -> None:
-    """Ends Django's session, as its expiry does."""
+    """End Django's session, as its expiry does."""
     key = person.http.cookies["sessionid"]
     code = f"from django.contrib.sessions.models import Session as S; S.objects.filter(pk={key!r}).delete()"
     change(person.site, person.name, code)
@@ -53,7 +53,7 @@ def site(make_shared_site: Callable[..., Site]) -> Site:
 
 
 async def begin(connect_raw: Connect, person: Person) -> tuple[RawClient, str, str]:
-    """A socket that is attached to a new session; with the session's id, and its owner's token."""
+    """Return a client that is attached to a new session, the session's id, and its owner's token."""
     client = await connect_raw(person.site, headers=person.headers)
     answer = await client.act("initialize", {"runtime": "echo"})
     assert answer["status"] == "ok", answer
@@ -67,7 +67,7 @@ async def check_logged_out(client: RawClient, since: float) -> None:
 
 
 async def check_refused(connect_raw: Connect, site: Site, token: str, **options: Any) -> None:
-    """The token, and whatever else comes with it, lets nobody in and starts nothing."""
+    """Check that the token, with anything else beside it, joins nothing and starts nothing."""
     client = await connect_raw(site, **options)
     assert (await client.act("initialize", token=token))["reason"] == "invalid_token"
     assert (await client.act("initialize", {"runtime": "echo"}))["reason"] == "login_required"

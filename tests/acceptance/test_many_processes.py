@@ -1,4 +1,4 @@
-"""Two gateways, two workers: what holds on one machine holds on many, and goes on when one of them dies."""
+"""Two gateways, two workers: everything works as on one machine, and continues when one of them dies."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_a_killed_gateways_connections_end_and_its_session_is_passivated(
 async def test_a_session_that_kills_its_workers_fails_and_the_others_go_on(
     make_cluster: Make, connect: Connect
 ) -> None:
-    """Its workers are started again each time, as an init system does."""
+    """The workers are started again each time, as an init system does."""
     cluster = make_cluster(
         LEASE_TTL=3,
         HEARTBEAT=0.5,

@@ -1,4 +1,4 @@
-"""A site whose times have no zone (USE_TZ off): the same lives, and UTC on the wire."""
+"""A site whose times have no zone (USE_TZ off): sessions live as elsewhere, and the wire has UTC."""
 
 from __future__ import annotations
 

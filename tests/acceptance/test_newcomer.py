@@ -1,4 +1,4 @@
-"""What a newcomer must be able to do, in a real browser, as the README promises."""
+"""The first steps of a newcomer in a real browser, as the README promises them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def browser(chromium: str) -> AsyncIterator[Browser]:
 
 
 def bash_processes(site: Site) -> list[str]:
-    """The command lines of processes whose home is a workspace of this site."""
+    """Return the command lines of processes whose home is a workspace of this site."""
     found = []
     home = b"HOME=" + bytes(site.folder / "workspaces")
     for process in Path("/proc").glob("[0-9]*"):

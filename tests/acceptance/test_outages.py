@@ -1,4 +1,4 @@
-"""Redis and the database go away and come back: what was acknowledged stays, and all recovers by itself."""
+"""Redis and the database go away and come back: acknowledged actions stay, and the site recovers."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tests.requirements import require, wait_until
 
 Connect = Callable[..., Awaitable[Client]]
 Make = Callable[..., Cluster]
-"""Makes and starts a cluster of one gateway and one worker over a Redis, or a database, of the test's own."""
+"""A function that starts a cluster of one gateway and one worker, over a Redis or a database of the test."""
 
 LEASE = {"LEASE_TTL": 3, "HEARTBEAT": 0.5}
 OUTAGE = 8.0
-"""Seconds, so that leases of 3 s end in them."""
+"""Seconds. Leases of 3 s end within an outage."""
 MOST_LINES = 10
-"""Warnings of one process in an outage: that the database is away, that the lease ended, that it is back."""
+"""The most warnings of one process in an outage: the database is away, a lease ended, it is back."""
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def redis() -> Iterator[FallingRedis]:
 
 @pytest.fixture
 def make(tmp_path: Path, postgres_database: str, redis: FallingRedis) -> Iterator[Make]:
-    """Starts one gateway and one worker; the gateway is `without` this protection."""
+    """Return a function that starts one gateway and one worker. The gateway is `without` this protection."""
     clusters: list[Cluster] = []
 
     def make_cluster(without: str = "", **settings: Any) -> Cluster:
@@ -66,7 +66,7 @@ def make(tmp_path: Path, postgres_database: str, redis: FallingRedis) -> Iterato
 
 @pytest.fixture
 def pair(tmp_path: Path, database: Database, redis: FallingRedis) -> Iterator[Cluster]:
-    """One gateway and one worker, which the test starts. None outlives it, however it ends."""
+    """Yield one gateway and one worker, which the test starts. Both are stopped after it, however it ends."""
     cluster = Cluster(tmp_path, database.url, redis.url, 1, 1, **LEASE)
     yield cluster
     cluster.kill()
@@ -78,7 +78,7 @@ def readyz(cluster: Cluster) -> dict[str, Any]:
 
 
 def warnings(log: Path) -> list[str]:
-    """The lines of a log that are neither of a level below WARNING nor of none."""
+    """Return the lines of a log of level WARNING or above."""
     return [line for line in log.read_text().splitlines() if re.search(r" (WARNING|ERROR|CRITICAL) ", line)]
 
 
@@ -86,7 +86,7 @@ def warnings(log: Path) -> list[str]:
 
 
 async def lose(redis: FallingRedis, cluster: Cluster, how: str) -> None:
-    """Has Redis come back after it was away, in one of several ways."""
+    """Take Redis away and bring it back, in one of several ways."""
     assert redis.process is not None
     if how == "hung":
         redis.process.send_signal(signal.SIGSTOP)
@@ -131,7 +131,7 @@ async def test_wakeups_are_heard_when_redis_is_back(
 async def test_groups_that_redis_forgot_are_joined_again(
     make: Make, connect: Connect, redis: FallingRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FLUSHALL ends no connection and raises nothing: only what comes late tells of it."""
+    """FLUSHALL ends no connection and raises nothing. Only late messages show that it happened."""
     monkeypatch.setenv("REDIS_LAYER", "core")
     cluster = make()
     client = await connect(cluster.gateways[0])
@@ -183,7 +183,7 @@ async def test_without_redis_all_goes_on_late_and_that_is_said_once(
 
 
 class Database:
-    """A PostgreSQL of the test's own behind a proxy, and the ways in which it goes away."""
+    """A PostgreSQL of the test behind a proxy, and the ways in which it goes away."""
 
     def __init__(self, server: FallingPostgres) -> None:
         self._server = server
@@ -213,7 +213,7 @@ class Database:
         elif kind == "hangs":
             self._signal(signal.SIGCONT)
         else:
-            self._proxy.cut_all(1.0, Random(0))  # as by a failover: what was swallowed stays so
+            self._proxy.cut_all(1.0, Random(0))  # as by a failover: the swallowed data is lost
             self._proxy.thaw()
 
     def _signal(self, number: int) -> None:
@@ -223,7 +223,7 @@ class Database:
 
 
 def descendants(pid: int) -> list[int]:
-    """A process and all below it."""
+    """Return the pids of a process and all its descendants."""
     found = [pid]
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         found += descendants(int(child))
@@ -248,7 +248,7 @@ def find_postgres() -> Path:
 
 
 class Persistent:
-    """A client that comes back with its cursor, and repeats what was not acknowledged."""
+    """A client that comes back with its cursor, and repeats actions without an acknowledgement."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -259,14 +259,14 @@ class Persistent:
         self.stopping = False
         self.acknowledged: dict[str, int] = {}
         self.waited: list[tuple[str, float]] = []
-        """What was answered (a status or a reason), and after how many seconds."""
+        """The answers (a status or a reason), each with the seconds that it took."""
 
     @property
     def events(self) -> list[dict[str, Any]]:
         return self._before + (self._client.events if self._client else [])
 
     async def run(self) -> None:
-        """Acts, one action after the other."""
+        """Send one action after the other."""
         while not self.stopping:
             key = f"action {len(self.acknowledged)}"
             answer = await self._ask("message", {"content": key}, client_id=key)
@@ -308,7 +308,7 @@ class Persistent:
         return answer
 
     async def _call(self, action: str, args: dict[str, Any], **payload: Any) -> dict[str, Any]:
-        """Gives the acknowledgement; or says that the connection ended without any."""
+        """Return the acknowledgement, or an answer that the connection ended without one."""
         assert self._client is not None
         asked = monotonic()
         answering = asyncio.create_task(self._client.act(action, args, **payload))
@@ -335,7 +335,7 @@ async def test_a_database_that_goes_away_loses_nothing_acknowledged_and_all_reco
 
 
 def runs(argument: str) -> bool:
-    """Whether a program of this host, in whatever sandbox, has been given this argument."""
+    """Return whether a program of this host has this argument. It may run in a sandbox."""
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # it has ended meanwhile
             if argument.encode() in file.read_bytes().split(b"\0"):
@@ -347,7 +347,7 @@ async def check_outage(cluster: Cluster, database: Database, connect: Connect, k
     (gateway,), (_worker,) = cluster.gateways, cluster.workers
     shell = await connect(gateway)
     await shell.initialize("shell")
-    # By this the program is told: a sandbox has pids of its own.
+    # This argument identifies the program, since a sandbox has pids of its own.
     seconds = f"1000.{Random().randrange(10**9):09}"
     started = await shell.act("run", {"command": f"sleep {seconds} & echo begun"})
     assert await shell.output(started["id"]) == ("begun\n", 0)
@@ -372,7 +372,7 @@ async def outlast(
     await asyncio.to_thread(wait_until, lambda: len(client.acknowledged) > 3, "actions acknowledged")
     await database.go_away(kind)
     away = monotonic()
-    # Others may own its session from LEASE_TTL on; they would, if their database were not away as well.
+    # From LEASE_TTL on another worker could own the session, if the database were not away for it as well.
     await asyncio.to_thread(wait_until, lambda: not runs(seconds), "the end of the shell", 3.0)
     late = await connect(gateway)
     assert (await late.act("initialize", {"runtime": "echo"}))["reason"] == "unavailable"
@@ -384,7 +384,7 @@ async def outlast(
 
 
 async def check_all_is_there(cluster: Cluster, client: Persistent, shell: Client) -> None:
-    """Check that all acknowledged actions are stored and handled once, and that the shell goes on."""
+    """Check that all acknowledged actions are stored and handled once, and that the shell continues."""
     (gateway,), (worker,) = cluster.gateways, cluster.workers
 
     def echoed() -> bool:
@@ -397,7 +397,7 @@ async def check_all_is_there(cluster: Cluster, client: Persistent, shell: Client
     assert dict(stored) == client.acknowledged
     assert len(stored) == len(client.acknowledged), "an action that was repeated is stored once"
     assert [event["id"] for event in client.events] == list(range(len(client.events)))
-    # While it was away each action was answered, and in time.
+    # During the outage each action was answered, and in time.
     assert {word for word, _ in client.waited} <= {"ok", "unavailable"}
     assert max(seconds for _, seconds in client.waited) < ANSWER_LIMIT + 3
     started = await shell.act("run", {"command": "echo again"})
@@ -464,5 +464,5 @@ async def test_processes_that_wait_for_their_first_database_end_when_they_are_to
         codes = [await asyncio.to_thread(process.wait, 20) for process in processes]
     finally:
         await starts
-    # One that has not come so far that it listens to signals ends as any program.
+    # A process that has not installed its signal handlers yet ends as any program does.
     assert set(codes) <= {0, -signal.SIGTERM}

@@ -1,4 +1,4 @@
-"""What a load balancer hears of a site that is well, whoever else asks the same."""
+"""The probes of a load balancer: while others probe, too, and when processes cannot hear each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A running site deletes by itself what its settings let go; clients whose past was trimmed start anew."""
+"""A running site deletes old data by itself. Clients whose events were trimmed are reset."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TIMES = {
 
 
 def age(site: Site) -> None:
-    """Lets everything be long ago that is over."""
+    """Make everything old that has ended."""
     for table, change in TIMES.items():
         site.execute(f"UPDATE {table} SET {change}", OLD)
 
@@ -40,7 +40,7 @@ def is_empty(site: Site) -> bool:
 
 
 async def use(site: Site, connect: Connect, *, close: bool = False) -> str:
-    """Somebody comes, sends some messages, and leaves; gives the session's id."""
+    """Send some messages as a new client, leave, and return the session's id."""
     client = await connect(site)
     await client.initialize("echo")
     for text in ("one", "two"):
@@ -63,7 +63,8 @@ async def test_worker_prunes_by_itself_and_leaves_nothing_of_what_is_over(
     for name in (closed, visitors, str(uuid4())):
         (workspaces / name).mkdir(parents=True)
         (workspaces / name / "file").write_text("x")
-    # The next start finds all of it old. Its first sweep says whose the workspaces are, the second removes.
+    # After the next start everything is old. The first sweep marks whose the workspaces are, the second
+    # deletes.
     for _ in range(2):
         await asyncio.to_thread(site.stop)
         age(site)
@@ -74,7 +75,7 @@ async def test_worker_prunes_by_itself_and_leaves_nothing_of_what_is_over(
     wait_until(
         lambda: [entry.name for entry in workspaces.iterdir()] == [".ohsessions-database"], "the sweep"
     )
-    # What is in use goes on.
+    # A session in use continues.
     await use(site, connect)
     assert "Traceback" not in site.log.read_text()
 
@@ -97,7 +98,7 @@ async def test_client_that_comes_back_to_a_trimmed_log_is_told_to_start_anew(
     assert (answer["reset"], answer["first_event_id"]) == (True, sent["id"])
     await second.wait_for(observation="echo", cause=sent["id"])
     assert second.numbers[0] == sent["id"]
-    # Who has seen all there was, and is attached still, notices nothing.
+    # A client that is still attached, and has all events, notices nothing.
     assert len(first.answers) == 1
     sent = await first.act("message", {"content": "three"})
     await first.wait_for(observation="echo", cause=sent["id"])

@@ -1,4 +1,4 @@
-"""What `serve` says at its start about the way in which it was started."""
+"""The warnings of `serve` about the way in which it was started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A shell over a real socket: what somebody who may type commands reaches of the server."""
+"""A shell over a real socket, and the parts of the server that its users can reach."""
 
 from __future__ import annotations
 

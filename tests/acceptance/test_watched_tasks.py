@@ -1,4 +1,4 @@
-"""A process that has lost one of its tasks ends in order, says why, and its sessions go on."""
+"""A process that has lost one of its tasks ends in order and reports why. Its sessions continue elsewhere."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A runtime that writes down its actions, so that the checker can compare them with the log.
 
 Each process appends to a file of its own. A line is one write, so that a kill leaves whole lines. The action
-contains what the runtime does: how many events, how slowly, whether with a program.
+determines how many events its answer has, how slowly they come, and whether a program is started.
 """
 
 from __future__ import annotations

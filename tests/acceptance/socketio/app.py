@@ -1,7 +1,6 @@
-"""
-An ASGI application for these tests and the official suites: Socket.IO at /socket.io/, Engine.IO below.
+"""The ASGI application of these tests and the official suites: Socket.IO at /socket.io/, else Engine.IO.
 
-Configured by the environment: SOCKETIO_SETTINGS is JSON for EngineSettings.
+The environment variable SOCKETIO_SETTINGS is JSON for EngineSettings.
 """
 
 import asyncio
@@ -23,14 +22,14 @@ from ohsessions.socketio import (
 from ohsessions.socketio.connection import EngineConnection
 
 SETTINGS = EngineSettings(**json.loads(os.environ.get("SOCKETIO_SETTINGS", "{}")))
-# The official suite listens for `auth` only after it has seen the answer to CONNECT.
+# The official suite listens for `auth` only after it has received the answer to CONNECT.
 AUTH_DELAY = float(os.environ.get("SOCKETIO_AUTH_DELAY", "0"))
 
 watchers: set[Socket] = set()
 
 
 class Echo:
-    """Answers each event `name` with `name-back`, or with an acknowledgement where one is asked for."""
+    """A handler that answers each event `name` by `name-back`, or by an acknowledgement."""
 
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
@@ -65,12 +64,12 @@ class Echo:
         watchers.discard(self.socket)
 
     async def on_watch(self) -> None:
-        """Be told how others leave."""
+        """Send this client an event when another one leaves."""
         watchers.add(self.socket)
         self.socket.emit("watching", self.socket.sid)
 
     async def on_flood(self, count: int, size: int) -> None:
-        """Emit `count` events of `size` characters as fast as the client reads."""
+        """Emit `count` events of `size` characters, as fast as the client reads."""
         for number in range(count):
             await self.socket.wait_writable()
             if self.socket.closed:
@@ -93,7 +92,7 @@ class Echo:
 
 
 class EngineEcho:
-    """Sends each Engine.IO message back."""
+    """A receiver that sends each Engine.IO message back."""
 
     def __init__(self, connection: EngineConnection) -> None:
         self.connection = connection

@@ -1,4 +1,4 @@
-"""Real servers, each a process on a free port, with the echo application of app.py."""
+"""Fixtures: real servers, each a process on a free port, with the echo application of app.py."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ from tests.requirements import MissingRequirement, find_socketio_client, free_po
 
 ROOT = Path(__file__).parents[3]
 APPLICATION = "tests.acceptance.socketio.app:application"
-# Short times, so that what is gone is noticed while a test watches.
+# The times are short, so that a test can wait until the server notices a lost client.
 SETTINGS = {"ping_interval": 2, "ping_timeout": 2, "connect_timeout": 5}
 
 COMMANDS: dict[str, Callable[[int], list[str]]] = {
@@ -35,7 +35,7 @@ class Server:
 
 @contextmanager
 def running(kind: str) -> Iterator[Server]:
-    """A server process, up when it answers a handshake; what it logs fails the test that it ran for."""
+    """Yield a server process that answers handshakes. A traceback in its log fails the test."""
     if importlib.util.find_spec(kind) is None:
         raise MissingRequirement(f"No {kind}: pip install {kind}.")
     port = free_port()
@@ -68,5 +68,5 @@ def daphne() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def node() -> str:
-    """Node, where it finds socket.io-client."""
+    """Return the path of a Node that finds socket.io-client."""
     return require(find_socketio_client)

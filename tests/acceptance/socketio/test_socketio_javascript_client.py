@@ -1,4 +1,4 @@
-"""socket.io-client in Node against the consumer under a real daphne, in all transports."""
+"""socket.io-client in Node against the consumer under a real daphne, over all transports."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ every_transport = pytest.mark.parametrize("transports", TRANSPORTS, ids="+".join
 
 
 async def play(node: str, server: Server, scenario: str, transports: list[str]) -> Any:
-    """What a scenario of client.mjs printed."""
+    """Run a scenario of client.mjs, and return what it printed."""
     process = await asyncio.create_subprocess_exec(
         node,
         str(Path(__file__).with_name("client.mjs")),

@@ -1,4 +1,4 @@
-"""python-socketio's client against the consumer under real servers, in all transports."""
+"""python-socketio's client against the consumer under real servers, over all transports."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ TRANSPORTS = [["websocket"], ["polling"], ["polling", "websocket"]]
 
 
 class Client:
-    """A connected client and what it was sent."""
+    """A connected client and the events that it got."""
 
     def __init__(self, http: aiohttp.ClientSession) -> None:
         self.io = socketio.AsyncClient(reconnection=False, http_session=http)
@@ -123,7 +123,7 @@ async def test_a_refused_client_gets_message_and_data(daphne: Server, transports
     assert refusals == [{"message": "no", "data": {"error_code": 401, "reason": "login_required"}}]
 
 
-# -- those who leave without a word, and those who do not read
+# -- clients that vanish, and clients that do not read
 
 
 async def watch(client: Client) -> None:
@@ -174,7 +174,7 @@ def open_websocket(server: Server) -> websocket.WebSocket:
 
 def test_a_client_that_reads_nothing_costs_little_and_is_alive_when_it_reads(daphne: Server) -> None:
     others = [open_websocket(daphne) for _ in range(3)]
-    for connection in others:  # so that the process has had its largest size before
+    for connection in others:  # so that the process has reached its largest size before
         connection.send('42["flood",100,10000]')
     for connection in others:
         seen = 0
@@ -188,7 +188,7 @@ def test_a_client_that_reads_nothing_costs_little_and_is_alive_when_it_reads(dap
     lazy = open_websocket(daphne)
     lazy.send('42["flood",20000,10000]')
     response = requests.get(f"{daphne.url}/socket.io/?EIO=4&transport=polling", timeout=LIMIT)
-    assert response.status_code == 200  # others are served meanwhile
+    assert response.status_code == 200  # other clients are served meanwhile
     grown = resident_megabytes(daphne.pid) - before
     numbers = []
     while len(numbers) < 500:
