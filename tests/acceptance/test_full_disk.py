@@ -49,7 +49,7 @@ async def test_a_full_disk_is_seen_in_readyz_and_said_in_the_log_by_its_name(
     wait_until(lambda: ready()["code"] == 503, "the site saying that it is not ready")
     assert "disk is full" in ready()["checks"]["storage"]["detail"]
     log = site.log.read_text()
-    assert log.count("Its disk is full") == 1, "the echoes are tried again all the time"
+    assert log.count("disk is full: make room") == 1, "the echoes are tried again all the time"
     assert "A transaction failed" not in log
     # There is room again. The site notices it by itself, although no client sends anything.
     site.execute("DELETE FROM ohsessions_event WHERE length(data) > 50000")

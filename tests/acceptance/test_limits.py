@@ -130,7 +130,7 @@ async def test_the_longest_idle_session_is_evicted_and_its_client_is_told_why(
     second = await connect_raw(evicting_site, headers=here)
     assert code(await start(second)) == "ok"
     told = await first.wait_notice(notice="disconnecting", reason="operator")
-    assert "Another session" in told["message"]
+    assert "another session" in told["message"]
     wait_until(lambda: evicting_site.state(session_id) == "passivated", "the first one asleep")
     reason = evicting_site.query(
         "SELECT reason FROM ohsessions_session WHERE id = ?", session_id.replace("-", "")
