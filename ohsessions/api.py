@@ -32,14 +32,14 @@ def close(session_id: UUID, *, by: str, reason: str = "closed") -> None:
 
 
 def passivate(session_id: UUID, *, by: str) -> str:
-    """Passivate a session despite its connections and actions; return a message on what happens now."""
+    """Passivate a session despite its connections and actions; return a message about the effect."""
     change, outcome = lifecycle.force_passivation(session_id, by=by)
     _notify(change)
     return outcome
 
 
 def wake(session_id: UUID, *, by: str) -> str:
-    """Start a session that sleeps or has failed; return a message on what happens now."""
+    """Start a session that sleeps or has failed; return a message about the effect."""
     change, outcome = lifecycle.wake(session_id, by=by)
     _notify(change)
     return outcome

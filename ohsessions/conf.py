@@ -26,7 +26,7 @@ class Settings:
     ``override_settings`` works and no value is frozen at import. Times are in seconds, sizes in bytes.
     """
 
-    # What runs
+    # Runtimes
     RUNTIMES: dict[str, RuntimeEntry] = {
         "echo": {"BACKEND": "ohsessions.runtimes.echo.EchoRuntime", "OPTIONS": {}}
     }

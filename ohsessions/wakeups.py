@@ -49,7 +49,7 @@ def session_group(session_id: UUID) -> str:
 
 
 def is_embedded() -> bool:
-    """Return whether the channel layer ends at this process: then its gateway runs a worker too."""
+    """Return whether the channel layer is in memory. Then the gateway's process runs a worker, too."""
     return isinstance(get_channel_layer(), InMemoryChannelLayer)
 
 

@@ -1,1 +1,1 @@
-"""Threads, tasks, and the news that they share. It knows neither Django nor sessions."""
+"""Threads, tasks, and values that they share. Nothing here knows Django or sessions."""

@@ -25,7 +25,7 @@ IPV6_CLIENT = 64
 
 @lru_cache(maxsize=16)
 def parse_networks(networks: tuple[str, ...]) -> tuple[Network, ...]:
-    """Return the networks of TRUSTED_PROXIES. Raises ValueError for one that is none."""
+    """Return the networks of TRUSTED_PROXIES. Raises ValueError for a text that is no network."""
     return tuple(ip_network(network) for network in networks if network != UNIX_SOCKET)
 
 

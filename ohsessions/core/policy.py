@@ -43,7 +43,7 @@ class Sleeper(Protocol):
 
 
 class HasEpoch(Protocol):
-    """The column of a session that says whose writes it takes."""
+    """The column of a session that decides which writes are accepted."""
 
     epoch: int
 

@@ -76,7 +76,7 @@ class Redactor:
                 start = text.find(secret, end - len(secret) + 1)
 
     def undecided(self, text: str) -> int:
-        """Return where the earliest secret begins that `text` may cut off at its end; its length if none."""
+        """Return the start of the earliest secret that the end of `text` may cut off; the length if none."""
         return min((self._undecided(text, secret) for secret in self._secrets), default=len(text))
 
     @staticmethod
@@ -88,7 +88,7 @@ class Redactor:
 
 
 class SecretStream:
-    """Redacts a text that comes in parts. The results, put together, are what redact() returns for the whole.
+    """Redacts a text that comes in parts. The results, joined, are equal to redact() of the whole text.
 
     It holds back the end of the text while that may be the beginning of a secret: never more characters than
     the longest secret has.
@@ -112,7 +112,7 @@ class SecretStream:
         return rest
 
     def _give(self, text: str, until: int) -> str:
-        """Return `text` up to `until`, and hold the rest. No secret that begins before is cut there."""
+        """Return `text` up to `until`, and hold the rest. No secret that begins before that is cut."""
         given: list[str] = []
         done = self._covered
         for start, end in self._redactor.spans(text):

@@ -181,7 +181,7 @@ def _apart(found: Spans) -> Spans:
 
 
 def _parsed(text: str) -> JSON:
-    """Return the object or array that a text is as JSON, else None."""
+    """Return the object or array in a text that is JSON, or None."""
     if text.lstrip()[:1] not in ("{", "["):
         return None
     try:

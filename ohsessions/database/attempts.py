@@ -1,4 +1,4 @@
-"""Connections that broke, or lead to the wrong server: detect, close and replace them, log it once."""
+"""Detect connections that broke, or that lead to the wrong server; close them, and log that once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ crashed, or accepts no connections yet. Source: Appendix A of PostgreSQL's manua
 
 _outage = Outage(logger, "The database", "db")
 _servers_left = 0
-"""The number of connections that led to a server of LEFT_SERVER. Those of other threads lead there, too."""
+"""The number of connections that led to a server of LEFT_SERVER. If it grows, all threads reconnect."""
 
 
 def servers_left() -> int:
@@ -56,7 +56,7 @@ def means_lost_connection(error: Exception) -> bool:
     closed the connection already if it could not roll back.
     """
     driver_error = connection.Database.Error  # type: ignore[attr-defined]
-    # An error of the statement, such as a missing table, is no lost connection, even if it was closed then.
+    # A statement that failed (a missing table, …) is no lost connection, even if it closed the connection.
     is_of_data = isinstance(error, (DataError, IntegrityError, ProgrammingError))
     if is_of_data or not isinstance(error, (DatabaseError, driver_error)):
         return False
@@ -77,7 +77,7 @@ def _leave_server() -> None:
 def drop_connection() -> None:
     """Close a connection that may work, but leads to the wrong server.
 
-    A pool would hand it out again, since it passes any check.
+    The driver's connection is closed, too: a pool would hand it out again, since it passes any check.
     """
     if connection.connection is not None:
         connection.connection.close()

@@ -57,13 +57,16 @@ class Database:
         return await self._call(self._readers, False, lambda: function(*args, **kwargs))
 
     async def write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function that writes, in transactions of its own. Raises Unavailable, as `read`: then it is
-        unknown whether a transaction was committed. Raises RowLocked: then none was."""
+        """Run a function that writes, in transactions of its own.
+
+        Raises Unavailable as `read` does: then a transaction may have been committed or not. Raises RowLocked
+        if a row stayed locked: then none was committed.
+        """
         return await self._call(self._lifecycle, False, lambda: function(*args, **kwargs))
 
     async def try_write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """Run a function as `write` does, but return None, soon, if another transaction has locked a row; for
-        a caller that tries again anyway."""
+        """Run a function as `write` does, but return None soon if another transaction has locked a row. For
+        callers that try again anyway."""
         call = Call(lambda: function(*args, **kwargs), impatient=True)
         try:
             outcome: T = await _outcome(self._lifecycle.put(call))

@@ -144,8 +144,11 @@ class Gateway:
         await client.end("draining")
 
     async def _write_off(self, cursors: Mapping[UUID, dict[str, int]], reason: str) -> None:
-        """End all connections in the database, or leave that to other processes: they do it at once if this
-        process can still leave, else after LEASE_TTL."""
+        """End all connections in the database.
+
+        Other processes end the rest: at once if this process can still end its lease, otherwise after
+        LEASE_TTL.
+        """
         try:
             self.check_lease()
             async with asyncio.timeout(WRITE_OFF_LIMIT):

@@ -24,7 +24,8 @@ from ohsessions.socketio import RequestRefused, Socket
 SMALL = 64 * 1024
 """The largest message, in bytes, before a connection is attached, if that needs a login or a token."""
 HELD_AT_ONCE = 4
-"""Waiting events of a user or address: this many times MAX_ACTION_BYTES, and as much for its strangers."""
+"""The most bytes of waiting events of a user or address, as a multiple of MAX_ACTION_BYTES. The strangers of
+an address may have as many again."""
 HELD_SECONDS = 10.0
 """Seconds that actions may wait for INIT."""
 TOLD = 10

@@ -97,8 +97,11 @@ def describe(
 
 
 def _browser(headers: Mapping[bytes, bytes], address: str, user_agent: str) -> str:
-    """Return a digest that identifies the browser of a client without a login at each handshake. Its source
-    is Django's session cookie or CSRF cookie; programs have none: then the address and User-Agent."""
+    """Return a digest that identifies the browser of a client without a login, at each handshake.
+
+    Its source is Django's session cookie or CSRF cookie. Programs have neither: for them it is the address
+    and User-Agent.
+    """
     cookies = parse_cookie(headers.get(b"cookie", b"").decode("latin-1"))
     names = (settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME)
     shown = next((f"{name}={cookies[name]}" for name in names if cookies.get(name)), None)

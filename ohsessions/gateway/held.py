@@ -14,9 +14,10 @@ HELD_ACTIONS = 100
 
 @dataclass(frozen=True, slots=True)
 class HeldAction:
-    """An action as it came: its JSON in UTF-8, as large as it was counted. Parsed it would take twice that.
+    """An action as it came: its JSON in UTF-8, which has the size that was counted.
 
-    (And one character beyond Latin-1 makes a Python string two or four times as large.)
+    The parsed action would take twice as much memory. A Python string with one character beyond Latin-1 would
+    take two or four times as much.
     """
 
     data: bytes

@@ -33,7 +33,7 @@ PRESENCE_PAUSE = 0.05
 
 class Outlet(Protocol):
     """A connection as its pump sees it. Each attach and each detach raises `generation`; output for an older
-    one is dropped. `batch`: it wants the replay in arrays."""
+    generation is dropped. `batch` is True if the client wants the replay in arrays."""
 
     cursor: int
     generation: int

@@ -44,8 +44,7 @@ def trim(session_id: UUID, below: int, most: int | None = None) -> int:
     """Delete a session's events with numbers under `below`, at most `most` of them; return how many.
 
     The first action that is not handled, the first interrupt that is not delivered, and all later events are
-    kept. A client with an older cursor must start anew (`reset`), when it attaches or while it is fed. Raises
-    RowLocked.
+    kept. A client with an older cursor gets `reset`, when it attaches or while it is fed. Raises RowLocked.
     """
     session = _lock(session_id)
     return _trim(session, below, most) if session is not None else 0

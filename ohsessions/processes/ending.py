@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 
 class Ending:
-    """How this process ends. A program looks at `failure` when it has stopped, for its exit code."""
+    """The end of this process. When a program has stopped, it uses `failure` for its exit code."""
 
     def __init__(self) -> None:
         self.failure: str | None = None
-        """The sentence about what failed first; None if nothing did."""
+        """The sentence about the first failure; None if nothing failed."""
         self.begin: Callable[[], None] = _terminate
         """The function that begins an orderly stop. A program may set its own."""
 

@@ -1,8 +1,8 @@
 """Options of glibc's malloc, so that it returns memory. With another C library nothing here has an effect.
 
-malloc adapts to large blocks that were freed: it takes the next ones, up to 32 MB, from the heap, which keeps
-them, in as many arenas as there are threads. So a server whose messages have megabytes keeps hundreds of
-megabytes.
+malloc adapts to large blocks that were freed: it takes later blocks, up to 32 MB, from the heap. The heap
+keeps them, in as many arenas as there are threads. So a server whose messages have megabytes keeps hundreds
+of megabytes.
 """
 
 from __future__ import annotations

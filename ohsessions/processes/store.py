@@ -1,7 +1,7 @@
-"""The event loop's door to journal and lifecycle: the database's threads, and the wake-ups after a commit.
+"""The event loop's access to journal and lifecycle: database threads, and wake-ups after commits.
 
-Each call runs one of their functions in a thread. What it changed is announced to the processes concerned,
-while the caller goes on (see `announcements`).
+Each call runs one of their functions in a thread. Its changes are announced to the processes concerned, while
+the caller goes on (see `announcements`).
 """
 
 from __future__ import annotations

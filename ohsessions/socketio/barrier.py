@@ -1,9 +1,9 @@
 """
 The barrier of one connection: a client must show that it reads before it is sent more.
 
-Servers do not report whether a client reads, but clients answer every PING in order. So a PING follows after
-so many bytes, and the connection is not writable until its PONG. In polling the next GET takes the place of
-the PONG.
+ASGI servers do not report whether a client reads. But a client answers every PING in order. So the server
+sends a PING after a number of bytes, and the connection is not writable until the PONG comes. In polling the
+next GET takes the place of the PONG.
 
 Owns the number of unconfirmed bytes, and the time that the client has. Reads no clock and sends no packet:
 the caller passes `now`, and sends the PING.
@@ -21,7 +21,7 @@ class Barrier:
     - Every packet counts as unconfirmed, from the moment it is queued.
     - When `barrier_bytes` are unconfirmed, the caller raises the barrier. `first_barrier_bytes` apply until
       widen(), if the application does not know the client yet.
-    - On a websocket the PONG of the barrier's PING lifts it, and confirms what was queued before that PING.
+    - On a websocket the PONG of the barrier's PING lifts it, and confirms all that was queued before it.
     - In polling a GET lifts it, and confirms the answer to the GET before.
     - If the bytes queued meanwhile need it, the caller raises the next barrier at once.
     - A client is slow if its barrier is up for `barrier_timeout`, or if more than `backlog_bytes` are queued
@@ -58,7 +58,8 @@ class Barrier:
         """
         Count a packet that is queued.
 
-        Return True if that is too much: raise the barrier. If it is up already, the client is slow.
+        Return True if too much is unconfirmed. Then the caller raises the barrier. If the barrier is up
+        already, the client is slow.
         """
         self._unconfirmed += size
         if self.due is None:
@@ -76,7 +77,7 @@ class Barrier:
         self._most = self._full
 
     def raise_for(self, now: float, ping: int | None) -> None:
-        """Wait for the PONG of the PING of this number, queued now; None: for the next GET."""
+        """Raise the barrier until the PONG to the PING of this number; None: until the next GET."""
         self.due = now + self._timeout
         self._behind = 0
         self._ping = ping
@@ -84,11 +85,11 @@ class Barrier:
             self._unconfirmed = 0
 
     def extend(self, now: float) -> None:
-        """Allow the time anew, if the barrier is up: the client was busy with an upgrade that failed."""
+        """Restart the client's time, if the barrier is up: the client was busy with a failed upgrade."""
         if self.due is not None:
             self.due = now + self._timeout
 
-    # -- The client reads. True: what was queued meanwhile needs the next barrier.
+    # -- The client reads. These methods return True if the bytes queued meanwhile need the next barrier.
 
     def pong(self, ping: int) -> bool:
         """Lift the barrier if its PING, or one after it, is answered. Return True if it must rise again."""
@@ -109,7 +110,7 @@ class Barrier:
         return self._unconfirmed >= self._most
 
     def upgrade(self, queued: int) -> bool:
-        """Lift the barrier: an upgrade confirms all but the `queued` bytes. True: it must rise again."""
+        """Lift the barrier: an upgrade confirms all but `queued` bytes. Return True if it must rise again."""
         self._unconfirmed = queued
         self.due = None
         return self._unconfirmed >= self._most

@@ -19,7 +19,7 @@ class SocketIOError(Exception):
 
 
 class PacketError(SocketIOError):
-    """A packet breaks the protocol. The message says how."""
+    """A packet breaks the protocol. The message is the reason."""
 
 
 class ConnectionRefused(SocketIOError):

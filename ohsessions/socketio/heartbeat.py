@@ -18,8 +18,8 @@ class Heartbeat:
     - A PING follows `interval` after the PONG that answered all PINGs, or after the start.
     - A client that owes a PONG has `timeout` for it, from the newest PING or from its PONG before.
 
-    `awaits_pong` is True while the client owes a PONG. `due` is the time at which it is late then, and else
-    the time of the next PING.
+    `awaits_pong` is True while the client owes a PONG. `due` is the time at which that PONG is late. If the
+    client owes none, `due` is the time of the next PING.
     """
 
     __slots__ = ("_interval", "_pings", "_pongs", "_timeout", "awaits_pong", "due")
@@ -52,6 +52,6 @@ class Heartbeat:
         return self._pongs
 
     def resume(self, now: float) -> None:
-        """Allow `timeout` anew for a PONG that is owed: the client held it back during an upgrade."""
+        """Restart `timeout` for a PONG that is owed: the client held it back during an upgrade."""
         if self.awaits_pong:
             self.due = now + self._timeout

@@ -1,8 +1,8 @@
 """
 The limit on the packets and bytes of one client, counted before anything is parsed.
 
-Owns one bucket, in seconds: a packet costs 1 / packet_rate, a byte costs 1 / byte_rate, and each second pays
-back one second. Knows neither the meaning of packets nor what happens to a client that sends too much.
+Owns one bucket, measured in seconds. A packet costs 1 / packet_rate seconds, a byte 1 / byte_rate seconds.
+Each second refills one second. Knows neither the meaning of packets nor the consequences of too many.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Inflow:
         self._paid_until = clock() - self._burst
 
     def try_take(self, packets: int, size: int) -> bool:
-        """Count packets of `size` bytes together. Return False, uncounted, if that is too much now."""
+        """Count packets that have `size` bytes together. If that is too much, count nothing, return False."""
         now = self._clock()
         cost = packets * self._per_packet + size * self._per_byte
         paid_until = max(self._paid_until, now - self._burst) + cost

@@ -123,7 +123,7 @@ class Outbox:
         try:
             stored = await within(conf.PASSIVATE_TIMEOUT, "storing its checkpoint", storing)
         except Exception:
-            # Give this checkpoint up; the one before counts. Else the crash could not be stored either.
+            # Give this checkpoint up; the one before counts. Otherwise the crash could not be stored either.
             self._forget(checkpoint)
             raise
         self._forget(checkpoint)

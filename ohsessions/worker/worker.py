@@ -1,8 +1,9 @@
-"""A worker: owns sessions, hosts them, and looks after sessions without an owner.
+"""A worker: it owns sessions, hosts them, and looks after sessions without an owner.
 
-At intervals it looks for sessions that wait for a worker, for its own sessions that are due for passivation,
-and at its rows (reconciliation). Wake-ups only make it look sooner. A transaction in lifecycle makes each
-decision about a session, so any number of workers may try the same.
+At intervals it looks for sessions that wait for a worker, and for its own sessions that are due for
+passivation. It also compares its rows with the sessions that it hosts (reconciliation). Wake-ups only make it
+look sooner. A transaction in lifecycle makes each decision about a session, so any number of workers may try
+the same.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ MOST_PAUSE = 3.0
 """The most seconds between two tries of a job that fails, if it is not rarer anyway."""
 CLAIMS_AT_ONCE = 8
 PATIENCE, MOST_PATIENCE = 0.05, 0.5
-"""Seconds that a worker waits before a claim: per session above the least loaded worker's, and at most."""
+"""Seconds to wait before a claim for each session more than the least loaded worker has; the longest wait."""
 STOP_GRACE = 5.0
 """Seconds beyond PASSIVATE_TIMEOUT that a host has at a stop to store its state."""
 
@@ -111,7 +112,7 @@ class SessionWorker:
             try:
                 await job()
             except (Unavailable, ProcessGone):
-                await backoff.pause()  # until the database is back, or this worker is registered anew
+                await backoff.pause()  # until the database is back, or this worker is registered again
                 continue
             except Exception:
                 logger.exception(
@@ -138,7 +139,7 @@ class SessionWorker:
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
                 if listening.done():
                     listening.result()
-                    return  # it must not end before: the group notices
+                    return  # it must never end: the group logs that, and ends the process
             finally:
                 await cancel_all(both)
 
@@ -190,7 +191,7 @@ class SessionWorker:
                 return
             won = await self._store.try_change(lifecycle.claim, session_id, process_id, load)
             if won is None or not self._membership.holds(process_id):
-                # The answer may come after the end of the lease. Others may own the session by then.
+                # The answer may come after the end of the lease. Another worker may own the session then.
                 return
             self._hosted.add(won[0], self._membership.confirmed_at)
         finally:
@@ -271,7 +272,7 @@ class SessionWorker:
         """
         self._stopping = True
         await attempt(self._note_drain(), "Storing that the worker drains")
-        # Whatever happens to one session, the others are saved.
+        # An error in one session does not keep the others from being saved.
         drains = [(self._drain(host, reason), f"Draining session {host.session_id}") for host in self._hosted]
         await asyncio.gather(*(attempt(drain, what) for drain, what in drains))
         await self._tasks.stop()
