@@ -59,17 +59,20 @@ class Session(models.Model):
     settings = models.JSONField(default=dict, blank=True)
     secrets = models.TextField(blank=True, help_text="Encrypted.")
     secrets_version = models.PositiveIntegerField(
-        default=0, db_default=0, help_text="Raised by each change of the secrets; 0: there were never any."
+        default=0, db_default=0, help_text="Grows with each change of the secrets; 0 if there were never any."
     )
     init_key = models.CharField(
-        max_length=64, null=True, unique=True, help_text="Digest of whose INIT with which client_id made it."
+        max_length=64,
+        null=True,
+        unique=True,
+        help_text="Digest of the user and client_id of its INIT. Repeating that INIT returns this session.",
     )
 
     next_number = models.BigIntegerField(default=0)
-    first_number = models.BigIntegerField(default=0, help_text="Events below it were trimmed.")
+    first_number = models.BigIntegerField(default=0, help_text="Events with lower numbers were trimmed.")
     log_bytes = models.BigIntegerField(default=0, db_default=0, help_text="Size of the events' JSON.")
     last_action_number = models.BigIntegerField(default=-1)
-    last_user_number = models.BigIntegerField(default=-1, help_text="Of the last action or interrupt.")
+    last_user_number = models.BigIntegerField(default=-1, help_text="Number of the last action or interrupt.")
     started_number = models.BigIntegerField(default=-1)
     handled_number = models.BigIntegerField(default=-1)
     interrupted_number = models.BigIntegerField(
@@ -78,26 +81,36 @@ class Session(models.Model):
     attempts = models.PositiveSmallIntegerField(
         default=0, help_text="How often the action with started_number was begun."
     )
-    started_epoch = models.BigIntegerField(default=0, help_text="Under which it was begun last.")
+    started_epoch = models.BigIntegerField(default=0, help_text="Epoch in which that action was begun last.")
 
     epoch = models.BigIntegerField(default=0)
     worker = models.ForeignKey(
         "Process", null=True, blank=True, on_delete=models.SET_NULL, related_name="sessions"
     )
-    passivate_at = models.DateTimeField(null=True, blank=True, help_text="Null: not due.")
-    forced_by = models.CharField(max_length=150, blank=True, help_text="Who wants it passivated regardless.")
+    passivate_at = models.DateTimeField(
+        null=True, blank=True, help_text="When it is due for passivation; null if it is not due."
+    )
+    forced_by = models.CharField(
+        max_length=150,
+        blank=True,
+        help_text="The operator, or the quota, that passivates it despite its connections and actions.",
+    )
     retry_at = models.DateTimeField(null=True, blank=True)
-    crashes = models.PositiveIntegerField(default=0, help_text="In a row.")
+    crashes = models.PositiveIntegerField(default=0, help_text="Number of crashes in a row.")
     suspicion = models.PositiveIntegerField(
-        default=0, db_default=0, help_text="How much speaks for it that its workers died of it."
+        default=0,
+        db_default=0,
+        help_text="Evidence that it crashes its workers; 8 or more may count as a crash.",
     )
     snapshot = models.JSONField(null=True, blank=True)
-    snapshot_file = models.CharField(max_length=200, blank=True, help_text="A large snapshot's file.")
+    snapshot_file = models.CharField(
+        max_length=200, blank=True, help_text="File of a snapshot that is too large for this row."
+    )
     token_version = models.PositiveIntegerField(default=1)
 
     created_at = models.DateTimeField()
     state_at = models.DateTimeField(help_text="When it came into this state.")
-    active_at = models.DateTimeField(help_text="When its log last grew.")
+    active_at = models.DateTimeField(help_text="When its last event was stored.")
 
     objects = SessionQuerySet.as_manager()
 
@@ -150,7 +163,9 @@ class Link(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="links")
     role = models.CharField(max_length=10)
-    label = TitleField(max_length=100, blank=True, help_text="For whom it is, in its maker's words.")
+    label = TitleField(
+        max_length=100, blank=True, help_text="The person for whom it is, in its creator's words."
+    )
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
@@ -160,7 +175,7 @@ class Link(models.Model):
         blank=True,
         on_delete=models.CASCADE,
         related_name="children",
-        help_text="The link with which it was made; it ends with that one.",
+        help_text="The link with which it was made. It ends when that link ends.",
     )
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
@@ -194,7 +209,8 @@ class Process(models.Model):
     host = models.CharField(max_length=255)
     pid = models.PositiveIntegerField()
     birth = models.CharField(
-        max_length=200, help_text="Boot, pid namespace and start time: with the pid, never the same twice."
+        max_length=200,
+        help_text="Boot, pid namespace and start time. With the pid they identify the process.",
     )
     version = models.CharField(max_length=50)
     heartbeat = models.BigIntegerField(default=0)
