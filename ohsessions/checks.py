@@ -16,13 +16,11 @@ E009 a runtime's OPTIONS are wrong
 from __future__ import annotations
 
 import difflib
-import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connections
@@ -34,10 +32,13 @@ from ohsessions.access.github import AllowedLogins, TokenCheck
 from ohsessions.conf import RuntimeEntry, Settings, conf
 from ohsessions.core.addresses import HEADERS, parse_networks
 from ohsessions.core.runtime import Runtime
+from ohsessions.core.value_types import describe, fits, is_less
 from ohsessions.lifecycle.quotas import ACTIONS as QUOTA_ACTIONS
 
 TAG = "ohsessions"
 MEMORY_LAYER = "channels.layers.InMemoryChannelLayer"
+
+Check = Callable[..., list[CheckMessage]]
 
 LEAST = {
     "CLOSE_DELAY": 0,
@@ -50,10 +51,6 @@ LEAST = {
     "CLOSED_RETENTION": 0,
     "ANONYMOUS_RETENTION": 60,
     "MAX_ACTION_BYTES": 1024,
-    "MAX_RUNNING_PER_USER": 1,
-    "MAX_RUNNING_PER_ADDRESS": 1,
-    "MAX_SESSIONS_PER_VISITOR": 1,
-    "MAX_RUNNING_PER_WORKER": 1,
     "HEARTBEAT": 0.05,
     "LEASE_TTL": 0.15,
     "START_TIMEOUT": 0.05,
@@ -63,19 +60,10 @@ LEAST = {
     "SLOW_TIMEOUT": 0.05,
     "RATE_LIMIT": 0.01,
     "USER_RATE_LIMIT": 0.01,
-    "INIT_RATE": 1,
-    "INIT_RATE_PER_USER": 1,
-    "INIT_RATE_PER_ADDRESS": 1,
-    "START_RATE": 1,
-    "MAX_CONNECTIONS_PER_USER": 1,
-    "MAX_CONNECTIONS_PER_ADDRESS": 1,
-    "MAX_UNATTACHED_PER_ADDRESS": 1,
-    "MAX_UNATTACHED": 1,
     "MAX_ACTION_VALUES": 100,
-    "PACKET_RATE": 1,
     "BYTE_RATE": 16 * 1024,
-    "TOKEN_MAX_AGE": 1,
 }
+"""The smallest values of the numbers for which it is not 1."""
 
 
 def setting_types() -> dict[str, Any]:
@@ -87,48 +75,28 @@ def setting_types() -> dict[str, Any]:
     return known
 
 
-def fits(value: object, kind: Any) -> bool:
-    """Return whether `value` has the type `kind`, one of the types of settings. A bool is no number here."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return any(fits(value, arg) for arg in args)
-    if origin is list:
-        return isinstance(value, list | tuple) and all(fits(item, args[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(
-            fits(k, args[0]) and fits(v, args[1]) for k, v in value.items()
-        )
-    if typing.is_typeddict(kind):
-        return fits_typed_dict(value, kind)
-    if kind is Any:
-        return True
-    if kind in (int, float):
-        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    return isinstance(value, kind)
+def check(*, deploy: bool = False) -> Callable[[Callable[[], Iterator[CheckMessage]]], Check]:
+    """Register a function that yields messages as a check, or as one of `manage.py check --deploy` alone."""
+
+    def registered(find: Callable[[], Iterator[CheckMessage]]) -> Check:
+        def run(app_configs: object = None, **kwargs: Any) -> list[CheckMessage]:
+            return list(find())
+
+        return register(run, TAG, deploy=deploy)
+
+    return registered
 
 
-def fits_typed_dict(value: object, kind: Any) -> bool:
-    hints = typing.get_type_hints(kind)
-    return (
-        isinstance(value, dict)
-        and kind.__required_keys__ <= value.keys() <= hints.keys()
-        and all(fits(item, hints[key]) for key, item in value.items())
-    )
-
-
-def describe(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) else str(kind).replace("ohsessions.conf.", "")
-
-
-@register(TAG)
-def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+@check()
+def check_settings() -> Iterator[CheckMessage]:
     """Check names and types first. The values are checked only if these are right: wrong ones would raise."""
     site = getattr(settings, "OHSESSIONS", {})
-    if not isinstance(site, Mapping):
-        return [
-            Error("OHSESSIONS is not a dict.", hint='OHSESSIONS = {"CLOSE_DELAY": 60}', id="ohsessions.E001")
-        ]
-    return [*names_and_types(site)] or [*values(), *runtimes(), *access_classes()]
+    if isinstance(site, Mapping):
+        yield from [*names_and_types(site)] or [*values(), *runtimes(), *access_classes()] or own_origin()
+    else:
+        yield Error(
+            "OHSESSIONS is not a dict.", hint='OHSESSIONS = {"CLOSE_DELAY": 60}', id="ohsessions.E001"
+        )
 
 
 def names_and_types(site: Mapping[str, object]) -> Iterator[CheckMessage]:
@@ -150,27 +118,28 @@ def names_and_types(site: Mapping[str, object]) -> Iterator[CheckMessage]:
 
 
 def values() -> Iterator[CheckMessage]:
-    for name, least in LEAST.items():
-        value = getattr(conf, name)
-        if value is not None and not value >= least:
-            yield out_of_range(f"{name!r}] is {value!r}, less than {least}.", f"At least {least}.")
+    for name in setting_types():
+        value, least = getattr(conf, name), LEAST.get(name, 1)
+        if is_less(value, least):
+            yield out_of_range(name, f"is {value!r}, less than {least}.", f"At least {least}.")
     if not conf.LEASE_TTL >= 3 * conf.HEARTBEAT:
         yield out_of_range(
-            f"'LEASE_TTL'] is {conf.LEASE_TTL}, less than 3 × HEARTBEAT ({conf.HEARTBEAT}).",
+            "LEASE_TTL",
+            f"is {conf.LEASE_TTL}, less than 3 × HEARTBEAT ({conf.HEARTBEAT}).",
             "One late heartbeat must not cost a process its sessions: raise LEASE_TTL or lower HEARTBEAT.",
         )
     if conf.PATH.startswith("/") or not conf.PATH.endswith("/"):
-        yield out_of_range(f"'PATH'] is {conf.PATH!r}.", 'Like "socket.io/": no slash before, one after.')
+        yield out_of_range("PATH", f"is {conf.PATH!r}.", 'Like "socket.io/": no slash before, one after.')
     for origin in conf.ALLOWED_ORIGINS or []:
         if origin != "*" and ("://" not in origin or origin.endswith("/")):
             yield out_of_range(
-                f"'ALLOWED_ORIGINS'] has {origin!r}, which no browser sends.",
+                "ALLOWED_ORIGINS",
+                f"has {origin!r}, which no browser sends.",
                 'Scheme, host and port without a slash at the end: "https://example.org".',
             )
-
     if conf.QUOTA_ACTION not in QUOTA_ACTIONS:
         known = " or ".join(QUOTA_ACTIONS)
-        yield out_of_range(f"'QUOTA_ACTION'] is {conf.QUOTA_ACTION!r}, which is not known.", f"{known}.")
+        yield out_of_range("QUOTA_ACTION", f"is {conf.QUOTA_ACTION!r}, which is not known.", f"{known}.")
     yield from proxies()
 
 
@@ -180,48 +149,42 @@ def proxies() -> Iterator[CheckMessage]:
             parse_networks((network,))
         except ValueError as error:
             hint = 'The networks of your proxies: ["127.0.0.1", "fd00::/8"]; "unix" stands for a Unix socket.'
-            yield out_of_range(f"'TRUSTED_PROXIES'] has {network!r}: {error}.", hint)
+            yield out_of_range("TRUSTED_PROXIES", f"has {network!r}: {error}.", hint)
     if conf.FORWARDED_HEADER not in HEADERS:
         hint = f"What your proxies extend, in lower case: {' or '.join(HEADERS)}."
-        yield out_of_range(f"'FORWARDED_HEADER'] is {conf.FORWARDED_HEADER!r}, which is not read.", hint)
+        yield out_of_range("FORWARDED_HEADER", f"is {conf.FORWARDED_HEADER!r}, which is not read.", hint)
 
 
-@register(TAG)
-def check_own_origin(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+def own_origin() -> Iterator[CheckMessage]:
     """Warn if ALLOWED_ORIGINS lists origins, but none of the site's own."""
     origins = conf.ALLOWED_ORIGINS
-    if not isinstance(origins, list | tuple) or not origins or "*" in origins:
-        return []
-    if not all("://" in str(origin) and not str(origin).endswith("/") for origin in origins):
-        return []  # values() reports an error already
     names = settings.ALLOWED_HOSTS or ([".localhost", "127.0.0.1", "[::1]"] if settings.DEBUG else [])
-    hosts = [str(origin).partition("://")[2] for origin in origins]
-    if not names or any(validate_host(split_domain_port(host)[0], names) for host in hosts):
-        return []
-    return [
-        Warning(
+    if not origins or "*" in origins or not names:
+        return
+    hosts = [origin.partition("://")[2] for origin in origins]
+    if not any(validate_host(split_domain_port(host)[0], names) for host in hosts):
+        yield Warning(
             "OHSESSIONS['ALLOWED_ORIGINS'] lists no origin of this site's own: its pages cannot connect.",
             hint="Add it, like https://… with a name of ALLOWED_HOSTS; or silence this check if no page of"
             " this site connects.",
             id="ohsessions.W021",
         )
-    ]
 
 
-def out_of_range(what: str, hint: str) -> CheckMessage:
-    return Error(f"OHSESSIONS[{what}", hint=hint, id="ohsessions.E004")
+def out_of_range(name: str, problem: str, hint: str) -> CheckMessage:
+    return Error(f"OHSESSIONS[{name!r}] {problem}", hint=hint, id="ohsessions.E004")
 
 
-def subclass(path: str, base: type, where: str, what: str, known_as: str, id: str) -> Any:
-    """Return the class at a dotted path, or an Error if there is none, or no subclass of `base`."""
+def class_mistakes(where: str, path: str, base: type, hint: str, id: str) -> list[CheckMessage]:
+    """Return an error if there is no subclass of `base` at this path."""
     try:
         found = import_string(path)
     except ImportError as error:
         hint = "The dotted path of a class, from a module on the Python path."
-        return Error(f"{where} cannot be imported: {error}", hint=hint, id=id)
+        return [Error(f"{where}, {path!r}, cannot be imported: {error}", hint=hint, id=id)]
     if isinstance(found, type) and issubclass(found, base):
-        return found
-    return Error(f"{where} is no {what}.", hint=f"Subclass {known_as}.", id=id)
+        return []
+    return [Error(f"{where}, {path!r}, is no {base.__name__}.", hint=hint, id=id)]
 
 
 def runtimes() -> Iterator[CheckMessage]:
@@ -232,19 +195,19 @@ def runtimes() -> Iterator[CheckMessage]:
             id="ohsessions.E005",
         )
     for alias, entry in conf.RUNTIMES.items():
-        where = f"The BACKEND of the runtime {alias!r}, {entry['BACKEND']!r},"
-        backend = subclass(
-            entry["BACKEND"], Runtime, where, "runtime", "ohsessions.Runtime", "ohsessions.E006"
+        where, hint = f"The BACKEND of the runtime {alias!r}", "Subclass ohsessions.Runtime."
+        wrong = class_mistakes(where, entry["BACKEND"], Runtime, hint, id="ohsessions.E006")
+        yield from wrong or option_mistakes(alias, entry)
+
+
+def option_mistakes(alias: str, entry: RuntimeEntry) -> Iterator[CheckMessage]:
+    backend = import_string(entry["BACKEND"])
+    for mistake in backend.check(entry.get("OPTIONS", {})):
+        yield Error(
+            f"The OPTIONS of the runtime {alias!r} are wrong: {mistake}",
+            hint=f"The docstring of {backend.__name__} says what it takes.",
+            id="ohsessions.E009",
         )
-        if isinstance(backend, CheckMessage):
-            yield backend
-            continue
-        for mistake in backend.check(entry.get("OPTIONS", {})):
-            yield Error(
-                f"The OPTIONS of the runtime {alias!r} are wrong: {mistake}",
-                hint=f"The docstring of {backend.__name__} says what it takes.",
-                id="ohsessions.E009",
-            )
 
 
 def access_classes() -> Iterator[CheckMessage]:
@@ -253,34 +216,29 @@ def access_classes() -> Iterator[CheckMessage]:
     if conf.GITHUB_TOKEN_CHECK is not None:
         named.append(("GITHUB_TOKEN_CHECK", TokenCheck, "ohsessions.access.github.TokenCheck"))
     for name, base, known_as in named:
-        where = f"OHSESSIONS[{name!r}], {getattr(conf, name)!r},"
-        found = subclass(getattr(conf, name), base, where, base.__name__, known_as, "ohsessions.E008")
-        if isinstance(found, CheckMessage):
-            yield found
+        where, hint = f"OHSESSIONS[{name!r}]", f"Subclass {known_as}."
+        yield from class_mistakes(where, getattr(conf, name), base, hint, id="ohsessions.E008")
     if urlsplit(conf.GITHUB_API_URL).scheme not in ("http", "https"):
-        yield out_of_range(f"'GITHUB_API_URL'] is {conf.GITHUB_API_URL!r}.", 'Like "https://api.github.com".')
+        yield out_of_range("GITHUB_API_URL", f"is {conf.GITHUB_API_URL!r}.", 'Like "https://api.github.com".')
     uses_logins = f"{AllowedLogins.__module__}.{AllowedLogins.__name__}" == conf.GITHUB_TOKEN_CHECK
     if uses_logins and not conf.GITHUB_LOGINS:
-        yield out_of_range("'GITHUB_LOGINS'] is empty.", "Name the people of GitHub whom to let in.")
+        yield out_of_range("GITHUB_LOGINS", "is empty.", "Name the people of GitHub whom to let in.")
 
 
-@register(TAG)
-def check_channel_layer(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    if getattr(settings, "CHANNEL_LAYERS", {}).get("default"):
-        return []
-    return [
-        Error(
+@check()
+def check_channel_layer() -> Iterator[CheckMessage]:
+    if not getattr(settings, "CHANNEL_LAYERS", {}).get("default"):
+        yield Error(
             "There is no default channel layer: processes could not wake each other.",
             hint=f'CHANNEL_LAYERS = {{"default": {{"BACKEND": "{MEMORY_LAYER}"}}}} for a single process,'
             " channels_redis.pubsub.RedisPubSubChannelLayer for more.",
             id="ohsessions.E007",
         )
-    ]
 
 
 @register(TAG, Tags.database)
 def check_sqlite(
-    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+    app_configs: object = None, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
     messages: list[CheckMessage] = []
     for alias in databases or []:
@@ -301,20 +259,17 @@ def check_sqlite(
     return messages
 
 
-@register(TAG, deploy=True)
-def check_shell(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    if settings.DEBUG:
-        return []
-    return [
-        Warning(
-            f"The runtime {alias!r} lets whoever starts a session reach the worker's host, or its network.",
-            hint="Install bubblewrap, with the options `sandbox` and `network` at their defaults; or take the"
-            " runtime out of RUNTIMES; or isolate the workers and silence this check.",
-            id="ohsessions.W001",
-        )
-        for alias, entry in conf.RUNTIMES.items()
-        if not is_isolated(entry)
-    ]
+@check(deploy=True)
+def check_shell() -> Iterator[CheckMessage]:
+    for alias, entry in conf.RUNTIMES.items():
+        if not settings.DEBUG and not is_isolated(entry):
+            yield Warning(
+                f"The runtime {alias!r} lets whoever starts a session reach the worker's host, or its"
+                " network.",
+                hint="Install bubblewrap, with the options `sandbox` and `network` at their defaults; or take"
+                " the runtime out of RUNTIMES; or isolate the workers and silence this check.",
+                id="ohsessions.W001",
+            )
 
 
 def is_isolated(entry: RuntimeEntry) -> bool:
@@ -326,15 +281,11 @@ def is_isolated(entry: RuntimeEntry) -> bool:
         return True
 
 
-@register(TAG, deploy=True)
-def check_memory_layer(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    layer = getattr(settings, "CHANNEL_LAYERS", {}).get("default", {})
-    if layer.get("BACKEND") != MEMORY_LAYER:
-        return []
-    return [
-        Warning(
+@check(deploy=True)
+def check_memory_layer() -> Iterator[CheckMessage]:
+    if getattr(settings, "CHANNEL_LAYERS", {}).get("default", {}).get("BACKEND") == MEMORY_LAYER:
+        yield Warning(
             "The channel layer is in memory: a second process would learn of everything late.",
             hint="Use Redis (REDIS_URL), or silence this check if one process is all there is.",
             id="ohsessions.W003",
         )
-    ]

@@ -7,16 +7,15 @@ E022 a pool with fewer connections than a process has threads
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
-from django.apps import AppConfig, apps
+from django.apps import apps
 from django.contrib.auth import get_user_model
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Warning
 from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.db.models import Model
 
-from ohsessions.checks import TAG
+from ohsessions.checks import check
 from ohsessions.database import THREADS
 
 VENDORS = frozenset({"sqlite", "postgresql"})
@@ -28,36 +27,30 @@ ROUTED_TRIES = 8
 """The number of times that a router is asked: it may choose a replica at random."""
 
 
-@register(TAG)
-def check_vendor(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+@check()
+def check_vendor() -> Iterator[CheckMessage]:
     vendor = connections[DEFAULT_DB_ALIAS].vendor
-    if vendor in VENDORS:
-        return []
-    return [
-        Error(
+    if vendor not in VENDORS:
+        yield Error(
             f"The default database is of the vendor {vendor!r}, which ohsessions does not work with.",
             hint="SQLite for one process, PostgreSQL 13 or later for more: locks, partial indexes and"
             " statements differ elsewhere.",
             id="ohsessions.E020",
         )
-    ]
 
 
-@register(TAG)
-def check_routers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+@check()
+def check_routers() -> Iterator[CheckMessage]:
     """Check that all models are in one database: reads and writes of a transaction need its locks."""
     models: list[type[Model]] = [*apps.get_app_config("ohsessions").get_models(), get_user_model()]
-    astray = sorted({(alias, model._meta.label) for model in models for alias in _aliases(model)})
-    return [
-        Error(
+    for alias, label in sorted({(alias, model._meta.label) for model in models for alias in _aliases(model)}):
+        yield Error(
             f"The database router sends {label} to {alias!r}, for reading or for writing.",
             hint=f"ohsessions reads and writes its tables, and joins the users', in {DEFAULT_DB_ALIAS!r}"
             " alone, and never on a replica: have db_for_read and db_for_write return None or 'default' for"
             " ohsessions and for the app of the user model.",
             id="ohsessions.E021",
         )
-        for alias, label in astray
-    ]
 
 
 def _aliases(model: type[Model]) -> set[str]:
@@ -66,12 +59,9 @@ def _aliases(model: type[Model]) -> set[str]:
     return {ask(model) for ask in asked for _ in range(ROUTED_TRIES)} - {DEFAULT_DB_ALIAS}
 
 
-@register(TAG)
-def check_pool(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    return list(_pool_messages(connections[DEFAULT_DB_ALIAS].settings_dict.get("OPTIONS", {}).get("pool")))
-
-
-def _pool_messages(pool: object) -> Iterator[CheckMessage]:
+@check()
+def check_pool() -> Iterator[CheckMessage]:
+    pool = connections[DEFAULT_DB_ALIAS].settings_dict.get("OPTIONS", {}).get("pool")
     if not pool:
         return
     options = pool if isinstance(pool, dict) else {}

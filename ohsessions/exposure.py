@@ -13,16 +13,14 @@ W012 GitHub tokens sent in clear
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import Any
 from urllib.parse import urlsplit
 
-from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import CheckMessage, Warning, register
+from django.core.checks import CheckMessage, Warning
 
-from ohsessions.checks import TAG
+from ohsessions.checks import check
 from ohsessions.conf import Settings, conf
 from ohsessions.core.addresses import parse_networks
 
@@ -36,13 +34,9 @@ PLACEHOLDERS = ("django-insecure-", "insecure:", "changeme", "change-me", "secre
 """The beginnings of keys that were copied from an example."""
 
 
-@register(TAG, deploy=True)
-def check_strangers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+@check(deploy=True)
+def check_strangers() -> Iterator[CheckMessage]:
     """Warn of settings that let strangers in: logins, origins, host names, tokens in addresses, limits."""
-    return list(_strangers())
-
-
-def _strangers() -> Iterator[CheckMessage]:
     if conf.ALLOW_ANONYMOUS and not settings.DEBUG:
         yield Warning(
             "Anybody who reaches this site may start sessions: ALLOW_ANONYMOUS is on without DEBUG.",
@@ -72,7 +66,7 @@ def _strangers() -> Iterator[CheckMessage]:
         )
     if unlimited := [*_unlimited()]:
         yield Warning(
-            f"Nothing limits how much one client may ask: {', '.join(unlimited)} {_are(unlimited)} None.",
+            f"Limits are None, so one client may ask for any amount: {', '.join(unlimited)}.",
             hint="Leave what is None out of OHSESSIONS for its default, or write another number.",
             id="ohsessions.W008",
         )
@@ -86,17 +80,9 @@ def _unlimited() -> Iterator[str]:
             yield name
 
 
-def _are(names: list[str]) -> str:
-    return "is" if len(names) == 1 else "are"
-
-
-@register(TAG, deploy=True)
-def check_proxies(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+@check(deploy=True)
+def check_proxies() -> Iterator[CheckMessage]:
     """Warn of headers that a proxy sets and a visitor can set as well."""
-    return list(_proxies())
-
-
-def _proxies() -> Iterator[CheckMessage]:
     names = ("SECURE_PROXY_SSL_HEADER", "USE_X_FORWARDED_HOST")
     believed = [name for name in names if getattr(settings, name)]
     if believed and not conf.TRUSTED_PROXIES:
@@ -144,34 +130,31 @@ def proxy_headers_risk(bind: str) -> str | None:
     )
 
 
-@register(TAG, deploy=True)
-def check_github(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+@check(deploy=True)
+def check_github() -> Iterator[CheckMessage]:
     """Warn if the GitHub tokens of users are sent in clear. `ohsessions.checks` checks GITHUB_LOGINS."""
     address = urlsplit(conf.GITHUB_API_URL)
-    if conf.GITHUB_TOKEN_CHECK is None or address.scheme == "https" or is_local(address.hostname or ""):
-        return []
-    return [
-        Warning(
+    is_private = address.scheme == "https" or is_local(address.hostname or "")
+    if conf.GITHUB_TOKEN_CHECK is not None and not is_private:
+        yield Warning(
             f"GitHub tokens of users are sent in clear: GITHUB_API_URL is {conf.GITHUB_API_URL!r}.",
             hint='OHSESSIONS["GITHUB_API_URL"] = "https://…".',
             id="ohsessions.W012",
         )
-    ]
 
 
-@register(TAG, deploy=True)
-def check_keys(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+@check(deploy=True)
+def check_keys() -> Iterator[CheckMessage]:
     """Warn of weak keys for stored secrets. Without any, SECRET_KEY is used, which Django checks."""
-    return [
-        Warning(
-            f"Key {number} of SECRETS_KEYS can be guessed: whoever gets the database can read its secrets.",
-            hint="Make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'. Put it first,"
-            " and keep the old one behind it until nothing is encrypted with it any more.",
-            id="ohsessions.W009",
-        )
-        for number, key in enumerate(conf.SECRETS_KEYS, 1)
-        if is_weak_key(key)
-    ]
+    for number, key in enumerate(conf.SECRETS_KEYS, 1):
+        if is_weak_key(key):
+            yield Warning(
+                f"Key {number} of SECRETS_KEYS can be guessed: whoever gets the database can read its"
+                " secrets.",
+                hint="Make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'. Put it"
+                " first, and keep the old one behind it until nothing is encrypted with it any more.",
+                id="ohsessions.W009",
+            )
 
 
 def is_weak_key(key: str) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
+from ohsessions.core.value_types import describe, fits, is_less
+
 MIB = 1024 * 1024
 
 
@@ -68,28 +70,7 @@ def mistakes(options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         if name not in known:
             yield f"{name!r} is no option of the shell; it has {', '.join(sorted(known))}."
-        elif not _fits(value, kinds[name]):
-            yield f"{name!r} is {value!r}, which is not of the type {_described(kinds[name])}."
-        elif isinstance(value, int | float) and not isinstance(value, bool) and value < LEAST.get(name, 1):
+        elif not fits(value, kinds[name]):
+            yield f"{name!r} is {value!r}, which is not of the type {describe(kinds[name])}."
+        elif is_less(value, LEAST.get(name, 1)):
             yield f"{name!r} is {value!r}; at least {LEAST.get(name, 1)}, or leave it out."
-
-
-def _fits(value: object, kind: Any) -> bool:
-    arguments = typing.get_args(kind)
-    if typing.get_origin(kind) is Literal:
-        return value in arguments
-    if typing.get_origin(kind) is list:
-        return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
-    if typing.get_origin(kind) is not None and str in arguments:
-        return isinstance(value, Mapping) and all(
-            isinstance(item, str) for pair in value.items() for item in pair
-        )
-    if arguments:
-        return any(_fits(value, argument) for argument in arguments)
-    if kind in (int, float):
-        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def _described(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
