@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -21,6 +19,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from ohsessions.concurrency.outages import Outage
 from ohsessions.concurrency.shared import Shared
+from ohsessions.concurrency.threads import Threads
 from ohsessions.database import NO_ROOM, database_now, describe, storage
 from ohsessions.models import Process
 from ohsessions.processes.company import company
@@ -70,7 +69,7 @@ _outages = {
     for name in ("database", "migrations", "workers", "channel_layer")
 }
 """These log the start and the end of a failure only: probes come each second."""
-_free_threads = threading.BoundedSemaphore(MOST_WAITERS)
+_asking = Threads("ohsessions-readyz", MOST_WAITERS)
 
 
 def readiness() -> Readiness:
@@ -97,16 +96,15 @@ shared_readiness = Shared(lambda: readiness(), KEPT)
 def check_database() -> dict[str, Check]:
     """Run the checks that ask the database, in a thread of their own.
 
-    A driver has no timeout that covers a host that drops packets, so the wait for the thread is limited. The
-    thread is a daemon: if it hangs, the process can still end.
+    A driver has no timeout that covers a host that drops packets, so the wait for the thread is limited.
     """
-    if not _free_threads.acquire(blocking=False):
+    if _asking.waiting:
         return _unanswered("Earlier checks still wait for the database.")
-    answer: Future[dict[str, Check]] = Future()
-    threading.Thread(target=_ask_database, args=[answer], name="ohsessions-readyz", daemon=True).start()
+    answer = _asking.put(_ask_database)
     try:
         return answer.result(CHECK_SECONDS)
     except TimeoutError:
+        answer.cancel()
         return _unanswered(f"No answer within {CHECK_SECONDS:g} s.")
 
 
@@ -115,19 +113,19 @@ def _unanswered(detail: str) -> dict[str, Check]:
     return {"database": Check(False, detail)} | skipped
 
 
-def _ask_database(answer: Future[dict[str, Check]]) -> None:
+def _ask_database() -> dict[str, Check]:
     try:
         database = _try("database", _select)
-        if database.ok:
-            migrations = _try("migrations", _compare_migrations)
-            workers = _try("workers", _count_workers)
-            found = {"database": database, "migrations": migrations, "workers": workers}
-            answer.set_result(found | {"storage": _check_storage()})
-        else:
-            answer.set_result(_unanswered(database.detail))
+        if not database.ok:
+            return _unanswered(database.detail)
+        return {
+            "database": database,
+            "migrations": _try("migrations", _compare_migrations),
+            "workers": _try("workers", _count_workers),
+            "storage": _check_storage(),
+        }
     finally:
         connection.close()
-        _free_threads.release()
 
 
 def _try(name: str, check: Callable[[], Check]) -> Check:

@@ -20,6 +20,7 @@ from django.urls import include, path
 from ohsessions import views
 from ohsessions.access import Role, issue_token, read_token
 from ohsessions.concurrency.shared import Shared
+from ohsessions.concurrency.threads import Threads
 from ohsessions.core.clock import FakeClock
 from ohsessions.database import causes, storage
 from ohsessions.models import Process, Session
@@ -453,9 +454,12 @@ def test_readyz_answers_while_the_database_hangs_and_keeps_few_threads(
     monkeypatch.setattr(health, "_select", hang)
     monkeypatch.setattr(health, "CHECK_SECONDS", 0.02)
     monkeypatch.setattr(views, "shared_readiness", Shared(health.readiness, 0))
+    asking = Threads("ohsessions-readyz of this test", health.MOST_WAITERS)
+    monkeypatch.setattr(health, "_asking", asking)
     answers = [Client().get("/readyz").json() for _ in range(health.MOST_WAITERS + 2)]
-    waiting = [thread for thread in threading.enumerate() if thread.name == "ohsessions-readyz"]
+    waiting = [thread for thread in threading.enumerate() if thread.name == "ohsessions-readyz of this test"]
     released.set()
+    asking.end()
     for thread in waiting:
         thread.join(60)
     assert len(waiting) == health.MOST_WAITERS
