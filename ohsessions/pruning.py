@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 
 from ohsessions import journal, lifecycle
 from ohsessions.conf import conf
@@ -39,16 +39,18 @@ class Pass(ABC):
     """One walk through the rows of a kind."""
 
     what: str
+    setting = ""
 
     def __init__(self, *, dry_run: bool = False) -> None:
         self.dry_run = dry_run
         self.found = 0
         """The number of rows that were deleted, or that a dry run would have deleted."""
 
-    @staticmethod
-    @abstractmethod
-    def age() -> float | None:
+    @classmethod
+    def age(cls) -> float | None:
         """Return the age in seconds from the setting. None: there is nothing to do."""
+        age: float | None = getattr(conf, cls.setting)
+        return age
 
     @abstractmethod
     def step(self) -> bool:
@@ -59,140 +61,152 @@ class Pass(ABC):
         return database_now() - timedelta(seconds=self.age() or 0)
 
 
-class Connections(Pass):
-    """The pass of connections that ended long ago. It goes by id: nearly the order in which they began."""
+class ById(Pass):
+    """A pass that goes through a table by id: nearly the order in which its rows began."""
 
-    what = "ended connections"
+    model: type[Model]
+    begun: str
+    """The column with the time at which a row began."""
     _after = 0
 
-    @staticmethod
-    def age() -> float | None:
-        return conf.CONNECTION_RETENTION
+    @abstractmethod
+    def old(self, before: datetime) -> Q:
+        """Return the condition of the rows to delete."""
 
     def step(self) -> bool:
-        before = self.before()
-        rows = Connection.objects.filter(pk__gt=self._after).order_by("pk")
-        page = list(rows.values_list("pk", "connected_at", "ended_at")[:STEP])
+        before, table = self.before(), self.model._default_manager
+        page = dict(table.filter(pk__gt=self._after).order_by("pk").values_list("pk", self.begun)[:STEP])
         if not page:
             return False
-        self._after = page[-1][0]
-        old = [pk for pk, _, ended_at in page if ended_at is not None and ended_at < before]
-        self.found += (
-            len(old) if self.dry_run else _delete(Connection.objects.filter(pk__in=old, ended_at__lt=before))
-        )
-        return len(page) == STEP and min(connected_at for _, connected_at, _ in page) < before
+        self._after = max(page)
+        old = table.filter(self.old(before), pk__in=page)
+        self.found += old.count() if self.dry_run else _delete(old)
+        return len(page) == STEP and min(page.values()) < before
 
 
-class Transitions(Pass):
+class Connections(ById):
+    """The pass of connections that ended long ago."""
+
+    what = "ended connections"
+    setting = "CONNECTION_RETENTION"
+    model = Connection
+    begun = "connected_at"
+
+    def old(self, before: datetime) -> Q:
+        return Q(ended_at__lt=before)
+
+
+class Transitions(ById):
     """The pass of old transitions, except the newest of each session."""
 
     what = "transitions"
-    _after = 0
+    setting = "TRANSITION_RETENTION"
+    model = Transition
+    begun = "at"
 
-    @staticmethod
-    def age() -> float | None:
-        return conf.TRANSITION_RETENTION
+    def old(self, before: datetime) -> Q:
+        newer = Transition.objects.filter(session=OuterRef("session"), at__gt=OuterRef("at"))
+        return Q(Exists(newer.order_by("-at")[TRANSITIONS_KEPT - 1 : TRANSITIONS_KEPT]), at__lt=before)
+
+
+class ByQuery(Pass):
+    """A pass that finds its rows by one query, STEP of them at a time."""
+
+    @abstractmethod
+    def rows(self, before: datetime) -> QuerySet[Any]:
+        """Return the rows to delete."""
 
     def step(self) -> bool:
-        before = self.before()
-        newer = Transition.objects.filter(session=OuterRef("session"), at__gt=OuterRef("at"))
-        rows = Transition.objects.filter(pk__gt=self._after).order_by("pk")
-        surplus = Exists(newer.order_by("-at")[TRANSITIONS_KEPT - 1 : TRANSITIONS_KEPT])
-        page = list(rows.annotate(surplus=surplus).values_list("pk", "at", "surplus")[:STEP])
-        if not page:
+        rows = self.rows(self.before())
+        if self.dry_run:
+            self.found = rows.count()
             return False
-        self._after = page[-1][0]
-        old = [pk for pk, at, is_surplus in page if is_surplus and at < before]
-        self.found += len(old) if self.dry_run else _delete(Transition.objects.filter(pk__in=old))
-        return len(page) == STEP and min(at for _, at, _ in page) < before
+        count = _delete(rows)
+        self.found += count
+        return count >= STEP
 
 
-class Processes(Pass):
+class Processes(ByQuery):
     """The pass of processes that are gone and that no row names: kept connections keep their gateways."""
 
     what = "gone processes"
+    setting = "PROCESS_RETENTION"
 
-    @staticmethod
-    def age() -> float | None:
-        return conf.PROCESS_RETENTION
-
-    def step(self) -> bool:
-        if self.dry_run:
-            self.found = leases.forgotten(self.before()).count()
-            return False
-        count = leases.forget_gone(self.before(), STEP)
-        self.found += count
-        return count == STEP
+    def rows(self, before: datetime) -> QuerySet[Any]:
+        return leases.forgotten(before)
 
 
-class Events(Pass):
-    """The pass of old events. It goes by id, which is the order of their times, so it reads old ones only."""
+class Links(ByQuery):
+    """The pass of links that expired longer ago than connections are kept: these may name them until then."""
 
-    what = "events, by age"
+    what = "ended links"
+    setting = "CONNECTION_RETENTION"
+
+    def rows(self, before: datetime) -> QuerySet[Any]:
+        # A link that was made with one of these ended no later. The cascade deletes it, too.
+        return Link.objects.filter(expires_at__lt=before).order_by("pk")
+
+
+class ByPage(Pass):
+    """A pass that reads the keys of a page, handles one of them in each step, and then reads on."""
 
     def __init__(self, *, dry_run: bool = False) -> None:
         super().__init__(dry_run=dry_run)
-        self._after = 0
+        self.ready: deque[Any] = deque()
         self._more = True
-        self._parts: deque[tuple[UUID, int, int]] = deque()
-        """Each session in the page, with its lowest number and the number after its highest."""
 
-    @staticmethod
-    def age() -> float | None:
-        return conf.EVENT_RETENTION
+    @abstractmethod
+    def read_page(self) -> bool:
+        """Add keys to `ready`; return True if there may be another page."""
+
+    @abstractmethod
+    def handle(self, key: Any) -> None:
+        """Delete the rows that a key stands for, or some of them and put the key back."""
 
     def step(self) -> bool:
-        if not self._parts and self._more:
-            self._read_page()
-        if self._parts:
-            session_id, lowest, below = self._parts.popleft()
-            if self.dry_run:
-                self.found += max(0, min(below, journal.first_kept(session_id)) - lowest)
-            else:
-                self.found += journal.trim(session_id, below, STEP)
-        return bool(self._parts) or self._more
+        if not self.ready and self._more:
+            self._more = self.read_page()
+        if self.ready:
+            self.handle(self.ready.popleft())
+        return bool(self.ready) or self._more
 
-    def _read_page(self) -> None:
-        before, size = self.before(), 0
+
+class Events(ByPage):
+    """The pass of old events. It goes by id, which is the order of their times, so it reads old ones only.
+
+    A key is a session in the page, with its lowest number and the number after its highest.
+    """
+
+    what = "events, by age"
+    setting = "EVENT_RETENTION"
+    _after = 0
+
+    def read_page(self) -> bool:
+        before, size, more = self.before(), 0, False
         rows = Event.objects.filter(pk__gt=self._after).order_by("pk")
         page = rows.values_list("pk", "session", "number", "created_at", journal.Bytes("data"))[:STEP]
         parts: dict[UUID, tuple[int, int]] = {}
-        self._more = False
         for pk, session_id, number, created_at, length in page:
-            if created_at >= before:
-                self._more = False
+            more = created_at < before
+            if not more:
                 break
-            self._more = True
             self._after, size = pk, size + length
             lowest, _ = parts.get(session_id, (number, 0))
             parts[session_id] = (lowest, number + 1)
             if size > STEP_BYTES:
                 break
-        self._parts.extend((session_id, *part) for session_id, part in parts.items())
+        self.ready.extend((session_id, *part) for session_id, part in parts.items())
+        return more
 
-
-class Links(Pass):
-    """The pass of links that expired longer ago than connections are kept: these may name them until then."""
-
-    what = "ended links"
-
-    @staticmethod
-    def age() -> float | None:
-        return conf.CONNECTION_RETENTION
-
-    def step(self) -> bool:
-        ended = Link.objects.filter(expires_at__lt=self.before())
+    def handle(self, key: tuple[UUID, int, int]) -> None:
+        session_id, lowest, below = key
         if self.dry_run:
-            self.found = ended.count()
-            return False
-        # A link that was made with one of these ended no later. The cascade deletes it, too.
-        keys = list(ended.order_by("pk").values_list("pk", flat=True)[:STEP])
-        count = _delete(Link.objects.filter(pk__in=keys))
-        self.found += count
-        return bool(count) and len(keys) == STEP
+            self.found += max(0, min(below, journal.first_kept(session_id)) - lowest)
+        else:
+            self.found += journal.trim(session_id, below, STEP)
 
 
-class Sessions(Pass):
+class Sessions(ByPage):
     """The pass of sessions that were closed long ago, or whose visitors did not come back."""
 
     what = "sessions"
@@ -201,43 +215,38 @@ class Sessions(Pass):
         super().__init__(dry_run=dry_run)
         self._queries: deque[SessionQuerySet] | None = None
         self._place: tuple[datetime, UUID] | None = None
-        self._ready: deque[UUID] = deque()
 
-    @staticmethod
-    def age() -> float | None:
+    @classmethod
+    def age(cls) -> float | None:
         ages = [age for age in (conf.CLOSED_RETENTION, conf.ANONYMOUS_RETENTION) if age is not None]
         return min(ages, default=None)
 
-    def step(self) -> bool:
+    def read_page(self) -> bool:
         if self._queries is None:  # not in __init__(): this reads the database's clock
             self._queries = deque(lifecycle.discardable(database_now()))
-        if not self._ready and self._queries:
-            self._read_page(self._queries)
-        if self._ready:
-            session_id = self._ready.popleft()
-            if self.dry_run:
-                self.found += 1
-            elif lifecycle.discard(session_id, "pruning"):
-                self._ready.appendleft(session_id)
-            else:
-                self.found += not Session.objects.filter(pk=session_id).exists()
-        return bool(self._ready or self._queries)
-
-    def _read_page(self, queries: deque[SessionQuerySet]) -> None:
-        rows = queries[0]
+        if not self._queries:
+            return False
+        rows = self._queries[0]
         if self._place is not None:
             at, pk = self._place
             rows = rows.filter(Q(state_at__gt=at) | Q(state_at=at, pk__gt=pk))
-        page = list(rows.order_by("state_at", "pk").values_list("pk", "state_at")[:STEP])
-        self._ready.extend(pk for pk, _ in page)
-        if len(page) == STEP:
-            self._place = (page[-1][1], page[-1][0])
+        page = list(rows.order_by("state_at", "pk").values_list("state_at", "pk")[:STEP])
+        self.ready.extend(pk for _, pk in page)
+        self._place = page[-1] if len(page) == STEP else None
+        if self._place is None:
+            self._queries.popleft()
+        return bool(self._queries)
+
+    def handle(self, key: UUID) -> None:
+        if self.dry_run:
+            self.found += 1
+        elif lifecycle.discard(key, "pruning"):
+            self.ready.appendleft(key)
         else:
-            self._place = None
-            queries.popleft()
+            self.found += not Session.objects.filter(pk=key).exists()
 
 
-class LargeLogs(Pass):
+class LargeLogs(ByPage):
     """The pass of the oldest events of logs that are too large. `awake`: only of awake sessions.
 
     A dry run counts the logs, not their events, and says so.
@@ -250,39 +259,28 @@ class LargeLogs(Pass):
         if dry_run:
             self.what = "logs that are too large"
         self._awake = awake
-        self._after: UUID | None = None
-        self._more = True
-        self._ready: deque[UUID] = deque()
+        self._after = UUID(int=0)
 
-    @staticmethod
-    def age() -> float | None:
+    @classmethod
+    def age(cls) -> float | None:
         return None if conf.EVENT_RETENTION_BYTES is None else SPARED.total_seconds()
 
-    def step(self) -> bool:
-        size = conf.EVENT_RETENTION_BYTES
-        if size is None:
-            return False
-        if not self._ready and self._more:
-            self._read_page(size)
-        if self._ready:
-            session_id = self._ready.popleft()
-            if self.dry_run:
-                self.found += 1
-            elif count := journal.trim_to_size(session_id, size, self.before()):
-                self.found += count
-                self._ready.appendleft(session_id)
-        return bool(self._ready) or self._more
-
-    def _read_page(self, size: int) -> None:
-        rows = Session.objects.filter(log_bytes__gt=size)
+    def read_page(self) -> bool:
+        rows = Session.objects.filter(log_bytes__gt=conf.EVENT_RETENTION_BYTES, pk__gt=self._after)
         if self._awake:
             rows = rows.filter(state__in=states.AWAKE)
-        if self._after is not None:
-            rows = rows.filter(pk__gt=self._after)
         page = list(rows.order_by("pk").values_list("pk", flat=True)[:STEP])
-        self._ready.extend(page)
-        self._more = len(page) == STEP
-        self._after = page[-1] if page else None
+        self.ready.extend(page)
+        self._after = max(page, default=self._after)
+        return len(page) == STEP
+
+    def handle(self, key: UUID) -> None:
+        size = conf.EVENT_RETENTION_BYTES
+        if self.dry_run:
+            self.found += 1
+        elif size is not None and (count := journal.trim_to_size(key, size, self.before())):
+            self.found += count
+            self.ready.appendleft(key)
 
 
 PASSES: tuple[type[Pass], ...] = (
@@ -297,11 +295,12 @@ PASSES: tuple[type[Pass], ...] = (
 """In this order: a process goes after the connections that name it."""
 
 
-def _delete(rows: Any) -> int:
-    """Delete rows, except those that are locked, and return how many."""
+def _delete(rows: QuerySet[Any]) -> int:
+    """Delete STEP rows of a query at most, except those that are locked, and return how many."""
     with transaction.atomic():
-        keys = list(rows.select_for_update(skip_locked=True).values_list("pk", flat=True))
-        count: int = rows.model._default_manager.filter(pk__in=keys).delete()[0] if keys else 0
+        keys = list(rows.select_for_update(skip_locked=True).values_list("pk", flat=True)[:STEP])
+        # Filter again: a row may have come to need a process before that was locked.
+        count: int = rows.filter(pk__in=keys).delete()[0] if keys else 0
         return count
 
 

@@ -28,7 +28,6 @@ from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
-from django.db import transaction
 from django.db.models import Exists, F, OuterRef, QuerySet
 
 import ohsessions
@@ -167,21 +166,11 @@ def gone_with_leftovers() -> list[Process]:
     return list(Process.objects.filter(pk__in=named, state=Process.State.GONE).order_by("kind"))
 
 
-@transaction.atomic
-def forget_gone(before: datetime, limit: int) -> int:
-    """Delete processes that were declared gone, were last seen before `before`, and are named by no row.
-
-    Return how many were deleted, `limit` at most. Locked rows are left for later. A process that was declared
-    gone but lives finds no row at its next renewal. That has the same effect as being declared gone.
-    """
-    rows = forgotten(before).select_for_update(skip_locked=True).values_list("pk", flat=True)
-    # Filter again: a row may have named a process before it was locked.
-    count, _ = forgotten(before).filter(pk__in=list(rows[:limit])).delete()
-    return count
-
-
 def forgotten(before: datetime) -> QuerySet[Process]:
-    """Return the processes that forget_gone() deletes."""
+    """Return the processes that were declared gone, were last seen before `before`, and are named by no row.
+
+    One of them that lives finds no row at its next renewal. That has the same effect as being declared gone.
+    """
     owned = Exists(Session.objects.filter(worker=OuterRef("pk")))
     served = Exists(Connection.objects.filter(gateway=OuterRef("pk")))
     return Process.objects.filter(~owned, ~served, state=Process.State.GONE, seen_at__lt=before).order_by()
