@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 from uuid import UUID
 
-from django.contrib import messages
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -66,6 +66,17 @@ class Operation(ABC):
         )
 
 
+def action_of(operation: Operation) -> Callable[..., HttpResponse]:
+    """Return the action of a list that asks about an operation on the selected rows."""
+
+    @admin.action(description=f"{operation.verb} now …", permissions=[operation.permission])
+    def ask(model_admin: OperatedAdmin, request: HttpRequest, rows: QuerySet[Any]) -> HttpResponse:
+        return model_admin._ask(request, operation, list(rows.values_list("pk", flat=True)[: MOST + 1]))
+
+    ask.__name__ = f"{operation.name}_now".replace("-", "_")
+    return ask
+
+
 class OperatedAdmin(ReadOnlyAdmin):
     """A read-only admin with operations."""
 
@@ -120,10 +131,6 @@ class OperatedAdmin(ReadOnlyAdmin):
         named = values.getlist(str(self.opts.model_name))
         keys = [key for key in map(uuid_or_none, named) if key]
         return (self._do if request.method == "POST" else self._ask)(request, operation, keys)
-
-    def ask_about(self, request: HttpRequest, operation: Operation, rows: QuerySet[Any]) -> HttpResponse:
-        """Return the page to confirm for the rows that were selected in the list."""
-        return self._ask(request, operation, list(rows.values_list("pk", flat=True)[: MOST + 1]))
 
     def _ask(self, request: HttpRequest, operation: Operation, keys: Sequence[UUID]) -> HttpResponse:
         """Return the page on which the operator confirms the operation."""

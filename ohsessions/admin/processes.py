@@ -10,13 +10,13 @@ from uuid import UUID
 from django.contrib import admin
 from django.db.models import Count, IntegerField, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
 
 from ohsessions.admin import display
 from ohsessions.admin.filters import FieldFilter
-from ohsessions.admin.operations import OperatedAdmin, Operation
+from ohsessions.admin.operations import OperatedAdmin, Operation, action_of
 from ohsessions.conf import conf
 from ohsessions.models import Connection, Process, Session
 from ohsessions.processes import leases
@@ -97,7 +97,7 @@ class ProcessAdmin(OperatedAdmin):
         "started",
     )
     operations = (DRAIN,)
-    actions = ("drain_now",)
+    actions = tuple(map(action_of, operations))
     list_filter = (("kind", FieldFilter), ("state", FieldFilter))
     search_fields = ("host",)
     search_help_text = "Host, version or pid."
@@ -107,10 +107,6 @@ class ProcessAdmin(OperatedAdmin):
         ("What it is", {"fields": ("host", "pid", "version", "started", "id")}),
         ("Raw", {"fields": ("heartbeat", "birth", "started_at", "seen_at"), "classes": ("collapse",)}),
     )
-
-    @admin.action(description="Drain now …", permissions=["operate"])
-    def drain_now(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
-        return self.ask_about(request, DRAIN, queryset)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request)

@@ -26,7 +26,7 @@ from ohsessions.admin.filters import (
     uuid_or_none,
 )
 from ohsessions.admin.masking import redact
-from ohsessions.admin.operations import OperatedAdmin
+from ohsessions.admin.operations import OperatedAdmin, action_of
 from ohsessions.admin.processes import counted
 from ohsessions.admin.steering import PASSIVATE, REVOKE_LINKS, WAKE
 from ohsessions.core.states import State
@@ -69,7 +69,7 @@ class SessionAdmin(OperatedAdmin):
     search_help_text = "An id, or a part of it, of the title, or of the owner's name."
     hidden = ("secrets", "init_key", "snapshot", "settings")
     operations = (PASSIVATE, WAKE, REVOKE_LINKS)
-    actions = ("passivate_now", "wake_now", "revoke_links_now")
+    actions = tuple(map(action_of, operations))
     readonly_fields = ("readable_settings", "snapshot_size", "has_secrets")
     fieldsets = (
         ("Settings", {"fields": ("readable_settings", "has_secrets", "snapshot_size")}),
@@ -89,18 +89,6 @@ class SessionAdmin(OperatedAdmin):
             },
         ),
     )
-
-    @admin.action(description="Passivate now …", permissions=["operate"])
-    def passivate_now(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
-        return self.ask_about(request, PASSIVATE, queryset)
-
-    @admin.action(description="Wake now …", permissions=["operate"])
-    def wake_now(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
-        return self.ask_about(request, WAKE, queryset)
-
-    @admin.action(description="Revoke links …", permissions=["revoke"])
-    def revoke_links_now(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
-        return self.ask_about(request, REVOKE_LINKS, queryset)
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         return bool(request.user.has_perm("ohsessions.revoke_links"))
