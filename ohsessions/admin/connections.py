@@ -12,7 +12,8 @@ from django.utils.html import format_html
 
 from ohsessions.admin import display
 from ohsessions.admin.base import ReadOnlyAdmin, with_titles
-from ohsessions.admin.filters import ConnectionFilter, GatewayFilter, RoleFilter, SessionFilter, uuid_or_none
+from ohsessions.admin.filters import ConnectionFilter, GatewayFilter, RoleFilter, SessionFilter
+from ohsessions.admin.lookups import uuid_or_none
 from ohsessions.models import Connection
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from django.utils.text import Truncator
 
 from ohsessions.admin import display
 from ohsessions.admin.base import ReadOnlyAdmin, with_titles
-from ohsessions.admin.filters import SessionFilter, SourceFilter, uuid_or_none
+from ohsessions.admin.filters import SessionFilter, SourceFilter
+from ohsessions.admin.lookups import uuid_or_none
 from ohsessions.core.wire import unstamp
 from ohsessions.models import Event
 

@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from ohsessions.access import Role
 from ohsessions.admin.base import may_see_sessions
+from ohsessions.admin.lookups import uuid_or_none
 from ohsessions.conf import conf
 from ohsessions.core.states import AWAKE, State
 from ohsessions.models import Connection, Process, Session
@@ -25,10 +26,15 @@ def _where(column: str, value: str, rows: Rows) -> Rows:
     return rows.filter(**{column: value})
 
 
-class ChoiceFilter(admin.SimpleListFilter):
-    """A filter with fixed choices. Each has a word for the address, a label and a function to filter rows."""
+class Filter(admin.SimpleListFilter):
+    """Django's filter, with our template."""
 
     template = "admin/ohsessions/filter.html"
+
+
+class ChoiceFilter(Filter):
+    """A filter with fixed choices. Each has a word for the address, a label and a function to filter rows."""
+
     options: dict[str, tuple[str, Callable[[Rows], Rows]]]
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
@@ -39,15 +45,16 @@ class ChoiceFilter(admin.SimpleListFilter):
         return option[1](queryset) if option else queryset
 
 
-class RelatedFilter(admin.SimpleListFilter):
+class RelatedFilter(Filter):
     """A filter for the rows that belong to one row of another table.
 
     It is shown only if the address already has its parameter. A list of all rows to choose from would need a
     query over a whole table.
     """
 
-    template = "admin/ohsessions/filter.html"
     model: type[Model]
+    named_by: tuple[str, ...] = ()
+    """The columns that label() and the row's str() need."""
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         value = self.value()
@@ -55,9 +62,6 @@ class RelatedFilter(admin.SimpleListFilter):
             return []
         row = self.model._default_manager.filter(pk=self.key()).only(*self.named_by).first()
         return [(value, self.label(row, request) if row else "unknown")]
-
-    named_by: tuple[str, ...] = ()
-    """The columns that label() and the row's str() need."""
 
     def label(self, row: Any, request: HttpRequest) -> str:
         return str(row)
@@ -69,7 +73,8 @@ class RelatedFilter(admin.SimpleListFilter):
     def queryset(self, request: HttpRequest, queryset: Rows) -> Rows:
         if self.value() is None:
             return queryset
-        return queryset.filter(**{str(self.parameter_name): self.key()}) if self.key() else queryset.none()
+        key = self.key()
+        return queryset.filter(**{str(self.parameter_name): key}) if key else queryset.none()
 
 
 class SessionFilter(RelatedFilter):
@@ -87,27 +92,22 @@ class GatewayFilter(RelatedFilter):
     named_by = ("kind", "host", "pid")
 
 
-class WorkerFilter(admin.SimpleListFilter):
+class WorkerFilter(RelatedFilter):
     """A filter by worker. It lists the workers that own a session now: past workers are too many."""
 
     title = parameter_name = "worker"
-    template = "admin/ohsessions/filter.html"
     NONE = "none"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         owners = Process.objects.filter(pk__in=Session.objects.exclude(worker=None).values("worker"))
-        asked = uuid_or_none(self.value() or "")
-        if asked:  # the worker in a link may own no session any more
+        if asked := self.key():  # the worker in a link may own no session any more
             owners |= Process.objects.filter(pk=asked)
         return [(self.NONE, "None"), *((str(row.pk), str(row)) for row in owners[:50])]
 
     def queryset(self, request: HttpRequest, queryset: Rows) -> Rows:
-        if self.value() is None:
-            return queryset
         if self.value() == self.NONE:
             return queryset.filter(worker=None)
-        key = uuid_or_none(self.value() or "")
-        return queryset.filter(worker=key) if key else queryset.none()
+        return super().queryset(request, queryset)
 
 
 def attached_to_it() -> Exists:
@@ -181,11 +181,10 @@ class FieldFilter(admin.ChoicesFieldListFilter):
     """The lookups of this filter that an address may have; see admin.lookups."""
 
 
-class RuntimeFilter(admin.SimpleListFilter):
+class RuntimeFilter(Filter):
     """A filter by the aliases in RUNTIMES. Those of all sessions would need a query over the whole table."""
 
     title = parameter_name = "runtime"
-    template = "admin/ohsessions/filter.html"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         value = self.value()
@@ -194,11 +193,3 @@ class RuntimeFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: Rows) -> Rows:
         return queryset.filter(runtime=self.value()) if self.value() is not None else queryset
-
-
-def uuid_or_none(text: str) -> UUID | None:
-    """Return the UUID in a text, with or without hyphens; None if there is none."""
-    try:
-        return UUID(text.strip())
-    except ValueError:
-        return None

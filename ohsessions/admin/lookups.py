@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 from django import forms
 from django.contrib.admin import SimpleListFilter
@@ -59,6 +60,14 @@ def is_sound(lookup: str, value: str) -> bool:
     if lookup.endswith("__year"):
         return not value or (value.isascii() and value.isdigit() and int(value[:5]) in YEARS)
     return "\0" not in value
+
+
+def uuid_or_none(text: str) -> UUID | None:
+    """Return the UUID in a text, with or without hyphens; None if there is none."""
+    try:
+        return UUID(text.strip())
+    except ValueError:
+        return None
 
 
 class SearchForm(forms.Form):

@@ -20,7 +20,7 @@ from django.utils.text import slugify
 from ohsessions.access import policy
 from ohsessions.admin import display
 from ohsessions.admin.base import ReadOnlyAdmin
-from ohsessions.admin.filters import uuid_or_none
+from ohsessions.admin.lookups import uuid_or_none
 from ohsessions.core.errors import OhSessionsError
 
 REFUSED = "This site's policy does not let you do that."

@@ -23,8 +23,8 @@ from ohsessions.admin.filters import (
     RuntimeFilter,
     TroubleFilter,
     WorkerFilter,
-    uuid_or_none,
 )
+from ohsessions.admin.lookups import uuid_or_none
 from ohsessions.admin.masking import redact
 from ohsessions.admin.operations import OperatedAdmin, action_of
 from ohsessions.admin.processes import counted

@@ -11,7 +11,8 @@ from django.utils.html import format_html
 
 from ohsessions.admin import display
 from ohsessions.admin.base import ReadOnlyAdmin, with_titles
-from ohsessions.admin.filters import SessionFilter, TargetFilter, uuid_or_none
+from ohsessions.admin.filters import SessionFilter, TargetFilter
+from ohsessions.admin.lookups import uuid_or_none
 from ohsessions.models import Transition
 
 if TYPE_CHECKING:
