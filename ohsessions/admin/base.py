@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.core.paginator import Paginator
@@ -13,19 +13,12 @@ from django.template.response import TemplateResponse
 from django.utils.functional import cached_property
 
 from ohsessions import access
-from ohsessions.admin import lookups, patience
-
-if TYPE_CHECKING:  # Django's own is not subscriptable
-    ModelAdmin = admin.ModelAdmin[Any]
-    RowPaginator = Paginator[Any]
-else:
-    ModelAdmin = admin.ModelAdmin
-    RowPaginator = Paginator
+from ohsessions.admin import display, lookups, patience
 
 MOST_COUNTED = 10_000
 
 
-class BoundedPaginator(RowPaginator):
+class BoundedPaginator(Paginator):  # type: ignore[type-arg]
     """A paginator of the first MOST_COUNTED rows: a COUNT over millions of rows takes seconds, each time.
 
     Users who look for other rows need a filter, not page 217.
@@ -48,7 +41,7 @@ class BoundedPaginator(RowPaginator):
         return self._counted > MOST_COUNTED
 
 
-class ReadOnlyAdmin(ModelAdmin):
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """A read-only admin: the code that writes the rows holds locks and rules that a form does not know."""
 
     actions: Any = None
@@ -117,12 +110,12 @@ class ReadOnlyAdmin(ModelAdmin):
         """Return a page that says that the list was too slow. The page itself does not query the tables."""
         told = f"This list took the database longer than {patience.LIST_SECONDS:g} s, and was given up."
         messages.warning(request, f"{told} Search for less, or for an id, or filter.")
-        context = self.admin_site.each_context(request) | {
-            "title": title,
-            "opts": self.opts,
-            "media": self.media,
-        }
-        return TemplateResponse(request, "admin/ohsessions/too_slow.html", context)
+        return self.page(request, "too_slow", title=title)
+
+    def page(self, request: HttpRequest, template: str, **context: Any) -> HttpResponse:
+        """Return a page of ours beside the list and the pages of rows."""
+        shown = self.admin_site.each_context(request) | {"opts": self.opts, "media": self.media} | context
+        return TemplateResponse(request, f"admin/ohsessions/{template}.html", shown)
 
     def heading(self, row: Any) -> str:
         """Return the title of a row's page."""
@@ -141,13 +134,26 @@ def may_see_sessions(request: HttpRequest) -> bool:
     return any(request.user.has_perm(f"ohsessions.{verb}_session") for verb in ("view", "change"))
 
 
-def with_titles(rows: QuerySet[Any], request: HttpRequest) -> QuerySet[Any]:
-    """Return rows with `session_title`, for display.session_link: None if the user may not see it.
+class OfSessionAdmin(ReadOnlyAdmin):
+    """A read-only admin of rows that belong to a session, which an id in the search finds."""
 
-    No other column of the session is read: the whole row would include its snapshot.
-    """
-    hidden = Value(None, output_field=CharField(null=True))
-    titled: QuerySet[Any] = rows.annotate(
-        session_title=F("session__title") if may_see_sessions(request) else hidden
-    )
-    return titled
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Return rows with `session_title`: None if the user may not see it.
+
+        No other column of the session is read: the whole row would include its snapshot.
+        """
+        hidden = Value(None, output_field=CharField(null=True))
+        title = F("session__title") if may_see_sessions(request) else hidden
+        titled: QuerySet[Any] = super().get_queryset(request).annotate(session_title=title)
+        return titled
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        if key := lookups.uuid_or_none(search_term):
+            return queryset.filter(session=key), False
+        return super().get_search_results(request, queryset, search_term)
+
+    @admin.display(description="session")
+    def session_link(self, row: Any) -> str:
+        return display.session_link(row.session_id, row.session_title)

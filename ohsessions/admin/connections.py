@@ -11,16 +11,14 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 
 from ohsessions.admin import display
-from ohsessions.admin.base import ReadOnlyAdmin, with_titles
+from ohsessions.admin.base import OfSessionAdmin
 from ohsessions.admin.filters import ConnectionFilter, GatewayFilter, RoleFilter, SessionFilter
-from ohsessions.admin.lookups import uuid_or_none
 from ohsessions.models import Connection
 
 if TYPE_CHECKING:
     from django_stubs_ext import WithAnnotations
 
     class Named(TypedDict):
-        session_title: str | None
         session_head: int
 
     Row = WithAnnotations[Connection, Named]
@@ -30,7 +28,7 @@ SHOWN_OF_A_SID = 8
 
 
 @admin.register(Connection)
-class ConnectionAdmin(ReadOnlyAdmin):
+class ConnectionAdmin(OfSessionAdmin):
     list_display = (
         "name",
         "status",
@@ -77,8 +75,7 @@ class ConnectionAdmin(ReadOnlyAdmin):
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        rows = with_titles(super().get_queryset(request), request)
-        rows = rows.annotate(session_head=F("session__next_number") - 1)
+        rows = super().get_queryset(request).annotate(session_head=F("session__next_number") - 1)
         columns = [field.name for field in Connection._meta.fields]
         user, gateway = get_user_model().USERNAME_FIELD, ("kind", "host", "pid")
         shown: QuerySet[Any] = rows.select_related(*self.list_select_related).only(
@@ -89,13 +86,14 @@ class ConnectionAdmin(ReadOnlyAdmin):
         return shown
 
     def search(self, request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
-        if key := uuid_or_none(term):
-            return rows.filter(session=key)
         for word in term.split():
             user = Q((f"user__{get_user_model().USERNAME_FIELD}__icontains", word))
             beginning = Q(sid__istartswith=word[:SHOWN_OF_A_SID])
             rows = rows.filter(user | beginning | Q(address__istartswith=word))
         return rows
+
+    connected = display.time_column("connected_at", "connected")
+    attached = display.time_column("attached_at", "attached")
 
     def heading(self, row: Connection) -> str:
         return f"Connection {row.sid[:SHOWN_OF_A_SID]}"
@@ -106,11 +104,9 @@ class ConnectionAdmin(ReadOnlyAdmin):
 
     @admin.display(description="status")
     def status(self, row: Connection) -> str:
-        return display.badge(status_of(row))
-
-    @admin.display(description="session")
-    def session_link(self, row: Row) -> str:
-        return display.session_link(row.session_id, row.session_title)
+        if row.ended_at:
+            return display.badge("ended")
+        return display.badge("attached" if row.session_id else "unattached")
 
     @admin.display(description="user")
     def user_name(self, row: Connection) -> str:
@@ -124,14 +120,6 @@ class ConnectionAdmin(ReadOnlyAdmin):
     def origin(self, row: Connection) -> str:
         return format_html("{}<br>{}", row.address or display.NOTHING, display.quiet(row.transport))
 
-    @admin.display(description="connected")
-    def connected(self, row: Connection) -> str:
-        return display.when(row.connected_at)
-
-    @admin.display(description="attached")
-    def attached(self, row: Connection) -> str:
-        return display.when(row.attached_at)
-
     @admin.display(description="ended")
     def ended(self, row: Connection) -> str:
         if row.ended_at is None:
@@ -144,9 +132,3 @@ class ConnectionAdmin(ReadOnlyAdmin):
         if row.ended_at or row.session_id is None:
             return display.NOTHING
         return f"{max(0, row.session_head - row.sent_number):,}"
-
-
-def status_of(row: Connection) -> str:
-    if row.ended_at:
-        return "ended"
-    return "attached" if row.session_id else "unattached"

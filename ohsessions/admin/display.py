@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
+from django.contrib import admin
 from django.db.models import Model
 from django.urls import reverse
 from django.utils import timezone
@@ -48,6 +50,16 @@ def timed(moment: datetime, text: str, style: str = "oh-time") -> SafeString:
         f"{exact:%Y-%m-%d %H:%M:%S.%f} {exact.tzname()}",
         text,
     )
+
+
+def time_column(column: str, description: str, ordering: str | None = None) -> Callable[[Any, Model], str]:
+    """Return a column of a list that shows a time of its rows as when() does."""
+
+    @admin.display(description=description, ordering=ordering)
+    def show(model_admin: Any, row: Model) -> str:
+        return when(getattr(row, column))
+
+    return show
 
 
 def badge(word: str) -> SafeString:

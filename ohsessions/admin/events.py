@@ -14,9 +14,8 @@ from django.utils.html import format_html
 from django.utils.text import Truncator
 
 from ohsessions.admin import display
-from ohsessions.admin.base import ReadOnlyAdmin, with_titles
+from ohsessions.admin.base import OfSessionAdmin
 from ohsessions.admin.filters import SessionFilter, SourceFilter
-from ohsessions.admin.lookups import uuid_or_none
 from ohsessions.core.wire import unstamp
 from ohsessions.models import Event
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     class Cut(TypedDict):
         excerpt: str
         length: int
-        session_title: str | None
 
     Row = WithAnnotations[Event, Cut]
 
@@ -69,7 +67,7 @@ def pretty(data: str) -> str:
 
 
 @admin.register(Event)
-class EventAdmin(ReadOnlyAdmin):
+class EventAdmin(OfSessionAdmin):
     list_display = ("number", "session_link", "source", "kind", "says", "size", "created")
     list_filter = (SessionFilter, SourceFilter)
     sortable_by = ()  # any other order would sort the whole table
@@ -83,7 +81,7 @@ class EventAdmin(ReadOnlyAdmin):
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return with_titles(excerpts(super().get_queryset(request)), request)
+        return excerpts(super().get_queryset(request))
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         shown = super().get_list_display(request)
@@ -94,12 +92,12 @@ class EventAdmin(ReadOnlyAdmin):
         return ["-number", "-pk"] if SESSION in request.GET else ["-pk"]
 
     def search(self, request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
-        if key := uuid_or_none(term):
-            return rows.filter(session=key)
         found = Q(kind=term)
         if SESSION in request.GET:  # the text has no index; a scan within one session is fast enough
             found |= Q(data__icontains=term)
         return rows.filter(found)
+
+    created = display.time_column("created_at", "at")
 
     def heading(self, row: Event) -> str:
         return f"Event #{row.number}: {row.kind}"
@@ -113,10 +111,6 @@ class EventAdmin(ReadOnlyAdmin):
         context["next"] = beside.filter(number=event.number + 1).first()
         return super().render_change_form(request, context, *args, **kwargs)
 
-    @admin.display(description="session")
-    def session_link(self, row: Row) -> str:
-        return display.session_link(row.session_id, row.session_title)
-
     @admin.display(description="says")
     def says(self, row: Row) -> str:
         return format_html('<span class="oh-says">{}</span>', gist(row.excerpt))
@@ -124,10 +118,6 @@ class EventAdmin(ReadOnlyAdmin):
     @admin.display(description="size")
     def size(self, row: Row) -> str:
         return filesizeformat(row.length)
-
-    @admin.display(description="at")
-    def created(self, row: Event) -> str:
-        return display.when(row.created_at)
 
     @admin.display(description="hidden arguments")
     def arguments(self, row: Event) -> str:

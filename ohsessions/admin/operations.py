@@ -13,7 +13,6 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.text import slugify
 
@@ -59,11 +58,6 @@ class Operation(ABC):
     def name(self) -> str:
         """The name in addresses, and for the site's policy."""
         return slugify(self.verb)
-
-    def said_of(self, row: Any) -> str:
-        return (
-            self.consequence(row) if self.applies_to(row) else f"Nothing happens: its state is {row.state}."
-        )
 
 
 def action_of(operation: Operation) -> Callable[..., HttpResponse]:
@@ -141,22 +135,22 @@ class OperatedAdmin(ReadOnlyAdmin):
             return HttpResponseRedirect(display.list_of(self.model))
         concerned = [row for row in rows if self._is_for(request, operation, row)]
         plural = f"{len(concerned)} {self.opts.verbose_name_plural} " if len(concerned) > 1 else ""
-        context = self.admin_site.each_context(request) | {
-            "title": f"{operation.verb} now?",
-            "opts": self.opts,
-            "media": self.media,
-            "operation": operation,
-            "action": self.url_of(operation),
-            "lines": [(row, self.heading(row), self._said_of(request, operation, row)) for row in rows],
-            "warnings": operation.warnings(concerned),
-            "button": f"{operation.verb} {plural}now" if concerned else "",
-            "back": self._after(keys),
-        }
-        return TemplateResponse(request, "admin/ohsessions/confirmation.html", context)
+        return self.page(
+            request,
+            "confirmation",
+            title=f"{operation.verb} now?",
+            operation=operation,
+            action=self.url_of(operation),
+            lines=[(row, self.heading(row), self._said_of(request, operation, row)) for row in rows],
+            warnings=operation.warnings(concerned),
+            button=f"{operation.verb} {plural}now" if concerned else "",
+            back=self._after(keys),
+        )
 
     def _said_of(self, request: HttpRequest, operation: Operation, row: Any) -> str:
-        refused = operation.applies_to(row) and not self._is_for(request, operation, row)
-        return REFUSED if refused else operation.said_of(row)
+        if not operation.applies_to(row):
+            return f"Nothing happens: its state is {row.state}."
+        return operation.consequence(row) if self._is_for(request, operation, row) else REFUSED
 
     def _do(self, request: HttpRequest, operation: Operation, keys: Sequence[UUID]) -> HttpResponse:
         """Run the operation on each row in turn, and show the operator each outcome once, with its count."""

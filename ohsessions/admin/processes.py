@@ -122,6 +122,8 @@ class ProcessAdmin(OperatedAdmin):
             rows = rows.filter(Q(host__icontains=word) | Q(version__icontains=word) | pid)
         return rows
 
+    started = display.time_column("started_at", "started", ordering="started_at")
+
     def heading(self, row: Process) -> str:
         return f"{row.get_kind_display()} {row.address}"
 
@@ -147,7 +149,3 @@ class ProcessAdmin(OperatedAdmin):
     @admin.display(description="connections", ordering="served_count")
     def served(self, row: ProcessRow) -> str:
         return display.count_link(row.served_count, Connection, gateway=row.pk, status="attached")
-
-    @admin.display(description="started", ordering="started_at")
-    def started(self, row: Process) -> str:
-        return display.when(row.started_at)

@@ -115,6 +115,8 @@ class SessionAdmin(OperatedAdmin):
         context = {"state_counts": state_counts(request)} | (extra_context or {})
         return super().changelist_view(request, context)
 
+    active = display.time_column("active_at", "last activity", ordering="active_at")
+
     @admin.display(description="session", ordering="title")
     def name(self, row: Session) -> str:
         title = Truncator(row.title).chars(60) or "Untitled"
@@ -143,10 +145,6 @@ class SessionAdmin(OperatedAdmin):
     @admin.display(description="passivates", ordering="passivate_at")
     def passivates(self, row: Session) -> str:
         return passivation(row, timezone.now())
-
-    @admin.display(description="last activity", ordering="active_at")
-    def active(self, row: Session) -> str:
-        return display.when(row.active_at)
 
     @admin.display(description="events", ordering="next_number")
     def event_count(self, row: Session) -> str:
