@@ -33,11 +33,11 @@ def relative(moment: datetime, now: datetime) -> str:
     return f"in {text}" if seconds > 0 else f"{text} ago"
 
 
-def when(moment: datetime | None, now: datetime | None = None) -> str:
+def when(moment: datetime | None) -> str:
     """Return a moment as relative text, with the absolute time as its title."""
     if moment is None:
         return NOTHING
-    return timed(moment, relative(moment, now or timezone.now()))
+    return timed(moment, relative(moment, timezone.now()))
 
 
 def timed(moment: datetime, text: str, style: str = "oh-time") -> SafeString:

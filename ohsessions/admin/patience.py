@@ -26,27 +26,24 @@ class TooSlow(Exception):
 
 @contextmanager
 def limited(alias: str) -> Iterator[None]:
-    """Raise TooSlow if the queries inside take longer than LIST_SECONDS. Other databases have no limit."""
+    """Raise TooSlow if the queries inside take longer than LIST_SECONDS."""
     connection = connections[alias]
-    limits = {"postgresql": _limited_postgresql, "sqlite": _limited_sqlite}
-    if connection.vendor not in limits:
-        yield
-        return
-    with limits[connection.vendor](connection):
-        yield
+    limit = _limited_sqlite if connection.vendor == "sqlite" else _limited_postgresql
+    try:
+        with limit(connection):
+            yield
+    except OperationalError as error:
+        if str(error) == "interrupted" or getattr(error.__cause__, "sqlstate", None) == QUERY_CANCELED:
+            raise TooSlow from error
+        raise
 
 
 @contextmanager
 def _limited_postgresql(connection: Any) -> Iterator[None]:
-    try:
-        with transaction.atomic(using=connection.alias):  # SET LOCAL lasts until its end
-            with connection.cursor() as cursor:
-                cursor.execute(f"SET LOCAL statement_timeout = {round(LIST_SECONDS * 1000)}")
-            yield
-    except OperationalError as error:
-        if getattr(error.__cause__, "sqlstate", None) == QUERY_CANCELED:
-            raise TooSlow from error
-        raise
+    with transaction.atomic(using=connection.alias):  # SET LOCAL lasts until its end
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL statement_timeout = {round(LIST_SECONDS * 1000)}")
+        yield
 
 
 @contextmanager
@@ -56,9 +53,5 @@ def _limited_sqlite(connection: Any) -> Iterator[None]:
     connection.connection.set_progress_handler(lambda: time.monotonic() > end, STEPS)
     try:
         yield
-    except OperationalError as error:
-        if str(error) == "interrupted":
-            raise TooSlow from error
-        raise
     finally:
         connection.connection.set_progress_handler(None, 0)

@@ -25,10 +25,10 @@ from ohsessions.admin.filters import (
     WorkerFilter,
 )
 from ohsessions.admin.lookups import uuid_or_none
-from ohsessions.admin.masking import redact
 from ohsessions.admin.operations import OperatedAdmin, action_of
 from ohsessions.admin.processes import counted
 from ohsessions.admin.steering import PASSIVATE, REVOKE_LINKS, WAKE
+from ohsessions.core.secret_settings import mask_secrets
 from ohsessions.core.states import State
 from ohsessions.core.wire import encode
 from ohsessions.models import Connection, Event, Session, Transition
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 LATEST = 50
 """Rows of each kind on a session's page."""
+REDACTED = "••••••"
 MASKED = "What is masked here lies in the database in clear: it was stored before it counted as a secret."
 
 
@@ -174,7 +175,8 @@ class SessionAdmin(OperatedAdmin):
 
     @admin.display(description="settings")
     def readable_settings(self, row: Session) -> str:
-        shown = redact(row.settings, vault.declared(row.runtime))
+        # Rows of older versions have secrets among their settings, in clear.
+        shown = mask_secrets(row.settings, REDACTED, vault.declared(row.runtime))
         text = json.dumps(shown, indent=2, ensure_ascii=False, sort_keys=True)
         note = "" if shown == row.settings else display.warning(MASKED)
         return format_html('{}<pre class="oh-json">{}</pre>', note, text)

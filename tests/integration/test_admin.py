@@ -20,8 +20,9 @@ from django.urls import include, path, reverse
 from django.utils import timezone
 
 from ohsessions.admin import base, display, events, operations, overview
-from ohsessions.admin.masking import REDACTED, redact
+from ohsessions.admin.sessions import REDACTED
 from ohsessions.core import wire
+from ohsessions.core.secret_settings import mask_secrets
 from ohsessions.models import Connection, Event, Process, Session, Transition
 from tests.demo_data import SECRET, Demo, fill
 
@@ -693,7 +694,7 @@ def test_settings_lose_whatever_looks_secret_at_any_depth() -> None:
         "token": "",
         "use_token": True,
     }
-    assert redact(settings) == {
+    assert mask_secrets(settings, REDACTED) == {
         "model": "m",
         "LLM_API_KEY": REDACTED,
         "nested": [{"Password": REDACTED, "auth": REDACTED, "depth": 2}],
