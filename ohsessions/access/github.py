@@ -73,33 +73,6 @@ def unreachable() -> WireError:
     return WireError(503, "unavailable", "GitHub cannot be asked at the moment. Try again.", retry_after=5.0)
 
 
-class _Remembered:
-    """The logins of tokens, by a digest with a key of this process. If full, it deletes the oldest one."""
-
-    def __init__(self) -> None:
-        self._key = secrets.token_bytes(32)
-        self._lock = threading.Lock()
-        self._known: OrderedDict[bytes, tuple[str | None, float]] = OrderedDict()
-
-    def key_of(self, token: str) -> bytes:
-        url = conf.GITHUB_API_URL
-        return hashlib.blake2b(f"{url}\0{token}".encode(), key=self._key, digest_size=16).digest()
-
-    def get(self, key: bytes) -> tuple[str | None] | None:
-        """Return a tuple with the login, which may be None; or None if nothing is remembered."""
-        with self._lock:
-            login, until = self._known.get(key, (None, 0.0))
-        return (login,) if time.monotonic() < until else None
-
-    def put(self, key: bytes, login: str | None) -> None:
-        until = time.monotonic() + (UNKNOWN_FOR if login is None else KNOWN_FOR)
-        with self._lock:
-            self._known.pop(key, None)
-            self._known[key] = (login, until)
-            if len(self._known) > MOST_REMEMBERED:
-                self._known.popitem(last=False)
-
-
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """A handler that follows no redirects: they would send the token on, perhaps to another host."""
 
@@ -107,21 +80,32 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_remembered = _Remembered()
 _outage = Outage(logger, "GitHub", "github")
 _opener = urllib.request.build_opener(_NoRedirects)
+_key = secrets.token_bytes(32)
+_lock = threading.Lock()
+_known: OrderedDict[bytes, tuple[str | None, float]] = OrderedDict()
+"""The logins of tokens, and until when they are remembered, by a digest with a key of this process. If it is
+full, the oldest one is deleted."""
 
 
 def _login_of(token: str) -> str | None:
     """Return the token's login, or None if it has none. Raises WireError 503 if GitHub does not answer."""
     if len(token) > MAX_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         return None
-    key = _remembered.key_of(token)
-    known = _remembered.get(key)
-    if known is None:
-        known = (_ask(token),)
-        _remembered.put(key, known[0])
-    return known[0]
+    digest = hashlib.blake2b(f"{conf.GITHUB_API_URL}\0{token}".encode(), key=_key, digest_size=16).digest()
+    with _lock:
+        login, until = _known.get(digest, (None, 0.0))
+    if time.monotonic() < until:
+        return login
+    login = _ask(token)
+    until = time.monotonic() + (UNKNOWN_FOR if login is None else KNOWN_FOR)
+    with _lock:
+        _known[digest] = (login, until)
+        _known.move_to_end(digest)
+        if len(_known) > MOST_REMEMBERED:
+            _known.popitem(last=False)
+    return login
 
 
 def _ask(token: str) -> str | None:
