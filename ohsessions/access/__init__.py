@@ -24,7 +24,6 @@ from ohsessions.access.tokens import (
     invalid_token,
     issue_token,
     parse_token,
-    read_token,
 )
 
 __all__ = [
@@ -48,7 +47,6 @@ __all__ = [
     "login_of",
     "parse_token",
     "policy",
-    "read_token",
     "unknown_session",
     "visible",
 ]

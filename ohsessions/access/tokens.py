@@ -165,9 +165,3 @@ def parse_token(text: str) -> Token:
         )
     except (signing.BadSignature, KeyError, TypeError, ValueError, OverflowError, WireError) as error:
         raise invalid_token() from error
-
-
-def read_token(text: str) -> tuple[UUID, Role, int]:
-    """Return the session id, the role and the version of a token; see parse_token()."""
-    token = parse_token(text)
-    return token.session_id, token.role, token.version

@@ -126,7 +126,7 @@ TOKENS = make_tokens()
 def token_text(data: bytes) -> None:
     """Read a token. Only tokens that were issued are valid."""
     token = data.decode("utf-8", "surrogateescape")
-    access.read_token(token)
+    access.parse_token(token)
     assert data in TOKENS[: len(access.Role)], "a token was accepted that nobody issued"
 
 
