@@ -100,16 +100,26 @@ def take_secrets(
     Names at the top become lower case, as in INIT. `declared` are further names, or dotted paths, in lower
     case. Everything below a secret's name is secret. Empty secrets are left out of both.
     """
-    secrets: dict[str, str] = {}
-    return _Walk(_Taker(secrets), declared, lower=True).object("", settings), secrets
+    return _take(settings, declared, lower=True)
 
 
 def take_declared(
     settings: Mapping[str, JSON], declared: Collection[str]
 ) -> tuple[dict[str, JSON], dict[str, str]]:
     """See take_secrets(). Take only the declared secrets, from settings that take_secrets() has returned."""
+    return _take(settings, declared, is_secret_name=lambda name: False)
+
+
+def _take(
+    settings: Mapping[str, JSON], declared: Collection[str], **options: Any
+) -> tuple[dict[str, JSON], dict[str, str]]:
     secrets: dict[str, str] = {}
-    return _Walk(_Taker(secrets), declared, is_secret_name=lambda name: False).object("", settings), secrets
+
+    def taken(path: str, value: JSON, spans: Spans) -> JSON:
+        secrets.update(_leaves(path, value))
+        return GONE
+
+    return _Walk(taken, declared, **options).object("", settings), secrets
 
 
 def mask_secrets(value: JSON, mask: str, declared: Collection[str] = ()) -> JSON:
@@ -206,17 +216,6 @@ def _leaves(path: str, value: JSON) -> Iterator[tuple[str, str]]:
 def _is_harmless(name: str, value: JSON) -> bool:
     """Return whether a value is no secret, whatever its name: a bool, or a number of tokens."""
     return isinstance(value, bool) or (isinstance(value, int | float) and name.lower().endswith("tokens"))
-
-
-class _Taker:
-    """A Replace that stores secrets by their paths and puts nothing in their place."""
-
-    def __init__(self, secrets: dict[str, str]) -> None:
-        self._secrets = secrets
-
-    def __call__(self, path: str, value: JSON, spans: Spans) -> JSON:
-        self._secrets.update(_leaves(path, value))
-        return GONE
 
 
 class _Walk:
