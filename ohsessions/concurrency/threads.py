@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from ohsessions.core.errors import OhSessionsError
 
@@ -30,7 +30,7 @@ class Threads:
         self._name = name
         self._most = most
         self._ready = threading.Condition()
-        self._calls: deque[_Call[Any]] = deque()
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._started = 0
         self._idle = 0
         self._ending = False
@@ -42,7 +42,7 @@ class Threads:
 
     def put(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Add a call to the queue. Raises OhSessionsError after the end."""
-        return self._put(_Call(partial(copy_context().run, function, *args, **kwargs)))
+        return self._put(Future(), partial(copy_context().run, function, *args, **kwargs))
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a call in its turn. Return its result, or raise its error.
@@ -53,11 +53,11 @@ class Threads:
 
     async def last_call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a call, then end the threads. It is made even if the caller is cancelled, perhaps late."""
-        call: _Call[T] = _Call(partial(copy_context().run, function, *args, **kwargs))
-        call.future.set_running_or_notify_cancel()  # from now on it cannot be cancelled
-        self._put(call)
+        result: Future[T] = Future()
+        result.set_running_or_notify_cancel()  # from now on it cannot be cancelled
+        self._put(result, partial(copy_context().run, function, *args, **kwargs))
         self.end()
-        return await asyncio.wrap_future(call.future)
+        return await asyncio.wrap_future(result)
 
     def end(self) -> None:
         """Refuse further calls. The threads end after the calls in the queue."""
@@ -65,23 +65,23 @@ class Threads:
             self._ending = True
             self._ready.notify_all()
 
-    def _put(self, call: _Call[T]) -> Future[T]:
+    def _put(self, result: Future[T], call: Callable[[], T]) -> Future[T]:
         with self._ready:
             if self._ending:
                 raise OhSessionsError(f"The threads {self._name} have ended, and make no further calls.")
-            self._calls.append(call)
+            self._calls.append((result, call))
             if self._idle < len(self._calls) and self._started < self._most:
                 self._started += 1
                 threading.Thread(target=self._run, name=self._name, daemon=True).start()
             self._ready.notify()
-        return call.future
+        return result
 
     def _run(self) -> None:
-        while (call := self._take()) is not None:
-            call.make()
-            del call  # a waiting thread keeps nothing of its last call alive
+        while (taken := self._take()) is not None:
+            _make(*taken)
+            del taken  # a waiting thread keeps nothing of its last call alive
 
-    def _take(self) -> _Call[Any] | None:
+    def _take(self) -> tuple[Future[Any], Callable[[], Any]] | None:
         with self._ready:
             while not self._calls:
                 if self._ending:
@@ -92,15 +92,10 @@ class Threads:
             return self._calls.popleft()
 
 
-class _Call(Generic[T]):
-    def __init__(self, function: Callable[[], T]) -> None:
-        self.function = function
-        self.future: Future[T] = Future()
-
-    def make(self) -> None:
-        if not (self.future.running() or self.future.set_running_or_notify_cancel()):
-            return
-        try:
-            self.future.set_result(self.function())
-        except BaseException as error:  # raised in the caller
-            self.future.set_exception(error)
+def _make(result: Future[Any], call: Callable[[], Any]) -> None:
+    if not (result.running() or result.set_running_or_notify_cancel()):
+        return
+    try:
+        result.set_result(call())
+    except BaseException as error:  # raised in the caller
+        result.set_exception(error)
