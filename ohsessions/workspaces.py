@@ -31,8 +31,7 @@ logger = logging.getLogger(__name__)
 MARK = ".ohsessions-database"
 """The file in a root that names its database."""
 SPARED_SECONDS = 3600.0
-"""The sweep keeps directories that are younger: their sessions may not be visible yet."""
-ASKED_AT_ONCE = 500
+"""The sweep keeps directories that are younger, in seconds: their sessions may not be visible yet."""
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 _threads = Threads("ohsessions-workspaces")
@@ -111,12 +110,8 @@ def _session_of(name: str) -> UUID | None:
 
 def _orphans(keys: list[UUID]) -> list[UUID]:
     """Return the ids that no session has. Call it after the listing: a session precedes its directory."""
-    found: list[UUID] = []
-    for start in range(0, len(keys), ASKED_AT_ONCE):
-        part = keys[start : start + ASKED_AT_ONCE]
-        there = set(Session.objects.filter(pk__in=part).values_list("pk", flat=True))
-        found += [key for key in part if key not in there]
-    return found
+    there = Session.objects.only("pk").in_bulk(keys)
+    return [key for key in keys if key not in there]
 
 
 def _remove_all(keys: list[UUID]) -> int:

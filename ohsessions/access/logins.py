@@ -19,9 +19,6 @@ from django.utils import timezone
 
 from ohsessions.core.errors import WireError
 
-AT_ONCE = 500
-"""Rows that one query asks for: SQLite limits the number of parameters."""
-
 
 @dataclass(frozen=True, slots=True)
 class Login:
@@ -47,7 +44,7 @@ def login_of(user: Any, session: Any = None) -> Login | None:
 
 
 def ended_logins(logins: Iterable[Login]) -> set[Login]:
-    """Return the logins that have ended. One query per AT_ONCE users, and one per AT_ONCE Django sessions.
+    """Return the logins that have ended. One query for the users, and one for the Django sessions.
 
     If the site does not store Django's sessions in the database, each session is loaded by itself.
     """
@@ -74,12 +71,8 @@ def _auths(user: Any) -> Iterator[str]:
 
 def _read_users(keys: set[str]) -> dict[str, set[str]]:
     """Return, for each of these users that may log in, the values that `auth` of a valid login may have."""
-    found: dict[str, set[str]] = {}
-    for some in _chunks(keys):
-        for user in get_user_model()._default_manager.filter(pk__in=some):
-            if _may_log_in(user):
-                found[str(user.pk)] = {"", *_auths(user)}
-    return found
+    users = get_user_model()._default_manager.in_bulk(keys)
+    return {str(user.pk): {"", *_auths(user)} for user in users.values() if _may_log_in(user)}
 
 
 def _may_log_in(user: Any) -> bool:
@@ -96,14 +89,5 @@ def _living_sessions(keys: dict[str, str]) -> set[str]:
     store: Any = import_module(settings.SESSION_ENGINE).SessionStore
     if not issubclass(store, DatabaseStore):
         return {key for key, user in keys.items() if str(store(key).load().get(SESSION_KEY)) == user}
-    found: set[str] = set()
-    for some in _chunks(keys):
-        rows = store.get_model_class().objects.filter(session_key__in=some, expire_date__gt=timezone.now())
-        found.update(rows.values_list("session_key", flat=True))
-    return found
-
-
-def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
-    rest = list(keys)
-    for first in range(0, len(rest), AT_ONCE):
-        yield rest[first : first + AT_ONCE]
+    living = store.get_model_class().objects.filter(expire_date__gt=timezone.now()).only("session_key")
+    return set(living.in_bulk(list(keys)))
