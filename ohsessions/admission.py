@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any, NamedTuple
 
 from django.conf import settings as django_settings
 from django.core.exceptions import DisallowedHost
+from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
 from django.http.request import split_domain_port
 
@@ -37,7 +39,7 @@ def admit(scope: Scope) -> None:
     A page of any host name can make a browser send requests to this address ("DNS rebinding"). Then Origin
     and Host agree, and only the list of our own host names detects it. So Host is checked first.
     """
-    request = Request(scope)
+    request = as_request(scope)
     try:
         if "HTTP_HOST" not in request.META:
             raise DisallowedHost("The request has no Host header.")
@@ -71,7 +73,7 @@ def cookie_attributes(scope: Scope) -> str:
 
     A page of another site gets the cookie only with SameSite=None, which browsers accept only over HTTPS.
     """
-    request = Request(scope)
+    request = as_request(scope)
     host, origin = request.get_host(), parse_origin(request.META.get("HTTP_ORIGIN", ""))
     is_foreign = origin is not None and origin.host != split_domain_port(host)[0]
     path = f"{scope.get('root_path', '')}/{conf.PATH.strip('/')}"
@@ -80,22 +82,13 @@ def cookie_attributes(scope: Scope) -> str:
     return f"; Path={path}; Secure; SameSite={'None' if is_foreign else 'Lax'}"
 
 
-class Request(HttpRequest):
-    """A scope as a Django request, as far as Django's rules on hosts and schemes need it."""
-
-    def __init__(self, scope: Scope) -> None:
-        super().__init__()
-        self.path = str(scope["path"])
-        self._is_secure_scope = scope.get("scheme") in ("https", "wss")
-        meta: dict[str, str] = self.META
-        for key, value in scope.get("headers", []):
-            name = "HTTP_" + key.decode("latin-1").upper().replace("-", "_")
-            text = value.decode("latin-1")
-            # Repeated headers are joined, as by Django, so that a second Host or Origin is not overlooked.
-            meta[name] = f"{meta[name]},{text}" if name in meta else text
-
-    def _get_scheme(self) -> str:
-        return "https" if self._is_secure_scope else "http"
+def as_request(scope: Scope) -> HttpRequest:
+    """Return a scope as a Django request, as far as Django's rules on hosts and schemes need it."""
+    scheme = "https" if scope.get("scheme") in ("https", "wss") else "http"
+    # Of a type's parameters Django makes a codec, or an error.
+    headers = [pair for pair in scope.get("headers", []) if pair[0] != b"content-type"]
+    known = {"method": "GET", "path": scope["path"], "scheme": scheme, "headers": headers}
+    return ASGIRequest(known, BytesIO())
 
 
 def needs_https(request: HttpRequest) -> bool:
