@@ -39,7 +39,7 @@ from ohsessions.runtimes.shell_opening import open_bash
 from ohsessions.runtimes.shell_options import ShellOptions, mistakes
 from ohsessions.runtimes.shell_output import GATHER_SECONDS, PART_BYTES, OutputBuffer
 from ohsessions.runtimes.shell_sandbox import is_sandboxed, why_no_sandbox
-from ohsessions.runtimes.shell_state import ShellState
+from ohsessions.runtimes.shell_state import Report, ShellState
 
 SHOWN_COMMAND = 8 * 1024
 """Characters of a command that are repeated with each part of its output; the action has them all."""
@@ -196,11 +196,9 @@ class ShellRuntime(Runtime):
         """Emit the output of the command while it runs, and then all full parts that are left."""
         while not bash.ended:
             await self._output.wait_until(lambda: bash.ended or len(self._output) > 0)
-            try:
-                async with asyncio.timeout(GATHER_SECONDS):
-                    await self._output.wait_until(lambda: bash.ended or len(self._output) >= PART_BYTES)
-            except TimeoutError:
-                pass
+            await self._output.wait_until(
+                lambda: bash.ended or len(self._output) >= PART_BYTES, GATHER_SECONDS
+            )
             if not bash.ended:
                 await self._emit_part(action, extras)
         await bash.wait_for_last_output()
@@ -239,7 +237,7 @@ class ShellRuntime(Runtime):
         status = 1
         if bash.report is not None:
             status = bash.report.status
-            self._keep_state(bash)
+            self._keep_state(bash.first_report, bash.report)
         elif bash.exit_code is not None:
             status = bash.exit_code if bash.exit_code >= 0 else 128 - bash.exit_code
         replaced = not bash.waits or bash.report is None
@@ -276,14 +274,12 @@ class ShellRuntime(Runtime):
         elif self._stopping is None:
             self._stopping = asyncio.create_task(bash.stop(), name="shell stop")
 
-    def _keep_state(self, bash: Bash) -> None:
-        if bash.report is None:
-            return
-        if bash.report.complete:
-            self._state = ShellState.between(bash.first_report, bash.report)
+    def _keep_state(self, first: Report, last: Report) -> None:
+        if last.complete:
+            self._state = ShellState.between(first, last)
         else:
             self._note += "[what this shell has defined is too large to be kept; what it had before is]\n"
-            self._state = replace(self._state, cwd=bash.report.cwd)
+            self._state = replace(self._state, cwd=last.cwd)
 
     async def _living_bash(self) -> Bash:
         if self._bash is None or self._bash.exit_code is not None:

@@ -16,7 +16,6 @@ command. So a bash that can no longer do its part ends at once, with or without 
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
 import signal
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +23,7 @@ from dataclasses import replace
 
 from ohsessions.core.errors import RuntimeFailure
 from ohsessions.core.runtime import RuntimeContext, SupervisedProcess
-from ohsessions.programs.watchdog import children, descendants
+from ohsessions.programs.watchdog import children, descendants, try_kill
 from ohsessions.runtimes.shell_exchange import Exchange, Frames
 from ohsessions.runtimes.shell_output import OutputBuffer
 from ohsessions.runtimes.shell_state import Report, ShellState, parse_traps
@@ -104,7 +103,7 @@ class Bash:
         self._number += 1
         self.report = None
         self._exchange.set_up(self._number, scripts)
-        await self._ends_within(READY_SECONDS)
+        await self.output.wait_until(lambda: self.ended, READY_SECONDS)
         if self.report is None or not self.waits:
             why = await self._first_words()
             raise RuntimeFailure(
@@ -149,10 +148,7 @@ class Bash:
 
         Only a trap that runs while bash waits could have read the lines in place of bash.
         """
-        try:
-            async with asyncio.timeout(READY_SECONDS):
-                await self.output.wait_until(lambda: self.ended or self.has_begun)
-        except TimeoutError:
+        if not await self.output.wait_until(lambda: self.ended or self.has_begun, READY_SECONDS):
             await self.kill()
 
     async def kill(self) -> None:
@@ -179,7 +175,7 @@ class Bash:
             if round_number * ROUND_SECONDS >= INTERRUPT_SECONDS:
                 self._signal(interrupted.intersection(self._foreground()), signal.SIGKILL)
             self._interrupt(interrupted)
-            if await self._ends_within(ROUND_SECONDS):
+            if await self.output.wait_until(lambda: self.ended, ROUND_SECONDS):
                 return
         if self._process is not None:
             await self._process.kill()
@@ -200,14 +196,6 @@ class Bash:
         self._signal([self.pid, *(pid for pid in foreground if pid not in interrupted)], signal.SIGINT)
         self._signal([self.pid], signal.SIGCONT)
         interrupted.update(foreground)
-
-    async def _ends_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self.output.wait_until(lambda: self.ended)
-        except TimeoutError:
-            pass
-        return self.ended
 
     async def wait_for_last_output(self) -> None:
         """Wait until `output` has everything that was printed before the end of the command, or of bash."""
@@ -244,10 +232,7 @@ class Bash:
 
     def _signal(self, pids: Iterable[int], number: int) -> None:
         for pid in filter(None, pids):
-            try:
-                os.kill(pid, number)
-            except OSError:
-                pass
+            try_kill(pid, number)
 
     def _on_frame(self, content: bytes, complete: bool) -> None:
         kind, _, rest = content.partition(b"\0")

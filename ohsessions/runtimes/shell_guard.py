@@ -56,14 +56,15 @@ class Guard:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._watch(), name="shell guard")
 
-    async def ends(self) -> bool:
-        """End the time limit of the command. Return True if the disk became full, or has room again."""
+    async def ends(self) -> None:
+        """End the time limit of the command, and look at the disk."""
         self._command_runs = False
         self._deadline = None
-        return await self.look_at_disk()
+        await self.look_at_disk()
 
     async def look_at_disk(self) -> bool:
-        """See ends(). Looks when it is time, or at once if the disk was full: the user may have made room."""
+        """Look when it is time, or at once if the disk was full: the user may have made room. Return True if
+        the disk became full, or has room again."""
         before = self.full
         if self.full or time.monotonic() >= self._disk_due:
             self.full = await asyncio.to_thread(disk_excess, self._workspace, self._options)

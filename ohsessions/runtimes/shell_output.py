@@ -105,17 +105,23 @@ class OutputBuffer:
         """Have waiting tasks check their conditions again."""
         self._changed.set()
 
-    async def wait_until(self, predicate: Callable[[], bool]) -> None:
-        """Wait until `predicate` is true. It is called again after each change here, and after notify()."""
-        while not predicate():
-            self._changed.clear()
-            await self._changed.wait()
+    async def wait_until(self, predicate: Callable[[], bool], seconds: float | None = None) -> bool:
+        """Wait until `predicate` is true, for `seconds` at most; return whether it is.
+
+        It is called again after each change here, and after notify().
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                while not predicate():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        return predicate()
 
     async def wait_for_room(self) -> None:
         """Keep the reader of the pipe back while too much is waiting."""
-        while len(self._pending) >= ROOM_BYTES and not self._unbounded:
-            self._changed.clear()
-            await self._changed.wait()
+        await self.wait_until(lambda: len(self._pending) < ROOM_BYTES or self._unbounded)
 
     def lift_bound(self) -> None:
         """Let the reader read on until the next begin(): little can come after the end of a command."""
