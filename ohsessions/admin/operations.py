@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, ClassVar
 from uuid import UUID
@@ -38,9 +38,11 @@ class Operation(ABC):
     permission: ClassVar[str] = "operate"
     """The permission that it needs: the admin's method `has_…_permission()`."""
 
-    @abstractmethod
+    states: ClassVar[Collection[str]]
+    """The states of the rows for which the operation would change anything."""
+
     def applies_to(self, row: Any) -> bool:
-        """Return whether the operation would change anything for this row."""
+        return row.state in self.states
 
     @abstractmethod
     def consequence(self, row: Any) -> str:

@@ -39,9 +39,7 @@ class Drain(Operation):
         "A process that drains takes nothing new, hands over what it holds, and ends. Under a supervisor,"
         " which starts it anew, that is a restart; elsewhere it stays away."
     )
-
-    def applies_to(self, row: Process) -> bool:
-        return row.state == ACTIVE
+    states = (ACTIVE,)
 
     def warnings(self, rows: Sequence[Process]) -> list[str]:
         living = leases.living()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from ohsessions import api
+from ohsessions.admin.display import plural
 from ohsessions.admin.operations import Operation
 from ohsessions.conf import conf
 from ohsessions.core.states import ASLEEP, State
@@ -21,20 +22,16 @@ class Passivate(Operation):
         "A passivated session is a row and its files: no process, no memory. Nothing stored is lost, and it"
         " goes on where it was as soon as somebody attaches."
     )
-
-    def applies_to(self, row: SessionRow) -> bool:
-        return row.state in (State.STARTING, State.RUNNING)
+    states = (State.STARTING, State.RUNNING)
 
     def warnings(self, rows: Sequence[SessionRow]) -> list[str]:
         attached = sum(row.attached_count for row in rows)
-        if not attached:
-            return []
-        told = (
-            "is attached now: it is told that an operator ended it"
-            if attached == 1
-            else "are attached now: they are told that an operator ended them"
+        told = plural(
+            attached,
+            "connection is attached now: it is told that an operator ended it",
+            "connections are attached now: they are told that an operator ended them",
         )
-        return [f"{attached} {'connection' if attached == 1 else 'connections'} {told}, and closed."]
+        return [f"{told}, and closed."] if attached else []
 
     def consequence(self, row: SessionRow) -> str:
         if row.state == State.STARTING:
@@ -64,9 +61,7 @@ class Wake(Operation):
         " failed is started again at once, and the crashes until now no longer count."
     )
     is_disturbing = False
-
-    def applies_to(self, row: SessionRow) -> bool:
-        return row.state in ASLEEP
+    states = ASLEEP
 
     def consequence(self, row: SessionRow) -> str:
         said = ["It starts as soon as a worker takes it."]
@@ -93,9 +88,7 @@ class RevokeLinks(Operation):
         " all who are attached are disconnected. Owners who have an account come back by their login."
     )
     permission = "revoke"
-
-    def applies_to(self, row: SessionRow) -> bool:
-        return True
+    states = frozenset(State)
 
     def warnings(self, rows: Sequence[SessionRow]) -> list[str]:
         lost = sum(row.owner_id is None for row in rows)
