@@ -77,12 +77,16 @@ def readiness() -> Readiness:
 
     Raises nothing.
     """
-    checks = check_database() | {"channel_layer": check_channel_layer(), "processes": _check_company()}
-    for name, check in checks.items():
-        if check.ok and name in _outages:
-            _outages[name].worked()
-        elif check is not SKIPPED and name in _outages:
-            _outages[name].failed(check.detail)
+    checks = check_database() | {
+        "channel_layer": _try("channel_layer", async_to_sync(_send)),
+        # What this process found last of others where only one may run.
+        "processes": Check(not company.problem, company.problem or "As many as there may be."),
+    }
+    for name, outage in _outages.items():
+        if checks[name].ok:
+            outage.worked()
+        elif checks[name] is not SKIPPED:
+            outage.failed(checks[name].detail)
     failed = {name for name, check in checks.items() if not check.ok}
     if failed & NEEDED:
         return Readiness(Status.UNREADY, checks)
@@ -184,17 +188,8 @@ def _store() -> None:
         Process.objects.filter(pk__in=[row.pk for row in rows])._raw_delete("default")
 
 
-def _check_company() -> Check:
-    """Check for other processes where only one may run. Uses what this process found last."""
-    return Check(not company.problem, company.problem or "As many as there may be.")
-
-
-def check_channel_layer() -> Check:
-    """Send to a group without members: this uses the whole layer and leaves nothing behind."""
-    return _try("channel_layer", async_to_sync(_send))
-
-
 async def _send() -> Check:
+    """Send to a group without members: this uses the whole layer and leaves nothing behind."""
     layer = get_channel_layer()
     if layer is None:
         return Check(False, "None is configured: set CHANNEL_LAYERS.")
