@@ -21,6 +21,7 @@ alive.
 from __future__ import annotations
 
 import ctypes
+import marshal
 import os
 import resource
 import select
@@ -37,26 +38,17 @@ PR_SET_CHILD_SUBREAPER = 36
 RLIMIT_LOCKS = 10
 """A limit without effect. It marks the programs that belong below a watchdog (see worker.orphans)."""
 
-CANNOT_BECOME_SUBREAPER = 38
-"""ENOSYS, the number in `failed` where prctl does not work."""
-
 
 def encode_order(
     argv: Sequence[str], env: Mapping[str, str], cwd: str, deadline: float, scratch: str = ""
 ) -> bytes:
-    """Return an order as bytes: its length on a line, then fields that end in NUL (no argument has one).
+    """Return an order as bytes: its length on a line, then its fields by marshal.
 
     The environment travels here, not as that of the watchdog: Python's start-up may add to that (PEP 538).
     """
-    fields = [
-        repr(deadline),
-        cwd,
-        scratch,
-        str(len(argv)),
-        *argv,
-        *(f"{name}={value}" for name, value in env.items()),
-    ]
-    body = b"".join(os.fsencode(field) + b"\0" for field in fields)
+    encode = os.fsencode
+    variables = {encode(name): encode(value) for name, value in env.items()}
+    body = marshal.dumps((deadline, encode(cwd), encode(scratch), [*map(encode, argv)], variables))
     return b"%d\n" % len(body) + body
 
 
@@ -64,10 +56,7 @@ class Order:
     """An order that encode_order() encoded. Its texts are bytes."""
 
     def __init__(self, body: bytes) -> None:
-        deadline, self.cwd, self.scratch, count, *rest = body.split(b"\0")[:-1]
-        self.deadline = float(deadline)
-        self.argv = rest[: int(count)]
-        self.env = dict(entry.split(b"=", 1) for entry in rest[int(count) :])
+        self.deadline, self.cwd, self.scratch, self.argv, self.env = marshal.loads(body)
 
 
 def children(pid: int) -> list[int]:
@@ -132,6 +121,7 @@ class Watchdog:
         """Run the program. Return when nothing below is left alive."""
         self.deadline = order.deadline
         try:
+            prctl(PR_SET_CHILD_SUBREAPER, 1)
             self.program = start_program(order)
         except OSError as error:
             self.tell(b"failed %d\n" % (error.errno or 0))
@@ -313,15 +303,9 @@ def main() -> None:
     os.set_inheritable(control, False)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)
-    watchdog = Watchdog(control)
-    try:
-        prctl(PR_SET_CHILD_SUBREAPER, 1)
-    except OSError:
-        watchdog.tell(b"failed %d\n" % CANNOT_BECOME_SUBREAPER)
-        return
     order = receive_order(control)
     if order is not None:
-        watchdog.run(order)
+        Watchdog(control).run(order)
 
 
 if __name__ == "__main__":
