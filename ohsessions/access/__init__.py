@@ -5,7 +5,6 @@ The setting ACCESS_POLICY names a subclass of AccessPolicy. No token or secret i
 
 from ohsessions.access.access_policy import (
     AccessPolicy,
-    check_may_join,
     check_may_open,
     check_may_start,
     policy,
@@ -16,27 +15,21 @@ from ohsessions.access.encryption import decrypt, encrypt
 from ohsessions.access.logins import Login, check_login, ended_logins, login_of
 from ohsessions.access.roles import Role
 from ohsessions.access.tokens import (
-    TOKEN_SALT,
     Grant,
-    Token,
     authorize,
     bearer_token,
     invalid_token,
     issue_token,
-    parse_token,
 )
 
 __all__ = [
-    "TOKEN_SALT",
     "AccessPolicy",
     "Grant",
     "Login",
     "Role",
-    "Token",
     "authorize",
     "bearer_token",
     "check_login",
-    "check_may_join",
     "check_may_open",
     "check_may_start",
     "decrypt",
@@ -45,7 +38,6 @@ __all__ = [
     "invalid_token",
     "issue_token",
     "login_of",
-    "parse_token",
     "policy",
     "unknown_session",
     "visible",

@@ -14,7 +14,7 @@ commit: 10 to 20 times the throughput of one transaction each, measured). An idl
 from __future__ import annotations
 
 from ohsessions.database.attempts import means_lost_connection
-from ohsessions.database.causes import NO_ROOM, describe, is_disk_full, storage
+from ohsessions.database.causes import NO_ROOM, describe, storage
 from ohsessions.database.database import THREADS, Database
 from ohsessions.database.lanes import LATER, Later
 from ohsessions.database.now import as_aware, as_stored, database_clock, database_now
@@ -31,7 +31,6 @@ __all__ = [
     "database_clock",
     "database_now",
     "describe",
-    "is_disk_full",
     "lock_name",
     "lock_rows",
     "lock_wait",

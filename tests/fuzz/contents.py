@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from django.core import signing
 
 from ohsessions import access
+from ohsessions.access import tokens
 from ohsessions.core import strict_json, wire
 from ohsessions.core.redaction import MIN_LENGTH, PLACEHOLDER, Redactor
 from ohsessions.core.titles import clean_title
@@ -117,7 +118,7 @@ def make_tokens() -> list[bytes]:
         None,
         {"s": SESSION.hex},
     )
-    return [token.encode() for token in (*made, *(signing.dumps(one, salt=access.TOKEN_SALT) for one in odd))]
+    return [token.encode() for token in (*made, *(signing.dumps(one, salt=tokens.TOKEN_SALT) for one in odd))]
 
 
 TOKENS = make_tokens()
@@ -126,7 +127,7 @@ TOKENS = make_tokens()
 def token_text(data: bytes) -> None:
     """Read a token. Only tokens that were issued are valid."""
     token = data.decode("utf-8", "surrogateescape")
-    access.parse_token(token)
+    tokens.parse_token(token)
     assert data in TOKENS[: len(access.Role)], "a token was accepted that nobody issued"
 
 

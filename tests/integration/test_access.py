@@ -14,16 +14,8 @@ from django.core import signing
 from django.test import Client, RequestFactory
 
 from ohsessions import lifecycle
-from ohsessions.access import (
-    TOKEN_SALT,
-    Login,
-    Role,
-    authorize,
-    ended_logins,
-    issue_token,
-    login_of,
-    parse_token,
-)
+from ohsessions.access import Login, Role, authorize, ended_logins, issue_token, login_of
+from ohsessions.access.tokens import TOKEN_SALT, parse_token
 from ohsessions.core.errors import WireError
 from ohsessions.lifecycle import links
 from ohsessions.models import Link, Session

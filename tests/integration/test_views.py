@@ -18,7 +18,8 @@ from django.test import Client
 from django.urls import include, path
 
 from ohsessions import views
-from ohsessions.access import Role, issue_token, parse_token
+from ohsessions.access import Role, issue_token
+from ohsessions.access.tokens import parse_token
 from ohsessions.concurrency.shared import Shared
 from ohsessions.concurrency.threads import Threads
 from ohsessions.core.clock import FakeClock
