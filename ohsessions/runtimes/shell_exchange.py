@@ -162,10 +162,7 @@ class Exchange:
             os.write(self._descriptors["input"], data)
 
     def _write_file(self, name: str, text: str) -> None:
-        path = self.directory / name
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(text.encode(errors="surrogateescape"))
+        (self.directory / name).write_bytes(text.encode(errors="surrogateescape"))
 
 
 class Frames:
