@@ -38,13 +38,12 @@ class Company:
 
     def look(self, own: Process, processes: Iterable[Process]) -> None:
         """Note the processes that live, as read from the database, and log changes."""
-        living = {process.pk: process for process in processes}
-        self._first_seen = {pk: self._first_seen.get(pk, process.heartbeat) for pk, process in living.items()}
-        others = [process for process in living.values() if self._is_company(own, process)]
-        problem = self._describe(others)
+        living = list(processes)
+        self._first_seen = {row.pk: self._first_seen.get(row.pk, row.heartbeat) for row in living}
+        others = sorted({row.address for row in living if self._is_company(own, row)})
+        problem = _describe(len(others))
         if problem and not self.problem:
-            names = ", ".join(sorted({process.address for process in others}))
-            logger.error("%s They are: %s", problem, names, extra={"verb": "company"})
+            logger.error("%s They are: %s", problem, ", ".join(others), extra={"verb": "company"})
         elif self.problem and not problem:
             logger.info("This process is alone again.", extra={"verb": "alone"})
         self.problem = problem
@@ -52,17 +51,16 @@ class Company:
     def _is_company(self, own: Process, process: Process) -> bool:
         """Return whether a row is that of another active process. A killed process leaves its row for a
         while, so the row's heartbeat must have changed."""
-        is_own = identity(process) == identity(own) or (process.host, process.pid) == (own.host, own.pid)
+        is_own = identity(process) == identity(own) or process.address == own.address
         moved = process.heartbeat != self._first_seen[process.pk]
         return not is_own and moved and process.state == Process.State.ACTIVE
 
-    @staticmethod
-    def _describe(others: list[Process]) -> str:
-        count = len({(process.host, process.pid) for process in others})
-        if not count or not (is_embedded() or connection.vendor == "sqlite"):
-            return ""
-        who = "Another process works" if count == 1 else f"{count} other processes work"
-        return f"{who} on this database, {IN_MEMORY if is_embedded() else ONE_FILE}"
+
+def _describe(count: int) -> str:
+    if not count or not (is_embedded() or connection.vendor == "sqlite"):
+        return ""
+    who = "Another process works" if count == 1 else f"{count} other processes work"
+    return f"{who} on this database, {IN_MEMORY if is_embedded() else ONE_FILE}"
 
 
 company = Company()
