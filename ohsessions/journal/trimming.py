@@ -40,14 +40,14 @@ class Bytes(Func):
 
 
 @transaction.atomic
-def trim(session_id: UUID, below: int, most: int | None = None) -> int:
+def trim(session_id: UUID, below: int, most: int = STEP) -> int:
     """Delete a session's events with numbers under `below`, at most `most` of them; return how many.
 
     The first action that is not handled, the first interrupt that is not delivered, and all later events are
     kept. A client with an older cursor gets `reset`, when it attaches or while it is fed. Raises RowLocked.
     """
     session = _lock(session_id)
-    return _trim(session, below, most) if session is not None else 0
+    return _trim(session, min(below, session.first_number + most)) if session is not None else 0
 
 
 @transaction.atomic
@@ -66,7 +66,7 @@ def trim_to_size(session_id: UUID, size: int, before: datetime) -> int:
         if excess <= 0 or left <= 0:
             break
         below, excess, left = number + 1, excess - length, left - length
-    return _trim(session, below, STEP)
+    return _trim(session, below)
 
 
 def first_kept(session_id: UUID) -> int:
@@ -79,10 +79,8 @@ def _lock(session_id: UUID) -> Session | None:
     return next(iter(lock_rows(Session.objects.only(*READ).filter(pk=session_id))), None)
 
 
-def _trim(session: Session, below: int, most: int | None) -> int:
+def _trim(session: Session, below: int) -> int:
     below = min(below, _first_kept(session))
-    if most is not None:
-        below = min(below, session.first_number + most)
     if below <= session.first_number:
         return 0
     old = Event.objects.filter(session=session, number__lt=below)
