@@ -15,7 +15,7 @@ import logging
 import os
 import uuid
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -204,20 +204,17 @@ async def asweep(database: Database) -> None:
 
 def _old_files() -> set[str]:
     try:
-        files = {f"{FOLDER}/{name}" for name in default_storage.listdir(FOLDER)[1]}
+        names = default_storage.listdir(FOLDER)[1]
     except FileNotFoundError:
         return set()
-    newest = timezone.now() - SPARED
-    return {file for file in files if _is_older(file, newest)}
+    newest, old = timezone.now() - SPARED, set()
+    for file in (f"{FOLDER}/{name}" for name in names):
+        with contextlib.suppress(FileNotFoundError):  # it was replaced meanwhile
+            if default_storage.get_modified_time(file) < newest:
+                old.add(file)
+    return old
 
 
 def _unnamed(files: set[str]) -> set[str]:
     """Return the files that no row names. Call it after the listing, so that it sees newly named files."""
     return files - set(Session.objects.exclude(snapshot_file="").values_list("snapshot_file", flat=True))
-
-
-def _is_older(file: str, newest: datetime) -> bool:
-    try:
-        return default_storage.get_modified_time(file) < newest
-    except FileNotFoundError:  # it was replaced meanwhile
-        return False
