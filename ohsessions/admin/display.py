@@ -88,7 +88,8 @@ def identifier(key: UUID) -> SafeString:
 
 def link(row: Model, text: str) -> str:
     """Return a link to a row's page."""
-    return anchor(page_of(row), text)
+    page = reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[row.pk])
+    return anchor(page, text)
 
 
 def session_link(key: UUID | None, title: str | None) -> str:
@@ -119,10 +120,6 @@ def actor(by: str) -> str:
 
 def anchor(url: str, text: str) -> SafeString:
     return format_html('<a href="{}">{}</a>', url, text)
-
-
-def page_of(row: Model) -> str:
-    return reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[row.pk])
 
 
 def list_of(model: type[Model], **filters: Any) -> str:
