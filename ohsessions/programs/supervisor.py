@@ -56,11 +56,8 @@ class WatchedProcess:
         guard: subprocess.Popen[bytes],
         pidfd: int,
         control: socket.socket,
-        stdin: int,
-        stdout: int,
         forget: Callable[[WatchedProcess], None],
     ) -> None:
-        self._files = os.fdopen(stdin, "wb", 0), os.fdopen(stdout, "rb", 0)
         self._forget = forget
         self._loop = asyncio.get_running_loop()
         self._guard = guard
@@ -78,24 +75,30 @@ class WatchedProcess:
         self._loop.add_reader(self._pidfd, self._reap)
 
     async def open(self, order: bytes) -> None:
-        """Connect the pipes, send the order and wait until the program is started."""
-        stdin, stdout = self._files
+        """Connect the pipes, send the order and wait until the program is started; kill it if that fails."""
+        try:
+            await self._connect()
+            async with asyncio.timeout(START_SECONDS):
+                try:
+                    await self._loop.sock_sendall(self._control, order)
+                    self._ordered = True
+                except OSError:
+                    pass  # the watchdog is dead: `_started` gets the error
+                self.pid = await asyncio.shield(self._started)
+        except BaseException:
+            await asyncio.shield(self.kill())
+            raise
+
+    async def _connect(self) -> None:
         self.stdout = asyncio.StreamReader(limit=STREAM_LIMIT)
         protocol = _PipeProtocol(self.stdout)
-        reading, _ = await self._loop.connect_read_pipe(lambda: protocol, stdout)
+        reading, _ = await self._loop.connect_read_pipe(lambda: protocol, self._guard.stdout)
         self._pipes.append((reading, protocol))
         unused = asyncio.StreamReader()
         protocol = _PipeProtocol(unused)
-        writing, _ = await self._loop.connect_write_pipe(lambda: protocol, stdin)
+        writing, _ = await self._loop.connect_write_pipe(lambda: protocol, self._guard.stdin)
         self._pipes.append((writing, protocol))
         self.stdin = asyncio.StreamWriter(writing, protocol, unused, self._loop)
-        async with asyncio.timeout(START_SECONDS):
-            try:
-                await self._loop.sock_sendall(self._control, order)
-                self._ordered = True
-            except OSError:
-                pass  # the watchdog is dead: `_started` gets the error
-            self.pid = await asyncio.shield(self._started)
 
     def feed(self, deadline: float) -> None:
         """Let the program live until `deadline` (monotonic seconds). Never blocks.
@@ -136,9 +139,8 @@ class WatchedProcess:
                 transport.abort()  # close() would first wait until the buffered data is read
             transport.close()
             await protocol.closed.wait()
-        for file in self._files:
-            file.close()  # in case the pipes were not connected yet
-        self._forget(self)
+        with self._guard:  # closes the pipes, in case they were not connected yet
+            self._forget(self)
 
     def _send(self, line: bytes) -> None:
         try:
@@ -235,30 +237,20 @@ class ProcessSupervisor:
         order = watchdog.encode_order(
             argv, env, str((cwd or Path("/")).absolute()), self._deadline, str(scratch or "")
         )
-        process = None
         try:
             process = start_watchdog(self._processes.discard)
             self._processes.add(process)
             await process.open(order)
-            process.feed(self._deadline)  # the deadline may have changed while it started
-            return process
-        except (OSError, TimeoutError) as error:
-            late = time.monotonic() >= self._deadline
-            await self._discard(process)
-            if late:  # the watchdog's deadline was over when it began
+        except OSError as error:
+            if time.monotonic() >= self._deadline:  # the watchdog's deadline was over when it began
                 raise NotFed(f"{argv[0]} was not started in time: the worker's lease has run out.") from error
             raise RuntimeFailure("cannot_spawn", f"{argv[0]} could not be started: {error}.") from error
-        except BaseException:
-            await self._discard(process)
-            raise
+        process.feed(self._deadline)  # the deadline may have changed while it started
+        return process
 
     async def kill_all(self) -> None:
         """Kill all programs, with everything they started, and wait until they are gone."""
         await asyncio.gather(*(process.kill() for process in list(self._processes)))
-
-    async def _discard(self, process: WatchedProcess | None) -> None:
-        if process is not None:
-            await asyncio.shield(process.kill())
 
 
 def start_watchdog(forget: Callable[[WatchedProcess], None]) -> WatchedProcess:
@@ -268,28 +260,23 @@ def start_watchdog(forget: Callable[[WatchedProcess], None]) -> WatchedProcess:
     """
     # Python may need this variable to find its libraries. No other variable of ours is needed.
     env = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    with ExitStack() as given, ExitStack() as kept:
+    with ExitStack() as failed:
         ours, theirs = socket.socketpair()
-        kept.callback(ours.close)
-        given.callback(theirs.close)
-        stdin, writing = os.pipe()
-        given.callback(os.close, stdin)
-        kept.callback(os.close, writing)
-        reading, stdout = os.pipe()
-        kept.callback(os.close, reading)
-        given.callback(os.close, stdout)
-        guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", watchdog.__file__, str(theirs.fileno())],
-            stdin=stdin,
-            stdout=stdout,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env=env,
-            cwd="/",
-            start_new_session=True,
-        )
-        kept.callback(guard.wait)
-        kept.callback(guard.kill)  # the watchdog has no order yet, so nothing is below it
+        failed.callback(ours.close)
+        with theirs:
+            guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", watchdog.__file__, str(theirs.fileno())],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=env,
+                cwd="/",
+                start_new_session=True,
+            )
+        failed.enter_context(guard)
+        failed.callback(guard.kill)  # the watchdog has no order yet, so nothing is below it
         pidfd = os.pidfd_open(guard.pid)
-        kept.pop_all()
-    return WatchedProcess(guard, pidfd, ours, writing, reading, forget)
+        failed.pop_all()
+    return WatchedProcess(guard, pidfd, ours, forget)
