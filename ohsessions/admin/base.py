@@ -42,7 +42,10 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A read-only admin: the code that writes the rows holds locks and rules that a form does not know."""
+    """A read-only admin: the code that writes the rows holds locks and rules that a form does not know.
+
+    Nobody may change rows, so all `fieldsets` are read-only, also methods, without `readonly_fields`.
+    """
 
     actions: Any = None
     show_full_result_count = False

@@ -47,17 +47,6 @@ class ConnectionAdmin(OfSessionAdmin):
     sortable_by = ()
     search_fields = ("sid",)
     search_help_text = "A session's id, the beginning of a connection's, a user's name, or an address."
-    readonly_fields = (
-        "name",
-        "status",
-        "session_link",
-        "user_name",
-        "gateway_link",
-        "connected",
-        "attached",
-        "ended",
-        "behind",
-    )
     fieldsets = (
         (None, {"fields": ("status", "session_link", "user_name", "role", "behind")}),
         ("From where", {"fields": ("address", "user_agent", "transport", "gateway_link")}),

@@ -73,7 +73,6 @@ class EventAdmin(OfSessionAdmin):
     sortable_by = ()  # any other order would sort the whole table
     search_fields = ("kind",)
     search_help_text = "A session's id, or the exact kind of an event; within a session also any text."
-    readonly_fields = ("session_link", "created", "size", "arguments", "printed")
     fieldsets = (
         (None, {"fields": ("session_link", "number", "source", "kind", "created", "size", "arguments")}),
         ("Data", {"fields": ("printed",)}),

@@ -99,7 +99,6 @@ class ProcessAdmin(OperatedAdmin):
     list_filter = (("kind", FieldFilter), ("state", FieldFilter))
     search_fields = ("host",)
     search_help_text = "Host, version or pid."
-    readonly_fields = ("state_badge", "heartbeat_age", "owned", "served", "started")
     fieldsets = (
         (None, {"fields": ("kind", "state_badge", "heartbeat_age", "load", "owned", "served")}),
         ("What it is", {"fields": ("host", "pid", "version", "started", "id")}),

@@ -71,7 +71,6 @@ class SessionAdmin(OperatedAdmin):
     hidden = ("secrets", "init_key", "snapshot", "settings")
     operations = (PASSIVATE, WAKE, REVOKE_LINKS)
     actions = tuple(map(action_of, operations))
-    readonly_fields = ("readable_settings", "snapshot_size", "has_secrets")
     fieldsets = (
         ("Settings", {"fields": ("readable_settings", "has_secrets", "snapshot_size")}),
         (

@@ -23,7 +23,6 @@ class TransitionAdmin(OfSessionAdmin):
     sortable_by = ()
     search_fields = ("reason", "by")
     search_help_text = "A session's id, or a part of the reason or of who made the move."
-    readonly_fields = ("move", "session_link", "actor", "moved")
     fieldsets = ((None, {"fields": ("move", "session_link", "reason", "actor", "epoch", "moved", "at")}),)
 
     def search(self, request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
