@@ -56,7 +56,7 @@ class AccessPolicy:
 
     def may_close(self, user: Any, session: Session, role: Role) -> bool:
         """Return whether this user may end the session for good. Default: owners."""
-        return role.may_close
+        return role is Role.OWNER
 
     def may_rename(self, user: Any, session: Session, role: Role) -> bool:
         """Return whether this user may rename the session. Default: editors and owners."""

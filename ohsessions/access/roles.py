@@ -15,7 +15,3 @@ class Role(StrEnum):
     @property
     def may_act(self) -> bool:
         return self is not Role.VIEWER
-
-    @property
-    def may_close(self) -> bool:
-        return self is Role.OWNER
