@@ -187,7 +187,8 @@ class Observer:
     """A watch over the others' counters by this process's monotonic clock. See the module's docstring."""
 
     lease_ttl: float
-    _seen: dict[UUID, tuple[int, float]] = field(default_factory=dict)
+    _since: dict[tuple[UUID, int], float] = field(default_factory=dict)
+    """Each process with its counter, and when that was first seen."""
     _last_look: float | None = None
 
     def observe(self, counters: Iterable[tuple[UUID, int]], now: float) -> list[tuple[UUID, int]]:
@@ -196,15 +197,7 @@ class Observer:
         `counters`: (process, counter) of all living processes, read successfully at monotonic time `now`.
         """
         if self._last_look is None or now - self._last_look > MAX_GAP:
-            self._seen.clear()
+            self._since.clear()
         self._last_look = now
-        seen: dict[UUID, tuple[int, float]] = {}
-        expired = []
-        for process, counter in counters:
-            before = self._seen.get(process)
-            since = before[1] if before and before[0] == counter else now
-            seen[process] = (counter, since)
-            if now - since >= self.lease_ttl:
-                expired.append((process, counter))
-        self._seen = seen
-        return expired
+        self._since = {counter: self._since.get(counter, now) for counter in counters}
+        return [counter for counter, since in self._since.items() if now - since >= self.lease_ttl]
