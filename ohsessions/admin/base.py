@@ -124,11 +124,15 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """Return the title of a row's page."""
         return str(row)
 
+    def beside(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        """Return the context of a row's page beside the fields of the row."""
+        # The title is not str(row): for a connection that is its sid, which is as secret as a password.
+        return {"title": self.heading(row), "subtitle": None}
+
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
-        # The title is not str(row): for a connection that is its sid, which is as secret as a password.
-        context |= {"title": self.heading(context["original"]), "subtitle": None}
+        context |= self.beside(request, context["original"])
         return super().render_change_form(request, context, *args, **kwargs)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Left, Length
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 from django.utils.html import format_html
 from django.utils.text import Truncator
@@ -101,14 +101,10 @@ class EventAdmin(OfSessionAdmin):
     def heading(self, row: Event) -> str:
         return f"Event #{row.number}: {row.kind}"
 
-    def render_change_form(
-        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> HttpResponse:
-        event: Event = context["original"]
-        beside = Event.objects.filter(session=event.session_id).only("id", "number")
-        context["previous"] = beside.filter(number=event.number - 1).first()
-        context["next"] = beside.filter(number=event.number + 1).first()
-        return super().render_change_form(request, context, *args, **kwargs)
+    def beside(self, request: HttpRequest, row: Event) -> dict[str, Any]:
+        others = Event.objects.filter(session=row.session_id).only("id", "number")
+        before, after = (others.filter(number=row.number + step).first() for step in (-1, 1))
+        return super().beside(request, row) | {"previous": before, "next": after}
 
     @admin.display(description="says")
     def says(self, row: Row) -> str:

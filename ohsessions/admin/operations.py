@@ -93,18 +93,15 @@ class OperatedAdmin(ReadOnlyAdmin):
         ]
         return [*views, *super().get_urls()]
 
-    def render_change_form(
-        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> HttpResponse:
+    def beside(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         """Add the operations that apply to the row, and that the user may run."""
-        row = context["original"]
-        context["history_url"] = reverse(f"admin:ohsessions_{self.opts.model_name}_history", args=[row.pk])
-        context["offers"] = [
+        history = reverse(f"admin:ohsessions_{self.opts.model_name}_history", args=[row.pk])
+        offers = [
             (operation, f"{self.url_of(operation)}?{self.opts.model_name}={row.pk}")
             for operation in self.operations
             if self._has_permission(request, operation) and self._is_for(request, operation, row)
         ]
-        return super().render_change_form(request, context, *args, **kwargs)
+        return super().beside(request, row) | {"history_url": history, "offers": offers}
 
     def _has_permission(self, request: HttpRequest, operation: Operation) -> bool:
         return bool(getattr(self, f"has_{operation.permission}_permission")(request))

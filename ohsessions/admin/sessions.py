@@ -165,12 +165,8 @@ class SessionAdmin(OperatedAdmin):
     def heading(self, row: Session) -> str:
         return row.title or f"Session {display.short(row.pk)}"
 
-    def render_change_form(
-        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> HttpResponse:
-        session: SessionRow = context["original"]
-        context |= page(request, session)
-        return super().render_change_form(request, context, *args, **kwargs)
+    def beside(self, request: HttpRequest, row: SessionRow) -> dict[str, Any]:
+        return super().beside(request, row) | page(request, row)
 
     @admin.display(description="settings")
     def readable_settings(self, row: Session) -> str:
