@@ -12,21 +12,14 @@ from django.db.models import Func, IntegerField, Min, Sum
 from ohsessions.core import wire
 from ohsessions.core.states import State
 from ohsessions.database import lock_rows
+from ohsessions.journal.rows import MARKS
 from ohsessions.models import Event, Session
 
 STEP = 500
 """The most events that one step deletes: its session's row is locked meanwhile."""
 STEP_BYTES = 16 * 1024 * 1024
 """Bytes of JSON after which a step ends, even with fewer events."""
-READ = (
-    "state",
-    "first_number",
-    "next_number",
-    "last_action_number",
-    "handled_number",
-    "interrupted_number",
-    "log_bytes",
-)
+READ = (*MARKS, "state", "first_number")
 
 
 class Bytes(Func):
