@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from ohsessions.processes import malloc
 
@@ -58,18 +58,12 @@ class Unfinished:
         return True
 
 
-class Reader(Protocol):
-    """A connection with received data."""
-
-    def read_on(self) -> None:
-        """Read a slice of the data. Join the line again if there is more."""
-
-
 class Line:
     """Has connections read one after the other, and rests after each for as long as the reading took.
 
     So hundreds of strangers that all send at once get half of the event loop. Data of known clients is read
-    at once. `call_later(seconds, function)` and `now()` are the loop's.
+    at once. A connection is in the line by the function that reads a slice of its data. `call_later(seconds,
+    function)` and `now()` are the loop's.
     """
 
     def __init__(
@@ -77,19 +71,19 @@ class Line:
     ) -> None:
         self._call_later = call_later
         self._now = now
-        self._waiting: deque[Reader] = deque()
+        self._waiting: deque[Callable[[], None]] = deque()
         self._planned = False
 
-    def join(self, reader: Reader) -> None:
+    def join(self, read_on: Callable[[], None]) -> None:
         """Add a connection, to be read in its turn. It must not be in the line already."""
-        self._waiting.append(reader)
+        self._waiting.append(read_on)
         if not self._planned:
             self._plan(0)
 
-    def leave(self, reader: Reader) -> None:
+    def leave(self, read_on: Callable[[], None]) -> None:
         """Remove a connection, if it is in the line."""
         try:
-            self._waiting.remove(reader)
+            self._waiting.remove(read_on)
         except ValueError:
             pass
 
@@ -101,7 +95,7 @@ class Line:
         begun = self._now()
         try:
             if self._waiting:
-                self._waiting.popleft().read_on()
+                self._waiting.popleft()()
         finally:  # an error in one connection must not stop the others
             self._planned = False
             if self._waiting:

@@ -140,7 +140,7 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
 
     def wait_in_line(self) -> None:
         self.in_line = True
-        self.factory.line.join(self)
+        self.factory.line.join(self.read_on)
 
     def read_on(self) -> None:
         """Read what may be read in this turn. The rest, and the data in the socket, is for the next turns."""
@@ -237,7 +237,7 @@ class BoundedWebSocket(WebSocketProtocol):  # type: ignore[misc]
             self.turn.cancel()
             self.turn = None
         if self.in_line:
-            self.factory.line.leave(self)
+            self.factory.line.leave(self.read_on)
         self.waiting.clear()
         self.count(0)
         if self.inlet is not None:

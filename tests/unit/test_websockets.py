@@ -134,13 +134,13 @@ def test_strangers_are_read_in_turn_with_rests_as_long_as_that_takes():
             read.append((clock.seconds(), self.number))
             clock.rightNow += self.number
             if first:
-                line.join(self)
+                line.join(self.read_on)
 
     strangers = [Stranger(number) for number in range(1, 4)]
     for stranger in strangers:
-        line.join(stranger)
-    line.leave(strangers[1])
-    line.leave(strangers[1])
+        line.join(stranger.read_on)
+    line.leave(strangers[1].read_on)
+    line.leave(strangers[1].read_on)
     clock.pump([0, *[1] * 20])
     # The first takes 1 s and is rested for 1 s, the third 3 s.
     assert read == [(0, 1), (2, 3), (8, 1), (10, 3)]
@@ -162,11 +162,11 @@ def test_an_error_in_one_stranger_does_not_stop_the_others():
                 raise ValueError(self.name)
 
     for name in ("broken", "sound"):
-        line.join(Stranger(name))
+        line.join(Stranger(name).read_on)
     with pytest.raises(ValueError, match="broken"):
         calls.pop()()
     calls.pop()()
-    line.join(Stranger("later"))
+    line.join(Stranger("later").read_on)
     calls.pop()()
     assert read == ["broken", "sound", "later"]
 
