@@ -36,14 +36,13 @@ def client_address(peer: str, forwarded: Iterable[str], header: str, trusted: Se
     trusted proxy, the entry that this proxy wrote is believed. The first address that is not trusted is the
     client's.
     """
-    if not trusted:
-        return _normal(peer)
     networks = parse_networks(tuple(trusted))
-    here, is_trusted = _normal(peer), _is_trusted(peer, networks, UNIX_SOCKET in trusted)
-    for entry in reversed(list(_entries(forwarded, header))):
-        if not is_trusted:
-            break
-        address = _parse(entry)
+    address = _parse(peer)
+    here = peer if address is None else str(address)
+    is_trusted = _is_in(address, networks) if peer else UNIX_SOCKET in trusted
+    entries = list(_entries(forwarded, header)) if is_trusted else []
+    while is_trusted and entries:
+        address = _parse(entries.pop())
         if address is None:  # "unknown", or no address at all: its proxy is the last address that is known
             break
         here, is_trusted = str(address), _is_in(address, networks)
@@ -58,18 +57,8 @@ def limit_key(address: str) -> str:
     return address if parsed is None else str(parsed)
 
 
-def _is_trusted(peer: str, networks: tuple[Network, ...], trusts_unix: bool) -> bool:
-    address = _parse(peer)
-    return trusts_unix and not peer if address is None else _is_in(address, networks)
-
-
-def _is_in(address: Address, networks: tuple[Network, ...]) -> bool:
-    return any(address in network for network in networks)
-
-
-def _normal(text: str) -> str:
-    address = _parse(text)
-    return text if address is None else str(address)
+def _is_in(address: Address | None, networks: tuple[Network, ...]) -> bool:
+    return address is not None and any(address in network for network in networks)
 
 
 def _parse(text: str) -> Address | None:
