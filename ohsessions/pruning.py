@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -309,14 +310,10 @@ def prune(*, dry_run: bool = False) -> Iterator[Pass]:
     for kind in PASSES:
         if kind.age() is None:
             continue
-        done = kind(dry_run=dry_run)
-        more = True
+        done, more = kind(dry_run=dry_run), True
         while more:
-            try:
-                with lock_wait(LOCK_WAIT):
-                    more = done.step()
-            except RowLocked:  # the pass has skipped that row
-                more = True
+            with suppress(RowLocked), lock_wait(LOCK_WAIT):  # the pass has skipped a row that is locked
+                more = done.step()
         yield done
 
 
