@@ -1,4 +1,4 @@
-"""The types of the admin's rows, for annotations: a model's instance with the counts that its list adds."""
+"""The types of the admin's rows, for annotations: a model's instance with what its list adds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from django_stubs_ext import WithAnnotations
 
-    from ohsessions.models import Process, Session
+    from ohsessions.models import Connection, Event, Process, Session
 
     class Attached(TypedDict):
         attached_count: int
@@ -18,5 +18,14 @@ if TYPE_CHECKING:
         owned_count: int
         served_count: int
 
+    class Behind(TypedDict):
+        session_head: int
+
+    class Cut(TypedDict):
+        excerpt: str
+        length: int
+
+    ConnectionRow = WithAnnotations[Connection, Behind]
+    EventRow = WithAnnotations[Event, Cut]
     SessionRow = WithAnnotations[Session, Attached]
     ProcessRow = WithAnnotations[Process, Held]

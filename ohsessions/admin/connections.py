@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.contrib.auth import get_user_model
@@ -16,12 +16,7 @@ from ohsessions.admin.filters import ConnectionFilter, GatewayFilter, RoleFilter
 from ohsessions.models import Connection
 
 if TYPE_CHECKING:
-    from django_stubs_ext import WithAnnotations
-
-    class Named(TypedDict):
-        session_head: int
-
-    Row = WithAnnotations[Connection, Named]
+    from ohsessions.admin.annotations import ConnectionRow
 
 SHOWN_OF_A_SID = 8
 """Characters of a sid. Anybody with the whole sid could use the connection, so a search ignores the rest."""
@@ -116,7 +111,7 @@ class ConnectionAdmin(OfSessionAdmin):
         return format_html("{} {}", display.when(row.ended_at), display.quiet(row.end_reason))
 
     @admin.display(description="behind")
-    def behind(self, row: Row) -> str:
+    def behind(self, row: ConnectionRow) -> str:
         """Return the number of its session's events that it was not sent yet."""
         if row.ended_at or row.session_id is None:
             return display.NOTHING

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
@@ -20,13 +20,7 @@ from ohsessions.core.wire import unstamp
 from ohsessions.models import Event
 
 if TYPE_CHECKING:
-    from django_stubs_ext import WithAnnotations
-
-    class Cut(TypedDict):
-        excerpt: str
-        length: int
-
-    Row = WithAnnotations[Event, Cut]
+    from ohsessions.admin.annotations import EventRow
 
 SESSION = SessionFilter.parameter_name
 EXCERPT = 1000
@@ -107,11 +101,11 @@ class EventAdmin(OfSessionAdmin):
         return super().beside(request, row) | {"previous": before, "next": after}
 
     @admin.display(description="says")
-    def says(self, row: Row) -> str:
+    def says(self, row: EventRow) -> str:
         return format_html('<span class="oh-says">{}</span>', gist(row.excerpt))
 
     @admin.display(description="size")
-    def size(self, row: Row) -> str:
+    def size(self, row: EventRow) -> str:
         return filesizeformat(row.length)
 
     @admin.display(description="hidden arguments")

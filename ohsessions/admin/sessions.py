@@ -166,7 +166,29 @@ class SessionAdmin(OperatedAdmin):
         return row.title or f"Session {display.short(row.pk)}"
 
     def beside(self, request: HttpRequest, row: SessionRow) -> dict[str, Any]:
-        return super().beside(request, row) | page(request, row)
+        """Add the explanations, and rows of other tables that the user may view."""
+        now = timezone.now()
+        shown: dict[str, Any] = super().beside(request, row) | {
+            "session": row,
+            "question": overview.question(row),
+            "passivates": passivation(row, now),
+            "summary": overview.summary(row, row.attached_count, now),
+            "facts": overview.facts(row, row.attached_count, now),
+            "console_url": console_path(row.pk),
+            "event_count": row.next_number - row.first_number,
+        }
+        may = request.user.has_perm
+        if may("ohsessions.view_transition"):
+            shown["transitions"] = row.transitions.all()[:LATEST]
+            shown["transitions_url"] = display.list_of(Transition, session=row.pk)
+        if may("ohsessions.view_connection"):
+            rows = row.connections.select_related("user", "gateway")
+            shown["connections"] = rows.order_by(F("ended_at").desc(nulls_first=True), "-pk")[:LATEST]
+            shown["connections_url"] = display.list_of(Connection, session=row.pk)
+        if may("ohsessions.view_event"):
+            shown["events"] = events.excerpts(row.events.order_by("-number"))[:LATEST]
+            shown["events_url"] = display.list_of(Event, session=row.pk)
+        return shown
 
     @admin.display(description="settings")
     def readable_settings(self, row: Session) -> str:
@@ -207,34 +229,3 @@ def state_counts(request: HttpRequest) -> list[tuple[str, int]]:
         access.visible(request.user, Session.objects.order_by()).values_list("state").annotate(Count("pk"))
     )
     return [(state.value, counts.get(state.value, 0)) for state in State]
-
-
-def page(request: HttpRequest, session: SessionRow) -> dict[str, Any]:
-    """Return the context of a session's page beside the fields of its row.
-
-    It has rows of another table only if the user may view that table.
-    """
-    now = timezone.now()
-    shown: dict[str, Any] = {
-        "now": now,
-        "session": session,
-        "question": overview.question(session),
-        "passivates": passivation(session, now),
-        "summary": overview.summary(session, session.attached_count, now),
-        "facts": overview.facts(session, session.attached_count, now),
-        "console_url": console_path(session.pk),
-        "event_count": session.next_number - session.first_number,
-        "latest_limit": LATEST,
-    }
-    may = request.user.has_perm
-    if may("ohsessions.view_transition"):
-        shown["transitions"] = session.transitions.all()[:LATEST]
-        shown["transitions_url"] = display.list_of(Transition, session=session.pk)
-    if may("ohsessions.view_connection"):
-        rows = session.connections.select_related("user", "gateway")
-        shown["connections"] = rows.order_by(F("ended_at").desc(nulls_first=True), "-pk")[:LATEST]
-        shown["connections_url"] = display.list_of(Connection, session=session.pk)
-    if may("ohsessions.view_event"):
-        shown["events"] = events.excerpts(session.events.order_by("-number"))[:LATEST]
-        shown["events_url"] = display.list_of(Event, session=session.pk)
-    return shown
