@@ -123,15 +123,12 @@ def is_allowed_origin(text: str, host: str) -> bool:
     Browsers send Origin; other programs may omit it. Without ALLOWED_ORIGINS a page needs our host and port.
     Its scheme does not count, since a proxy may end TLS in front of us.
     """
-    allowed = conf.ALLOWED_ORIGINS
-    if allowed is not None and "*" in allowed and text == "null":
-        return True
-    origin = parse_origin(text)
-    if origin is None:
-        return False
-    if allowed is not None:
-        return "*" in allowed or origin in map(parse_origin, allowed)
-    return is_own_origin(text, host)
+    allowed, origin = conf.ALLOWED_ORIGINS, parse_origin(text)
+    if allowed is None:
+        return is_own_origin(text, host)
+    if "*" in allowed:
+        return origin is not None or text == "null"
+    return origin is not None and origin in map(parse_origin, allowed)
 
 
 def is_own_origin(text: str, host: str) -> bool:
