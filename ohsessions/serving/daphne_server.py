@@ -15,8 +15,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from daphne import server as daphne_server  # first: it installs the reactor
-from daphne.http_protocol import HTTPFactory
-from daphne.ws_protocol import WebSocketFactory
 from twisted.internet import defer
 
 from ohsessions.serving.http_requests import BodyLimits, LimitedHTTPFactory
@@ -32,8 +30,6 @@ BACKLOG = 4096
 CONNECTIONS_CLOSE_LIMIT = 10.0
 """Seconds within which the application's connections must end at a stop."""
 
-Application = Callable[..., Awaitable[None]]
-
 
 class Server(daphne_server.Server):  # type: ignore[misc]
     """
@@ -48,7 +44,7 @@ class Server(daphne_server.Server):  # type: ignore[misc]
 
     def __init__(
         self,
-        application: Application,
+        application: Callable[..., Awaitable[None]],
         *,
         bind: str,
         port: int,
@@ -76,8 +72,9 @@ class Server(daphne_server.Server):  # type: ignore[misc]
             application_close_timeout=CONNECTIONS_CLOSE_LIMIT,
             **options,
         )
+        self._http_factory = LimitedHTTPFactory(self)
+        self._ws_factory = BoundedWebSocketFactory(self, limits, server=self.server_name)
         self.body_limits = body_limits
-        self.limits = limits
         self.address_of = address_of
         self.stop_application = stop_application
         self.stop_timeout = stop_timeout
@@ -85,23 +82,9 @@ class Server(daphne_server.Server):  # type: ignore[misc]
         self.ports: list[Any] = []
         self.error: str | None = None
 
-    @property
-    def http_factory(self) -> LimitedHTTPFactory:
-        return self._http_factory
-
-    @http_factory.setter
-    def http_factory(self, factory: HTTPFactory) -> None:
-        """Store our factory in place of the one that daphne's run() makes before it listens."""
-        self._http_factory = LimitedHTTPFactory(self)
-
-    @property
-    def ws_factory(self) -> BoundedWebSocketFactory:
-        return self._ws_factory
-
-    @ws_factory.setter
-    def ws_factory(self, factory: WebSocketFactory) -> None:
-        """See http_factory."""
-        self._ws_factory = BoundedWebSocketFactory(self, self.limits, server=self.server_name)
+    # daphne's run() assigns factories of its own before it listens. Ours stay.
+    http_factory = property(lambda self: self._http_factory, lambda self, factory: None)
+    ws_factory = property(lambda self: self._ws_factory, lambda self, factory: None)
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
         """Add to a websocket's scope the scheme, which daphne omits, and an Inlet to limit its client."""
