@@ -240,23 +240,23 @@ def check_channel_layer() -> Iterator[CheckMessage]:
 def check_sqlite(
     app_configs: object = None, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
-    messages: list[CheckMessage] = []
-    for alias in databases or []:
-        options = connections[alias].settings_dict.get("OPTIONS", {})
-        if connections[alias].vendor != "sqlite":
-            continue
-        immediate = str(options.get("transaction_mode", "")).upper() == "IMMEDIATE"
-        wal = "journal_mode=wal" in options.get("init_command", "").lower().replace(" ", "")
-        if not (immediate and wal):
-            messages.append(
-                Warning(
-                    f"The SQLite database {alias!r} would fail with 'database is locked' under load.",
-                    hint='OPTIONS = {"transaction_mode": "IMMEDIATE", "timeout": 20, "init_command":'
-                    ' "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"}',
-                    id="ohsessions.W002",
-                )
-            )
-    return messages
+    return [
+        Warning(
+            f"The SQLite database {alias!r} would fail with 'database is locked' under load.",
+            hint='OPTIONS = {"transaction_mode": "IMMEDIATE", "timeout": 20, "init_command":'
+            ' "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"}',
+            id="ohsessions.W002",
+        )
+        for alias in databases or []
+        if connections[alias].vendor == "sqlite" and not bears_load(connections[alias].settings_dict)
+    ]
+
+
+def bears_load(database: Mapping[str, Any]) -> bool:
+    """Return whether an SQLite database of DATABASES has transactions that wait for each other, and a WAL."""
+    options = database.get("OPTIONS", {})
+    immediate = str(options.get("transaction_mode", "")).upper() == "IMMEDIATE"
+    return immediate and "journal_mode=wal" in options.get("init_command", "").lower().replace(" ", "")
 
 
 @check(deploy=True)
