@@ -177,8 +177,7 @@ class Bash:
             self._interrupt(interrupted)
             if await self.output.wait_until(lambda: self.ended, ROUND_SECONDS):
                 return
-        if self._process is not None:
-            await self._process.kill()
+        await self.kill()
 
     def _interrupt(self, interrupted: set[int]) -> None:
         """Send SIGINT to bash and to the processes of the command, but to no program twice.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from ohsessions.core.value_types import describe, fits, is_less
@@ -66,10 +66,9 @@ LEAST = {"open_files": 16, "output_limit": 0, "tmp_bytes": MIB}
 def mistakes(options: Mapping[str, Any]) -> Iterator[str]:
     """Yield the mistakes in the OPTIONS of a shell, each as a sentence that names the option."""
     kinds = typing.get_type_hints(ShellOptions)
-    known = {option.name for option in fields(ShellOptions)}
     for name, value in options.items():
-        if name not in known:
-            yield f"{name!r} is no option of the shell; it has {', '.join(sorted(known))}."
+        if name not in kinds:
+            yield f"{name!r} is no option of the shell; it has {', '.join(sorted(kinds))}."
         elif not fits(value, kinds[name]):
             yield f"{name!r} is {value!r}, which is not of the type {describe(kinds[name])}."
         elif is_less(value, LEAST.get(name, 1)):
