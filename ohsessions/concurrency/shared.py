@@ -29,7 +29,3 @@ class Shared(Generic[T]):
                 found = self._find()
                 self._found = (found, self._clock.monotonic())
             return self._found[0]
-
-    def forget(self) -> None:
-        """Delete the result, so that the next caller gets a new one; for tests."""
-        self._found = None

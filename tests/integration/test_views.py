@@ -357,7 +357,7 @@ def test_healthz_answers_without_the_database() -> None:
 @pytest.fixture(autouse=True)
 def forget_readiness() -> None:
     """What a test before has found says nothing of this one."""
-    health.shared_readiness.forget()
+    health.shared_readiness._found = None
 
 
 def make_worker(state: str = "active") -> Process:
