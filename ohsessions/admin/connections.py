@@ -86,7 +86,6 @@ class ConnectionAdmin(OfSessionAdmin):
     def name(self, row: Connection) -> str:
         return row.sid[:SHOWN_OF_A_SID]
 
-    @admin.display(description="status")
     def status(self, row: Connection) -> str:
         if row.ended_at:
             return display.badge("ended")
@@ -104,13 +103,11 @@ class ConnectionAdmin(OfSessionAdmin):
     def origin(self, row: Connection) -> str:
         return format_html("{}<br>{}", row.address or display.NOTHING, display.quiet(row.transport))
 
-    @admin.display(description="ended")
     def ended(self, row: Connection) -> str:
         if row.ended_at is None:
             return display.NOTHING
         return format_html("{} {}", display.when(row.ended_at), display.quiet(row.end_reason))
 
-    @admin.display(description="behind")
     def behind(self, row: ConnectionRow) -> str:
         """Return the number of its session's events that it was not sent yet."""
         if row.ended_at or row.session_id is None:

@@ -100,11 +100,9 @@ class EventAdmin(OfSessionAdmin):
         before, after = (others.filter(number=row.number + step).first() for step in (-1, 1))
         return super().beside(request, row) | {"previous": before, "next": after}
 
-    @admin.display(description="says")
     def says(self, row: EventRow) -> str:
         return format_html('<span class="oh-says">{}</span>', gist(row.excerpt))
 
-    @admin.display(description="size")
     def size(self, row: EventRow) -> str:
         return filesizeformat(row.length)
 

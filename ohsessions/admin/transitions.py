@@ -33,7 +33,6 @@ class TransitionAdmin(OfSessionAdmin):
     def heading(self, row: Transition) -> str:
         return f"Transition: {row}"
 
-    @admin.display(description="move")
     def move(self, row: Transition) -> str:
         origin = display.badge(row.origin) if row.origin else display.quiet("new")
         return format_html('<span class="oh-move">{} → {}</span>', origin, display.badge(row.target))
