@@ -46,8 +46,8 @@ class _PipeProtocol(asyncio.StreamReaderProtocol):
         self.closed.set()
 
 
-class WatchedProcess:
-    """A SupervisedProcess (ohsessions.core.runtime), made by ProcessSupervisor.spawn()."""
+class WatchedProgram:
+    """A SupervisedProcess (ohsessions.core.runtime), made by ProgramSupervisor.spawn()."""
 
     pid = 0
 
@@ -56,7 +56,7 @@ class WatchedProcess:
         guard: subprocess.Popen[bytes],
         pidfd: int,
         control: socket.socket,
-        forget: Callable[[WatchedProcess], None],
+        forget: Callable[[WatchedProgram], None],
     ) -> None:
         self._forget = forget
         self._loop = asyncio.get_running_loop()
@@ -200,7 +200,7 @@ class WatchedProcess:
             self._gone.set()
 
 
-class ProcessSupervisor:
+class ProgramSupervisor:
     """The programs of one activation of a session: started, fed and killed together.
 
     A feed lasts `lease_seconds`; the constructor does the first feed (see feed()). Programs that have ended
@@ -209,7 +209,7 @@ class ProcessSupervisor:
 
     def __init__(self, lease_seconds: float, confirmed_at: float | None = None) -> None:
         self.lease_seconds = lease_seconds
-        self._processes: set[WatchedProcess] = set()
+        self._programs: set[WatchedProgram] = set()
         self._deadline = 0.0
         self.feed(confirmed_at)
 
@@ -220,8 +220,8 @@ class ProcessSupervisor:
         """
         now = time.monotonic() if confirmed_at is None else confirmed_at
         self._deadline = max(self._deadline, now + self.lease_seconds)
-        for process in self._processes:
-            process.feed(self._deadline)
+        for program in self._programs:
+            program.feed(self._deadline)
 
     async def spawn(
         self,
@@ -230,7 +230,7 @@ class ProcessSupervisor:
         env: Mapping[str, str],
         cwd: Path | None = None,
         scratch: Path | None = None,
-    ) -> WatchedProcess:
+    ) -> WatchedProgram:
         """See RuntimeContext.spawn(). Raise RuntimeFailure (`cannot_spawn`), NotFed."""
         if time.monotonic() >= self._deadline:
             raise NotFed(f"{argv[0]} was not started: the worker's lease has run out.")
@@ -238,23 +238,23 @@ class ProcessSupervisor:
             argv, env, str((cwd or Path("/")).absolute()), self._deadline, str(scratch or "")
         )
         try:
-            process = start_watchdog(self._processes.discard)
-            self._processes.add(process)
-            await process.open(order)
+            program = start_watchdog(self._programs.discard)
+            self._programs.add(program)
+            await program.open(order)
         except OSError as error:
             if time.monotonic() >= self._deadline:  # the watchdog's deadline was over when it began
                 raise NotFed(f"{argv[0]} was not started in time: the worker's lease has run out.") from error
             raise RuntimeFailure("cannot_spawn", f"{argv[0]} could not be started: {error}.") from error
-        process.feed(self._deadline)  # the deadline may have changed while it started
-        return process
+        program.feed(self._deadline)  # the deadline may have changed while it started
+        return program
 
     async def kill_all(self) -> None:
         """Kill all programs, with everything they started, and wait until they are gone."""
-        await asyncio.gather(*(process.kill() for process in list(self._processes)))
+        await asyncio.gather(*(program.kill() for program in list(self._programs)))
 
 
-def start_watchdog(forget: Callable[[WatchedProcess], None]) -> WatchedProcess:
-    """Start a watchdog and return the process that it will keep. Blocks for a vfork and exec, 1 to 2 ms.
+def start_watchdog(forget: Callable[[WatchedProgram], None]) -> WatchedProgram:
+    """Start a watchdog and return the program that it will keep. Blocks for a vfork and exec, 1 to 2 ms.
 
     Raise OSError and leave nothing open: where descriptors are short, any of these calls may fail.
     """
@@ -279,4 +279,4 @@ def start_watchdog(forget: Callable[[WatchedProcess], None]) -> WatchedProcess:
         failed.callback(guard.kill)  # the watchdog has no order yet, so nothing is below it
         pidfd = os.pidfd_open(guard.pid)
         failed.pop_all()
-    return WatchedProcess(guard, pidfd, ours, forget)
+    return WatchedProgram(guard, pidfd, ours, forget)

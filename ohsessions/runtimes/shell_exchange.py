@@ -5,7 +5,7 @@ Commands are in a file, since bash needs 10 s to parse a quoted word of 3 MB and
 each file anew when it needs the file, so a command inherits no open file except its three streams.
 
 The directory is deleted with its bash. If this process is killed, the watchdog deletes the directory (see
-`scratch` of ProcessSupervisor.spawn()).
+`scratch` of ProgramSupervisor.spawn()).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from ohsessions.core.errors import InvalidEvent
 from ohsessions.core.runtime import JSON, Action, Runtime, SupervisedProcess
-from ohsessions.programs.supervisor import ProcessSupervisor
+from ohsessions.programs.supervisor import ProgramSupervisor
 
 Event = dict[str, Any]
 
@@ -43,7 +43,7 @@ class RecordingContext:
         self.notices: list[Mapping[str, JSON]] = []
         self.snapshot: JSON = None
         self.agent_state = "init"
-        self.supervisor = ProcessSupervisor(lease_seconds)
+        self.supervisor = ProgramSupervisor(lease_seconds)
         self._handled: int | None = None
         self._news = asyncio.Condition()
 

@@ -26,7 +26,7 @@ from ohsessions.worker.outbox import Outbox
 logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT = 5.0
-"""Seconds that a runtime has to close before its processes are killed anyway."""
+"""Seconds that a runtime has to close before its programs are killed anyway."""
 _unlocking = Threads("ohsessions-unlocking")
 
 
@@ -74,14 +74,14 @@ class Activation:
         return await self.context.store(await runtime.passivate())
 
     async def close(self) -> None:
-        """Close the runtime, if there is one that is not closed yet, and kill its processes."""
+        """Close the runtime, if there is one that is not closed yet, and kill its programs."""
         runtime, self._runtime = self._runtime, None
         if runtime is not None:
             try:
                 await within(CLOSE_TIMEOUT, "closing", runtime.close())
             except Exception as error:
                 self._warn(self.describe(error), "close_failed")
-        await self.context.processes.kill_all()
+        await self.context.programs.kill_all()
 
     def describe(self, error: BaseException) -> str:
         """Return one line about an error, for operators, without traceback and secrets."""

@@ -17,7 +17,7 @@ from ohsessions.core.secret_settings import cut_out, texts_in
 from ohsessions.lifecycle import Claimed
 from ohsessions.processes.membership import HOLD
 from ohsessions.processes.store import Store
-from ohsessions.programs.supervisor import ProcessSupervisor
+from ohsessions.programs.supervisor import ProgramSupervisor
 from ohsessions.worker.outbox import Outbox
 
 
@@ -42,7 +42,7 @@ class HostContext:
         self.secrets_version = 0
         self.workspace = Path(conf.WORKSPACE_ROOT) / str(claimed.session_id)
         self.cause: int | None = None
-        self.processes = ProcessSupervisor(lease_seconds=HOLD * conf.LEASE_TTL, confirmed_at=confirmed_at)
+        self.programs = ProgramSupervisor(lease_seconds=HOLD * conf.LEASE_TTL, confirmed_at=confirmed_at)
         self._store = store
         self._outbox = outbox
         self._redactor = Redactor(())
@@ -111,7 +111,7 @@ class HostContext:
         cwd: Path | None = None,
         scratch: Path | None = None,
     ) -> SupervisedProcess:
-        return await self.processes.spawn(argv, env=env, cwd=cwd, scratch=scratch)
+        return await self.programs.spawn(argv, env=env, cwd=cwd, scratch=scratch)
 
     def redact(self, text: str) -> str:
         """Return a text without the session's secrets."""

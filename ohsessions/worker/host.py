@@ -2,7 +2,7 @@
 
 A host is one task. It starts the runtime, passes actions to it (see actions), and ends in one of four ways:
 passivated (the worker asked for it), crashed, closed by somebody else, or lost (another owner, or no lease).
-In each case the runtime is closed and its processes are killed.
+In each case the runtime is closed and its programs are killed.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class SessionHost:
     def feed(self, confirmed_at: float) -> None:
         """Feed the watchdogs: the worker's lease was renewed by a request sent at this monotonic time."""
         self._confirmed_at = confirmed_at
-        self._context.processes.feed(confirmed_at)
+        self._context.programs.feed(confirmed_at)
 
     async def run(self) -> None:
         """Run the whole activation."""
@@ -239,7 +239,7 @@ class SessionHost:
             reason = f"{self._activation.describe(error)}; its last checkpoint counts"
             problem = Fault("its state was not saved", reason).reason
             logger.warning("Session %s: %s", self.session_id, problem, extra={"verb": "passivate_failed"})
-        # The processes must be gone before another worker can start the session.
+        # The programs must be gone before another worker can start the session.
         await self._activation.close()
         await self._outbox.flush()
         # Give up the actions that were pending at the claim. The next activation handles later ones.

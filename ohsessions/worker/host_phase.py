@@ -26,7 +26,7 @@ class HostPhase(StrEnum):
     PASSIVATING = "passivating"
     """The passivation is claimed: the epoch has changed for the last time."""
     ENDED = "ended"
-    """Its runtime is closed, and its processes are killed. No passivation can be claimed any more."""
+    """Its runtime is closed, and its programs are killed. No passivation can be claimed any more."""
 
 
 MOVES: dict[HostPhase, frozenset[HostPhase]] = {

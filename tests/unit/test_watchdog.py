@@ -23,7 +23,7 @@ import pytest
 from ohsessions.core.errors import RuntimeFailure
 from ohsessions.programs import orphans, watchdog
 from ohsessions.programs import supervisor as processes
-from ohsessions.programs.supervisor import ProcessSupervisor, WatchedProcess
+from ohsessions.programs.supervisor import ProgramSupervisor, WatchedProgram
 from tests.tasks import check_tasks
 
 ROOT = Path(__file__).parents[2]
@@ -75,18 +75,18 @@ def world():
 
 @pytest.fixture
 async def supervisor():
-    supervisor = ProcessSupervisor(lease_seconds=3600)
+    supervisor = ProgramSupervisor(lease_seconds=3600)
     yield supervisor
     await supervisor.kill_all()
 
 
-async def output_of(process: WatchedProcess) -> str:
+async def output_of(process: WatchedProgram) -> str:
     async with asyncio.timeout(LIMIT):
         return (await process.stdout.read()).decode()
 
 
 async def test_a_program_starts_though_its_watchdog_is_fed_before_it_knows_what_to_start(
-    world: World, supervisor: ProcessSupervisor
+    world: World, supervisor: ProgramSupervisor
 ) -> None:
     starting = asyncio.create_task(supervisor.spawn(["/bin/echo", "here"], env=world.env))
     for _ in range(10):
@@ -262,10 +262,10 @@ async def test_what_multiplies_is_killed_all_the_same(supervisor, world, argv):
 WORKER = f"""
 import asyncio, json, sys
 sys.path.insert(0, {str(ROOT)!r})
-from ohsessions.programs.supervisor import ProcessSupervisor
+from ohsessions.programs.supervisor import ProgramSupervisor
 
 async def main(lease, feeds, script, env):
-    supervisor = ProcessSupervisor(lease_seconds=lease)
+    supervisor = ProgramSupervisor(lease_seconds=lease)
     process = await supervisor.spawn(["bash", "-c", script], env=env)
     print(process.pid, flush=True)
     while True:
@@ -332,7 +332,7 @@ async def test_scratch_files_go_with_the_last_process_though_the_worker_is_kille
     scratch.mkdir()
     (scratch / "file").touch()
     os.mkfifo(scratch / "fifo")
-    supervisor = ProcessSupervisor(lease_seconds=3600)
+    supervisor = ProgramSupervisor(lease_seconds=3600)
     process = await supervisor.spawn(["sleep", "1000"], env=world.env, scratch=scratch)
     process._control.shutdown(socket.SHUT_RDWR)  # what is seen of a killed worker
     async with asyncio.timeout(LIMIT):
@@ -342,7 +342,7 @@ async def test_scratch_files_go_with_the_last_process_though_the_worker_is_kille
 
 
 async def test_a_renewal_that_was_sent_long_ago_gives_no_more_time(world):
-    supervisor = ProcessSupervisor(lease_seconds=1.0)
+    supervisor = ProgramSupervisor(lease_seconds=1.0)
     started_at = time.monotonic()
     process = await supervisor.spawn(["sleep", "1000"], env=world.env)
     async with asyncio.timeout(LIMIT):
@@ -355,7 +355,7 @@ async def test_a_renewal_that_was_sent_long_ago_gives_no_more_time(world):
 
 async def wait_for_the_end_of_a_lease(world: World, seconds: float) -> None:
     """Wait until a program that nobody feeds is dead: another one that lives then was fed."""
-    supervisor = ProcessSupervisor(lease_seconds=seconds)
+    supervisor = ProgramSupervisor(lease_seconds=seconds)
     process = await supervisor.spawn(["sleep", "1000"], env=world.env)
     async with asyncio.timeout(LIMIT):
         assert await process.wait() != 0
@@ -363,7 +363,7 @@ async def wait_for_the_end_of_a_lease(world: World, seconds: float) -> None:
 
 
 async def test_a_renewal_that_comes_while_a_program_starts_counts(world):
-    supervisor = ProcessSupervisor(lease_seconds=1.0)
+    supervisor = ProgramSupervisor(lease_seconds=1.0)
     starting = asyncio.create_task(supervisor.spawn(["cat"], env=world.env))
     await asyncio.sleep(0)
     supervisor.feed(confirmed_at=time.monotonic() + LIMIT)
@@ -376,7 +376,7 @@ async def test_a_renewal_that_comes_while_a_program_starts_counts(world):
 
 
 async def test_an_older_renewal_takes_no_time_away(world):
-    supervisor = ProcessSupervisor(lease_seconds=3600)
+    supervisor = ProgramSupervisor(lease_seconds=3600)
     process = await supervisor.spawn(["cat"], env=world.env)
     supervisor.feed(confirmed_at=time.monotonic() - 7200)
     process.feed(0.0)
@@ -410,7 +410,7 @@ def test_an_order_that_was_cut_off_starts_nothing():
 
 
 async def test_nothing_is_started_once_the_lease_has_run_out(world):
-    supervisor = ProcessSupervisor(lease_seconds=-1)
+    supervisor = ProgramSupervisor(lease_seconds=-1)
     with pytest.raises(RuntimeFailure, match="lease"):
         await supervisor.spawn(["sleep", "1000"], env=world.env)
 
@@ -491,7 +491,7 @@ async def test_a_watchdog_that_does_not_answer_is_killed_with_its_program(
 async def test_nothing_is_left_of_many_programs(world):
     gc.collect()
     files, tasks = set(os.listdir("/proc/self/fd")), asyncio.all_tasks()
-    supervisor = ProcessSupervisor(lease_seconds=3600)
+    supervisor = ProgramSupervisor(lease_seconds=3600)
     programs = [["true"], ["sleep", "1000"], ["yes"], ["/no/such/program"]]
     for argv in programs * 5:
         try:
@@ -511,7 +511,7 @@ async def test_nothing_is_left_of_many_programs(world):
 
 async def test_a_start_that_is_cancelled_leaves_nothing(world):
     files = set(os.listdir("/proc/self/fd"))
-    supervisor = ProcessSupervisor(lease_seconds=3600)
+    supervisor = ProgramSupervisor(lease_seconds=3600)
     for turns in range(12):
         task = asyncio.create_task(supervisor.spawn(["sleep", "1000"], env=world.env))
         for _ in range(turns):
@@ -543,7 +543,7 @@ def descriptors_left(count: int) -> Iterator[None]:
 
 async def test_a_start_that_lacks_descriptors_fails_and_leaves_none_open(world):
     files = set(os.listdir("/proc/self/fd"))
-    supervisor = ProcessSupervisor(lease_seconds=3600)
+    supervisor = ProgramSupervisor(lease_seconds=3600)
     refused = 0
     for count in range(14):  # each step of a start lacks one once: at its height it opens 9
         with descriptors_left(count):
@@ -568,7 +568,7 @@ def test_it_works_in_an_event_loop_that_is_not_in_the_main_thread(world):
     results = []
 
     async def main() -> None:
-        supervisor = ProcessSupervisor(lease_seconds=3600)
+        supervisor = ProgramSupervisor(lease_seconds=3600)
         process = await supervisor.spawn(["sh", "-c", "exit 5"], env=world.env)
         results.append(await process.wait())
         await supervisor.kill_all()
