@@ -506,7 +506,7 @@ async def test_nothing_is_left_of_many_programs(world):
     check_tasks(tasks)
     assert [pid for pid in watchdog.children(os.getpid()) if status_field(pid, "State")[0] == "Z"] == []
     assert world.alive() == set()
-    assert supervisor._processes == set()
+    assert supervisor._programs == set()
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing(world):
