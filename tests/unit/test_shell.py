@@ -773,7 +773,7 @@ async def test_nothing_is_left_of_a_shell(tmp_path):
             await shell.start()
             await shell.run(end)
             await shell.runtime.close()
-        assert context.supervisor._processes == set()
+        assert context.supervisor._programs == set()
     assert set(os.listdir("/proc/self/fd")) == files
     check_tasks(tasks)
     assert not any(mark.encode() in environ for environ in environments())
