@@ -258,12 +258,12 @@ async def test_blocking_code_that_never_returns_is_given_up_and_holds_up_nobody(
     settings.OHSESSIONS = {"RUNTIMES": runtimes, "PASSIVATE_TIMEOUT": 0.5}
     monkeypatch.setattr(activation_module, "CLOSE_TIMEOUT", 0.05)
     monkeypatch.setattr(Stuck, "may_end", threading.Event())
-    # asyncio's own threads are few in any process; here all of them hang as well.
-    executor = ThreadPoolExecutor(1)
-    executor.submit(Stuck.may_end.wait, 2 * LIMIT)
-    asyncio.get_running_loop().set_default_executor(executor)
     try:
         async with working(world) as store:
+            # asyncio's own threads are few in any process; here all of them hang as well.
+            executor = ThreadPoolExecutor(1)
+            executor.submit(Stuck.may_end.wait, 2 * LIMIT)
+            asyncio.get_running_loop().set_default_executor(executor)
             stuck, keeping = [
                 (await store.change(world.open, args={"runtime": name})).change.session_id
                 for name in runtimes
