@@ -298,9 +298,10 @@ async def test_a_look_during_a_stop_does_not_take_what_is_written_off_for_lost(
                 await looks.acquire()
         await begin_drain()
 
-    monkeypatch.setattr(gateway._reconciliation, "logins", look)
-    monkeypatch.setattr(gateway._membership, "begin_drain", drain_after_looks)
-    await gateway.stop("the test wants it")
+    with monkeypatch.context() as stopping:
+        stopping.setattr(gateway._reconciliation, "logins", look)
+        stopping.setattr(gateway._membership, "begin_drain", drain_after_looks)
+        await gateway.stop("the test wants it")
     row = await read(Connection.objects.get, sid=socket.sid)
     assert (row.sent_number, row.end_reason) == (head, "the test wants it")
 
