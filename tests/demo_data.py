@@ -253,19 +253,19 @@ class _Maker:
             "passivated": round_trip,
         }.get(session.state, [*round_trip[:2], (session.state, session.reason, worker)])
         step = (session.state_at - session.created_at) / len(way)
-        origin = ""
-        for place, (target, reason, by) in enumerate(way, start=1):
-            last = place == len(way)
-            Transition.objects.create(
+        origins = ["", *(target for target, _, _ in way)]
+        Transition.objects.bulk_create(
+            Transition(
                 session=session,
-                origin=origin,
+                origin=origins[place - 1],
                 target=target,
-                reason=session.reason if last else reason,
+                reason=session.reason if place == len(way) else reason,
                 by=by,
                 epoch=place,
                 at=session.created_at + step * place,
             )
-            origin = target
+            for place, (target, reason, by) in enumerate(way, start=1)
+        )
 
     def log(self, session: Session, count: int, *, pending: bool = False, trimmed: int = 0) -> None:
         """Store actions and their observations in turn. With `pending` the last action is not handled yet."""
