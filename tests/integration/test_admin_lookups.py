@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.contrib import admin
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
+from django.core.exceptions import SuspiciousOperation
 from django.db import connection as database_connection
 from django.db.models.expressions import RawSQL
-from django.test import Client
+from django.http import QueryDict
+from django.test import Client, RequestFactory
 from django.urls import include, path, reverse
 
 from ohsessions.admin import patience
@@ -52,14 +55,18 @@ def demo(db: None) -> Demo:
     return fill(sessions=5, most_events=20)
 
 
-def login(*permissions: str) -> Client:
+def staff_with(*permissions: str) -> Any:
     """A member of staff who may do just this."""
     users = get_user_model().objects
     users.filter(username="staff").delete()
     user = users.create_user("staff", is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    return user
+
+
+def login(*permissions: str) -> Client:
     client = Client()
-    client.force_login(user)
+    client.force_login(staff_with(*permissions))
     return client
 
 
@@ -82,11 +89,18 @@ def undeclared(model: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("model", DECLARED)
 def test_list_takes_no_lookup_that_it_does_not_offer(demo: Demo, model: Any) -> None:
-    staff = login(f"view_{model._meta.model_name}")
+    """It calls the view, as there are 1,700 of them; test_guesses_… asks for some over HTTP."""
+    request = RequestFactory().get(list_url(model))
+    request.user = staff_with(f"view_{model._meta.model_name}")
+    view = admin.site.get_model_admin(model).changelist_view
     for lookup in undeclared(model):
-        response = staff.get(list_url(model), {lookup: "a"})
-        whole_list = response.status_code == 302 and response.headers["Location"].endswith("/?e=1")
-        assert response.status_code == 400 or whole_list, lookup
+        request.GET = QueryDict(urlencode({lookup: "a"}))
+        try:
+            response = view(request)
+        except SuspiciousOperation:  # for which Django answers 400
+            continue
+        assert response.status_code == 302, lookup
+        assert response.headers["Location"].endswith("/?e=1"), lookup
 
 
 @pytest.mark.parametrize("model", DECLARED)
