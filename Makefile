@@ -17,9 +17,13 @@ PACKAGES := .venv/installed
 JAVASCRIPT := ohsessions/static/ohsessions/socket.io.esm.min.js
 # Node from PyPI lies in the venv, for machines that have none.
 export PATH := $(PATH):$(CURDIR)/$(BIN)
+# Some machines forbid bytecode. Then each process that a test starts compiles the whole package anew.
+export PYTHONDONTWRITEBYTECODE :=
+# Tests wait now and then: one process more than there are processors keeps all of these busy.
+PARALLEL := -n $(shell echo $$(($$(nproc) + 1))) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test bench chaos fuzz attack lint format
+.PHONY: help install run check test bench chaos fuzz attack lint format
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; \
@@ -29,6 +33,9 @@ install: $(PACKAGES) $(JAVASCRIPT) ## make .venv with everything, and the browse
 
 run: install ## serve on http://127.0.0.1:PORT/ (8000) with a demo admin
 	@exec $(RUN) project.run --port $(PORT) $(ARGS)
+
+check: lint ## for every save: lint, and the unit and integration tests that need neither services nor a browser
+	$(RUN) pytest tests/unit tests/integration -m 'not service' $(PARALLEL) $(ARGS)
 
 test: install ## run the tests; ARGS are for pytest
 	$(RUN) pytest $(ARGS)

@@ -2,15 +2,56 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
+from django.apps import apps
+from django.contrib.auth.models import Permission
+from django.contrib.contenttypes.management import create_contenttypes
+from django.contrib.contenttypes.models import ContentType
+from django.db.models.signals import post_migrate
 
 from ohsessions.processes.ending import ending
 from tests import requirements
 from tests.requirements import RedisServer, require
+
+SERVICES = {"postgres_url", "redis_url", "redis_server", "node", "chromium"}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test that needs more than Python and SQLite, so that `-m 'not service'` leaves it out."""
+    assert isinstance(item, pytest.Function)
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    if SERVICES & set(item.fixturenames) or parameters.get("database") == "postgresql":
+        item.add_marker("service")
+
+
+def pytest_collection_finish() -> None:
+    """Exempt all that is imported by now from garbage collection: it stays, and to look at it takes long."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
+    """After a test that emptied all tables, restore content types and permissions from memory.
+
+    Django finds out anew which ones there are to be. That takes longer than most tests.
+    """
+    with django_db_blocker.unblock():
+        made = {model: list(model.objects.all()) for model in (ContentType, Permission)}
+    post_migrate.disconnect(create_contenttypes)
+    post_migrate.disconnect(dispatch_uid="django.contrib.auth.management.create_permissions")
+
+    def restore(using: str, **kwargs: Any) -> None:
+        for model, rows in made.items():
+            model.objects.using(using).bulk_create(rows)
+
+    post_migrate.connect(restore, sender=apps.get_app_config("auth"), weak=False)
 
 
 @pytest.fixture(autouse=True)
