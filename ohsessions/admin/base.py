@@ -111,8 +111,8 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def _give_up(self, request: HttpRequest, title: str) -> HttpResponse:
         """Return a page that says that the list was too slow. The page itself does not query the tables."""
-        told = f"This list took the database longer than {patience.LIST_SECONDS:g} s, and was given up."
-        messages.warning(request, f"{told} Search for less, or for an id, or filter.")
+        limit = f"The database needed more than {patience.LIST_SECONDS:g} s for this list, so it was stopped."
+        messages.warning(request, f"{limit} Filter the list, or search for an id or a longer text.")
         return self.page(request, "too_slow", title=title)
 
     def page(self, request: HttpRequest, template: str, **context: Any) -> HttpResponse:

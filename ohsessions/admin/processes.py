@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 ACTIVE = Process.State.ACTIVE
 WITHOUT = {
-    Process.Kind.WORKER: "No other worker is active: sessions that are wanted wait until one is started.",
-    Process.Kind.GATEWAY: "No other gateway is active: nobody can connect until one is started.",
+    Process.Kind.WORKER: "No other worker is active: sessions with clients wait until you start one.",
+    Process.Kind.GATEWAY: "No other gateway is active: no client can connect until you start one.",
 }
 """The warning if no active process of a kind is left."""
 
@@ -36,8 +36,8 @@ WITHOUT = {
 class Drain(Operation):
     verb = "Drain"
     intro = (
-        "A process that drains takes nothing new, hands over what it holds, and ends. Under a supervisor,"
-        " which starts it anew, that is a restart; elsewhere it stays away."
+        "A process that drains accepts nothing new, hands over its sessions or connections, and ends. If a"
+        " supervisor starts it again, that is a restart. Otherwise it does not come back."
     )
     states = (ACTIVE,)
 
@@ -57,12 +57,12 @@ class Drain(Operation):
     def consequence(self, row: ProcessRow) -> str:
         if row.kind == Process.Kind.GATEWAY:
             clients = display.plural(row.served_count, "client is", "clients are")
-            return f"{clients} told to connect elsewhere, where nothing is lost to them. Then it ends."
+            return f"{clients} asked to connect to another gateway, without loss. Then it ends."
         owned = display.plural(row.owned_count, "session", "sessions")
         return (
-            f"It owns {owned}. Actions that are under way may end,"
-            f" for up to {conf.PASSIVATE_TIMEOUT:g} s. Sessions with clients go on elsewhere, and their"
-            " clients stay connected; the others sleep. Then it ends."
+            f"It owns {owned}, and waits up to {conf.PASSIVATE_TIMEOUT:g} s for their current actions."
+            " Sessions with clients continue on another worker, and their clients stay connected. The others"
+            " are passivated. Then it ends."
         )
 
     def do(self, key: UUID, by: str) -> str:

@@ -16,38 +16,42 @@ if TYPE_CHECKING:
     from ohsessions.admin.annotations import SessionRow
 
 
+def _closed(count: int) -> str:
+    """Return the sentence on what happens to so many connections."""
+    known = {0: "No client is attached.", 1: "Its connection gets a notice and is closed."}
+    return known.get(count, f"Its {count} connections get a notice and are closed.")
+
+
 class Passivate(Operation):
     verb = "Passivate"
     intro = (
-        "A passivated session is a row and its files: no process, no memory. Nothing stored is lost, and it"
-        " goes on where it was as soon as somebody attaches."
+        "A passivated session needs no process and no memory: it is a row and its files. Nothing stored is"
+        " lost. The session continues when a client attaches."
     )
     states = (State.STARTING, State.RUNNING)
 
     def warnings(self, rows: Sequence[SessionRow]) -> list[str]:
         attached = sum(row.attached_count for row in rows)
-        told = plural(
+        closed = plural(
             attached,
-            "connection is attached now: it is told that an operator ended it",
-            "connections are attached now: they are told that an operator ended them",
+            "connection is attached now. It is closed, with a notice that an operator did so.",
+            "connections are attached now. They are closed, with a notice that an operator did so.",
         )
-        return [f"{told}, and closed."] if attached else []
+        return [closed] if attached else []
 
     def consequence(self, row: SessionRow) -> str:
         if row.state == State.STARTING:
-            said = ["It sleeps again at once, before it has started."]
+            said = ["It is passivated at once, before it has started."]
         elif row.worker_id is None:
-            said = ["It is passivated as soon as a worker has taken it over."]
+            said = ["It is passivated as soon as a worker has claimed it."]
         else:
-            said = ["Its worker stores its state and frees its process."]
+            said = ["Its worker stores its state and stops its runtime."]
         if row.attached_count:
-            count = row.attached_count
-            them = "Its connection is" if count == 1 else f"Its {count} connections are"
-            said.append(f"{them} told and ended; whoever comes back wakes it.")
+            said.append(f"{_closed(row.attached_count)} The next client that attaches wakes the session.")
         if row.has_pending_work:
             if row.state == State.RUNNING and row.started_number > row.handled_number:
                 said.append(f"Action #{row.started_number} is cut off.")
-            said.append("Since an action is pending it then starts again, to handle it.")
+            said.append("Then it starts again, since an action is pending.")
         return " ".join(said)
 
     def do(self, key: UUID, by: str) -> str:
@@ -57,8 +61,8 @@ class Passivate(Operation):
 class Wake(Operation):
     verb = "Wake"
     intro = (
-        "A worker starts the session's runtime from where it was, as it does when a client attaches. One that"
-        " failed is started again at once, and the crashes until now no longer count."
+        "A worker starts the session's runtime from its stored state, as it does when a client attaches. A"
+        " session that failed starts at once, and its crashes are forgotten."
     )
     is_disturbing = False
     states = ASLEEP
@@ -67,14 +71,16 @@ class Wake(Operation):
         said = ["It starts as soon as a worker takes it."]
         if row.crashes:
             times = "once" if row.crashes == 1 else f"{row.crashes} times in a row"
-            said.append(f"It crashed {times}, which is forgotten.")
+            said.append(f"It crashed {times}; that is forgotten.")
         if row.has_pending_work:
-            said.append("The actions that wait are handled.")
+            said.append("Its pending actions are handled.")
         if not row.attached_count and conf.CLOSE_DELAY is not None:
             then = (
-                "then sleeps again" if row.has_pending_work else f"sleeps again after {conf.CLOSE_DELAY:g} s"
+                "is passivated after that"
+                if row.has_pending_work
+                else f"is passivated after {conf.CLOSE_DELAY:g} s"
             )
-            said.append(f"Nobody is attached: unless somebody comes it {then}.")
+            said.append(f"No client is attached. Unless one attaches, the session {then}.")
         return " ".join(said)
 
     def do(self, key: UUID, by: str) -> str:
@@ -84,8 +90,8 @@ class Wake(Operation):
 class RevokeLinks(Operation):
     verb = "Revoke links"
     intro = (
-        "No link and no token to a session that was given out until now is valid any more, on any device, and"
-        " all who are attached are disconnected. Owners who have an account come back by their login."
+        "All links and tokens of the session become invalid, on all devices, and its clients are disconnected."
+        " An owner with an account can attach again by login."
     )
     permission = "revoke"
     states = frozenset(State)
@@ -95,18 +101,16 @@ class RevokeLinks(Operation):
         if not lost:
             return []
         which = "A session here was" if lost == 1 else f"{lost} of the sessions were"
-        return [f"{which} started without an account: nobody can come back to what has no owner."]
+        return [f"{which} started without an account: no client can attach again."]
 
     def consequence(self, row: SessionRow) -> str:
-        count = row.attached_count
-        ended = {0: "Nobody is attached.", 1: "Its connection is told and ended."}
-        return ended.get(count, f"Its {count} connections are told and ended.")
+        return _closed(row.attached_count)
 
     def do(self, key: UUID, by: str) -> str:
         count = api.revoke_links(key)
-        ended = {0: "nobody was attached", 1: "the connection that was attached is ended"}
-        many = f"the {count} connections that were attached are ended"
-        return f"No link or token to it is valid any more; {ended.get(count, many)}."
+        closed = {0: "No client was attached.", 1: "The attached connection is closed."}
+        many = f"The {count} attached connections are closed."
+        return f"All its links and tokens are invalid. {closed.get(count, many)}"
 
 
 PASSIVATE, WAKE, REVOKE_LINKS = Passivate(), Wake(), RevokeLinks()

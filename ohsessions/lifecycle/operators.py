@@ -88,7 +88,7 @@ def force_passivation(session_id: UUID, *, by: str) -> tuple[Change, str]:
         locked.set_due(0)
         return locked.save(), "The session was passivated before it had started."
     if session.state == State.PASSIVATING:
-        return locked.save(), "It was being passivated already; now nobody is attached to it."
+        return locked.save(), "It was being passivated already. Its connections are closed now."
     session.forced_by = by[:150] or "an operator"
     return locked.save(), "Its worker passivates the session now."
 
@@ -109,5 +109,5 @@ def wake(session_id: UUID, *, by: str) -> tuple[Change, str]:
     locked.set_due(locked.attached())
     outcome = "The session starts as soon as a worker takes it."
     if session.passivate_at is not None:
-        outcome += f" Unless somebody attaches, it sleeps again after {conf.CLOSE_DELAY:g} s."
+        outcome += f" Unless a client attaches, it is passivated after {conf.CLOSE_DELAY:g} s."
     return locked.save(), outcome

@@ -61,7 +61,7 @@ async def test_a_session_that_an_operator_wakes_runs_for_a_while_with_nobody_the
     await client.close()
     wait_until(lambda: site.state(client.session_id) == "passivated", "passivation")
     page = await asyncio.to_thread(operator.select, "session", "wake_now", client.session_id)
-    assert "Unless somebody attaches, it sleeps again after 3 s." in page
+    assert "Unless a client attaches, it is passivated after 3 s." in page
 
     def moves() -> list[str]:
         rows = site.query('SELECT "to" FROM ohsessions_transition ORDER BY id')

@@ -336,8 +336,11 @@ def drain_url() -> str:
 def test_confirmation_says_what_happens_to_connections_and_actions(operator: Client, demo: Demo) -> None:
     before = list(Session.objects.order_by("pk").values())
     text = text_of(operator.get(passivate_url(), {"session": [demo.busy.pk, demo.closed.pk]}))
-    assert "2 connections are attached now: they are told that an operator ended them, and closed." in text
-    assert "Its 2 connections are told and ended; whoever comes back wakes it." in text
+    assert "2 connections are attached now. They are closed, with a notice that an operator did so." in text
+    assert (
+        "Its 2 connections get a notice and are closed. The next client that attaches wakes the session."
+        in text
+    )
     assert "Action #69 is cut off." in text
     assert "Nothing happens: its state is closed." in text
     assert list(Session.objects.order_by("pk").values()) == before
@@ -393,7 +396,7 @@ def test_passivating_needs_the_change_permission_and_csrf(operator: Client, demo
     assert viewer.post(passivate_url(), {"session": demo.busy.pk}).status_code == 403
     assert "passivate_now" not in viewer.get(list_url(Session)).content.decode()
     data = {"action": "passivate_now", "_selected_action": [str(demo.busy.pk)]}
-    assert "told and ended" not in viewer.post(list_url(Session), data, follow=True).content.decode()
+    assert "get a notice" not in viewer.post(list_url(Session), data, follow=True).content.decode()
     strict = Client(enforce_csrf_checks=True)
     strict.force_login(get_user_model().objects.get(username="op"))
     assert strict.post(passivate_url(), {"session": demo.busy.pk}).status_code == 403
@@ -429,10 +432,10 @@ def test_revoking_links_tells_what_it_means_does_it_and_is_in_the_history(
     count = Connection.objects.attached().filter(session=demo.busy).count()
     assert count
     asked = text_of(operator.get(revoke_url(), {"session": str(demo.busy.pk)}))
-    assert f"Its {count} connections are told and ended." in asked or "Its connection is told" in asked
+    assert f"Its {count} connections get a notice and are" in asked or "Its connection gets a" in asked
     before = demo.busy.token_version
     told = text_of(operator.post(revoke_url(), {"session": str(demo.busy.pk)}, follow=True))
-    assert "No link or token to it is valid any more" in told
+    assert "All its links and tokens are invalid" in told
     demo.busy.refresh_from_db()
     assert demo.busy.token_version == before + 1
     assert not Connection.objects.attached().filter(session=demo.busy).exists()
@@ -456,8 +459,8 @@ def test_confirmation_of_a_wake_says_what_is_forgotten_and_that_nobody_is_there(
     sessions = [demo.failed.pk, demo.asleep.pk, demo.busy.pk]
     response = operator.get(wake_url(), {"session": sessions})
     text = text_of(response)
-    assert "It crashed 3 times in a row, which is forgotten." in text
-    assert "Nobody is attached: unless somebody comes it sleeps again after 15 s." in text
+    assert "It crashed 3 times in a row; that is forgotten." in text
+    assert "No client is attached. Unless one attaches, the session is passivated after 15 s." in text
     assert 'value="Wake 2 sessions now"' in response.content.decode()
     assert "Nothing happens: its state is running." in text
     assert list(Session.objects.order_by("pk").values()) == before
@@ -469,7 +472,7 @@ def test_wake_starts_what_failed_and_what_sleeps_and_nothing_else(operator: Clie
     named = re.findall(r'name="session" value="([^"]+)"', asked)
     text = text_of(operator.post(wake_url(), {"session": named}, follow=True))
     assert "Nothing to do: the session is closed." in text
-    assert "Unless somebody attaches, it sleeps again after 15 s." in text
+    assert "Unless a client attaches, it is passivated after 15 s." in text
     demo.failed.refresh_from_db()
     assert (demo.failed.state, demo.failed.crashes, demo.failed.retry_at) == ("starting", 0, None)
     assert demo.failed.transitions.first().by == "operator op"
@@ -509,8 +512,8 @@ def test_confirmation_of_a_drain_says_what_each_process_hands_over(operator: Cli
     text = text_of(operator.get(drain_url(), {"process": [worker.pk, gateway.pk]}))
     owned = Session.objects.filter(worker=worker).count()
     served = Connection.objects.attached().filter(gateway=gateway).count()
-    assert f"It owns {owned} sessions. Actions that are under way may end, for up to 30 s." in text
-    assert f"{served} clients are told to connect elsewhere" in text
+    assert f"It owns {owned} sessions, and waits up to 30 s for their current actions." in text
+    assert f"{served} clients are asked to connect to another gateway" in text
     assert "No other" not in text, "one of each stays"
 
 
@@ -547,10 +550,10 @@ def test_draining_what_drains_or_is_gone_does_nothing_and_says_so(
 def test_drain_of_the_last_of_a_kind_is_warned_of(operator: Client, demo: Demo) -> None:
     Process.objects.filter(pk=demo.gateways[1].pk).update(state="gone")
     text = text_of(operator.get(drain_url(), {"process": [row.pk for row in demo.workers]}))
-    assert "No other worker is active: sessions that are wanted wait until one is started." in text
+    assert "No other worker is active: sessions with clients wait until you start one." in text
     assert "No other gateway" not in text
     text = text_of(operator.get(drain_url(), {"process": demo.gateways[0].pk}))
-    assert "No other gateway is active: nobody can connect until one is started." in text
+    assert "No other gateway is active: no client can connect until you start one." in text
     assert "No other worker" not in text
 
 

@@ -1039,7 +1039,7 @@ def test_an_operator_wakes_what_sleeps_and_it_falls_asleep_again_by_itself(world
     released = world.sleep(session_id, epoch)
     change, outcome = lifecycle.wake(session_id, by="op")
     assert (change.state, change.moved, change.epoch) == ("starting", True, released.epoch + 1)
-    assert outcome.endswith("Unless somebody attaches, it sleeps again after 15 s.")
+    assert outcome.endswith("Unless a client attaches, it is passivated after 15 s.")
     assert due_in(session_id, world) == 15
     assert lifecycle.wanted(world.worker, 10).sessions == [(session_id, 0.0)]
     assert Transition.objects.filter(target="starting", by="op", reason="by an operator").exists()
@@ -1058,7 +1058,7 @@ def test_an_operator_wakes_what_failed_before_its_time_and_with_a_new_budget(wor
         lifecycle.detach("a", "gone")
     change, outcome = lifecycle.wake(session_id, by="op")
     assert change.state == "starting"
-    assert ("sleeps again" in outcome) is not attached
+    assert ("Unless a client attaches" in outcome) is not attached
     assert due_in(session_id, world) == (None if attached else 15)
     row = session(session_id)
     assert (row.crashes, row.retry_at) == (0, None)
