@@ -90,7 +90,7 @@ class Wake(Operation):
 class RevokeLinks(Operation):
     verb = "Revoke links"
     intro = (
-        "All links and tokens of the session become invalid, on all devices, and its clients are disconnected."
+        "All links and tokens of the session become invalid, on all devices. Its clients are disconnected."
         " An owner with an account can attach again by login."
     )
     permission = "revoke"
