@@ -31,7 +31,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exempt all that is imported by now from garbage collection: it stays, and to look at it takes long."""
+    """Exempt everything that is imported from garbage collection: it stays, and examining it takes long."""
     gc.collect()
     gc.freeze()
 
@@ -40,7 +40,7 @@ def pytest_collection_finish() -> None:
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
     """After a test that emptied all tables, restore content types and permissions from memory.
 
-    Django finds out anew which ones there are to be. That takes longer than most tests.
+    Django would compute them again, which takes longer than most tests.
     """
     with django_db_blocker.unblock():
         made = {model: list(model.objects.all()) for model in (ContentType, Permission)}

@@ -1,9 +1,9 @@
-"""The states of a session, what can happen to it, and the state that follows.
+"""The states of a session, its triggers, and the state that follows each trigger.
 
 A session is always in exactly one state. TRANSITIONS determines the next state from the present one and a
-trigger. What the table does not have cannot happen: `next_state` raises an error, and nothing is changed. If
-the outcome depends on a rule, there is a trigger for each outcome, and the caller applies the rule: for
-example `crashed` and `crashed_too_often`. `closed` is final: no trigger leads out of it.
+trigger. If the table has no next state, `next_state` raises an error, and nothing is changed. If the outcome
+depends on a rule, there is a trigger for each outcome, and the caller applies the rule: for example `crashed`
+and `crashed_too_often`. `closed` is final: no trigger leads out of it.
 
 A reason is stored with each transition. Each transition raises the epoch, except the one to `running`.
 
@@ -34,8 +34,8 @@ class State(StrEnum):
 
 
 class Trigger(StrEnum):
-    """What can happen to a session. Its owner is a worker. It is wanted if a client is attached, or an action
-    pending."""
+    """An event that can change a session's state. Its owner is a worker. A session is wanted if a client is
+    attached, or an action is pending."""
 
     OPENED = "opened"
     """A client opened it."""
@@ -105,7 +105,7 @@ TRANSITIONS: dict[Trigger, dict[State | None, State]] = {
     Trigger.DISCARDED: dict.fromkeys(ASLEEP, State.CLOSED),
     Trigger.CLOSED: dict.fromkeys(AWAKE | ASLEEP, State.CLOSED),
 }
-"""What happens, and the state before (None: the session is new): the state after."""
+"""The state after each trigger, by the state before (None: the session is new)."""
 
 
 def next_state(origin: str | None, trigger: Trigger) -> State:

@@ -1,4 +1,4 @@
-"""The types that settings and options are declared with: does a value have one, and how is it called?"""
+"""The types of settings and options: a check whether a value has a type, and the names of types."""
 
 from __future__ import annotations
 

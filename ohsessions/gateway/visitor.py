@@ -25,7 +25,7 @@ HANDSHAKE_AT = "ohsessions.handshake_at"
 
 
 class Visitor:
-    """The user and the login of one connection, and what the policy has said about them."""
+    """The user and the login of one connection, and the policy's decisions about them."""
 
     def __init__(self, socket: Socket) -> None:
         scope = socket.scope
