@@ -14,7 +14,8 @@ import pytest
 import requests
 from django.core import signing
 
-from ohsessions.access import TOKEN_SALT, Role, issue_token
+from ohsessions.access import Role, issue_token
+from ohsessions.access.tokens import TOKEN_SALT
 from ohsessions.models import Session
 from tests.acceptance.policies import FLAG
 from tests.acceptance.raw import RawClient
