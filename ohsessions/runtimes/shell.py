@@ -68,6 +68,8 @@ class ShellRuntime(Runtime):
         self._command_runs = False
         self._stopped = False
         self._stopping: asyncio.Task[None] | None = None
+        self._killing = asyncio.Lock()
+        """Held while the guard kills a bash."""
         self._guard = Guard(self._options, context.workspace, lambda: self._bash, self._end_command)
         self._cut: tuple[int, str] | None = None
         """The exit code and the reason, if a limit has ended the command."""
@@ -270,7 +272,8 @@ class ShellRuntime(Runtime):
         elif self._cut is None:
             self._stopped, self._cut = True, (status, why)
         if status == KILLED:
-            await bash.kill()
+            async with self._killing:
+                await bash.kill()
         elif self._stopping is None:
             self._stopping = asyncio.create_task(bash.stop(), name="shell stop")
 
@@ -282,6 +285,8 @@ class ShellRuntime(Runtime):
             self._state = replace(self._state, cwd=last.cwd)
 
     async def _living_bash(self) -> Bash:
+        async with self._killing:
+            pass  # a bash that is being killed must not take the command
         if self._bash is None or self._bash.exit_code is not None:
             self._note = self._note or "[bash had ended; a new one goes on from its last state]\n"
             return await self._open_bash()

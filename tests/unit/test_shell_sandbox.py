@@ -14,7 +14,7 @@ from django.test import override_settings
 
 from ohsessions.core.errors import RuntimeFailure
 from ohsessions.programs import orphans
-from ohsessions.runtimes import shell_guard, shell_sandbox
+from ohsessions.runtimes import shell_bash, shell_guard, shell_sandbox
 from ohsessions.runtimes.shell import ShellRuntime
 from ohsessions.runtimes.shell_options import MIB, ShellOptions
 from ohsessions.testing import RecordingContext
@@ -341,10 +341,17 @@ async def test_too_many_files_fill_a_workspace_as_well(make_shell, monkeypatch):
 
 async def test_jobs_that_use_too_much_between_two_commands_are_killed(make_shell, monkeypatch):
     monkeypatch.setattr(shell_guard, "WATCH_SECONDS", 0.05)
+    kill = shell_bash.Bash.kill
+
+    async def kill_late(bash: shell_bash.Bash) -> None:
+        await asyncio.sleep(0.2)  # meanwhile the next command comes
+        await kill(bash)
+
+    monkeypatch.setattr(shell_bash.Bash, "kill", kill_late)
     shell = await make_shell(sandbox="none", processes=20)
     await shell.run("(sleep 0.3; for i in {1..60}; do sleep 1000 & done; wait) &")
     await asyncio.to_thread(wait_until, lambda: "killed" in shell.runtime._note, "the jobs' end", LIMIT)
-    code, output = await shell.run("jobs -r; echo on")
+    code, output = await shell.run("jobs -r; sleep 0.4; echo on")
     assert code == 0
     assert "[background jobs were killed: its" in output
     assert output.endswith("on\n")
