@@ -264,7 +264,7 @@ def check_shell() -> Iterator[CheckMessage]:
     for alias, entry in conf.RUNTIMES.items():
         if not settings.DEBUG and not is_isolated(entry):
             yield Warning(
-                f"The runtime {alias!r} lets whoever starts a session reach the worker's host, or its"
+                f"Users who start a session with the runtime {alias!r} can reach the worker's host, or its"
                 " network.",
                 hint="Install bubblewrap, with the options `sandbox` and `network` at their defaults; or take"
                 " the runtime out of RUNTIMES; or isolate the workers and silence this check.",

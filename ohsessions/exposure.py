@@ -125,8 +125,8 @@ def proxy_headers_risk(bind: str) -> str | None:
     if is_local(bind.strip("[]")):
         return None
     return (
-        f"--proxy-headers believes whoever reaches {bind}: a visitor may write any address for theirs. Leave"
-        " it out and name the proxies in OHSESSIONS['TRUSTED_PROXIES'], or bind to 127.0.0.1."
+        f"With --proxy-headers, every client that reaches {bind} can claim any address. Leave the option"
+        " out and name the proxies in OHSESSIONS['TRUSTED_PROXIES'], or bind to 127.0.0.1."
     )
 
 
@@ -149,8 +149,8 @@ def check_keys() -> Iterator[CheckMessage]:
     for number, key in enumerate(conf.SECRETS_KEYS, 1):
         if is_weak_key(key):
             yield Warning(
-                f"Key {number} of SECRETS_KEYS can be guessed: whoever gets the database can read its"
-                " secrets.",
+                f"Key {number} of SECRETS_KEYS can be guessed: a copy of the database is enough to"
+                " read its secrets.",
                 hint="Make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'. Put it"
                 " first, and keep the old one behind it until nothing is encrypted with it any more.",
                 id="ohsessions.W009",

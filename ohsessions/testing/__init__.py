@@ -1,4 +1,4 @@
-"""What a site's own tests need.
+"""Tools for a site's own tests.
 
 A runtime without a database: `async with RecordingContext(tmp_path) as context: …`. The whole site, from the
 socket to the runtime: `async with running(application): async with SocketIOClient(application) as client: …`.
