@@ -28,7 +28,7 @@ from tests.tasks import kind, told
 
 LIMIT = 20.0
 UNHURRIED = 0.2
-"""Seconds after which somebody who has not come to an end is waiting for the transaction that is stopped."""
+"""Seconds until an unfinished task is considered to wait for the stopped transaction."""
 IDLE_GATEWAY = Counter(
     {
         "Gateway._reconcile_for_ever": 1,
@@ -41,7 +41,7 @@ IDLE_GATEWAY = Counter(
         "Wakeups.probe_for_ever": 1,
     }
 )
-"""Tasks of a gateway that has no client, by what they do. Declared: a count during its start misses some."""
+"""Tasks of a gateway without clients, by their jobs. Declared, since a count during its start misses some."""
 IDLE_WORKER = Counter(
     {
         "InMemoryChannelLayer.receive": 2,
@@ -56,19 +56,22 @@ IDLE_WORKER = Counter(
         "Wakeups.probe_for_ever": 1,
     }
 )
-"""Tasks of a worker that has no session."""
+"""Tasks of a worker without sessions, by their jobs."""
 LARGE = "x" * 70_000
-"""A snapshot that has this in it is a file."""
+"""A snapshot with this text is stored in a file."""
 
 SURROUNDINGS = frozenset({"register", "renew", "living", "mark_gone", "begin_drain", "gone_with_leftovers"})
-"""What every process does all the time, whatever becomes of a session."""
+"""Functions that every process calls all the time, independent of any session."""
 PERIODIC = frozenset({"due", "wanted", "owned_by", "strays", "_connections", "_heads", "presence"})
-"""What is read again and again: the first time in a scenario stands for all."""
+"""Functions that read periodically: their first call in a scenario stands for all."""
 
 
 async def until(true: Callable[[], Any], what: Callable[[], Any] | str) -> None:
-    """Wait until a function, or what it returns when awaited, is true. `what` names it, and may be a function
-    (of the same kind) that describes the state in which it did not become true."""
+    """Wait until a function, or the awaitable that it returns, gives a true value.
+
+    `what` names the condition. It may also be a function, of the same kind, that describes the state in which
+    the condition did not become true.
+    """
     try:
         async with asyncio.timeout(LIMIT):
             while True:
@@ -87,9 +90,9 @@ async def until(true: Callable[[], Any], what: Callable[[], Any] | str) -> None:
 
 class When(Enum):
     BEFORE = "before"
-    """It stops before its transaction …"""
+    """The call stops before its transaction."""
     AFTER = "after"
-    """… or after the commit, before anybody knows of it."""
+    """The call stops after the commit, before anybody knows of it."""
     REFUSED = "refused"
     """The database is away."""
     LOST = "lost"
@@ -105,21 +108,22 @@ class Boundary:
 
 
 class GatedDatabase(Database):
-    """Stops one caller at a boundary, until `opened`; all others pass. Notes the boundaries it has seen."""
+    """A database that stops one call at a boundary until `opened`, passes all others, and records
+    boundaries."""
 
     def __init__(self) -> None:
         super().__init__()
         self.arm()
 
     def arm(self, boundary: Boundary | None = None, when: When = When.BEFORE) -> None:
-        """From now on counts anew, and stops at this boundary."""
+        """Set the boundary of the next stop, and begin to count again."""
         self._at, self._when = boundary, when
         self._counts: Counter[str] = Counter()
         self.seen: list[Boundary] = []
         self.reached, self.opened = asyncio.Event(), asyncio.Event()
 
     async def look(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Reads for the test itself, which nothing stops."""
+        """Read for the test itself, without any stop."""
         return await super().read(function, *args)
 
     async def read(self, function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -166,15 +170,15 @@ class GatedDatabase(Database):
             await self.opened.wait()
 
 
-# What runs
+# The runtime
 
 
 class Counted(Runtime):
-    """Answers each action, has a snapshot that is a file, and notes how it was treated."""
+    """A runtime that answers each action, has a snapshot in a file, and records its calls."""
 
     lives: ClassVar[list[Counted]] = []
     released: ClassVar[asyncio.Event]
-    """What `wait` waits for: an interrupt, or the end of the test."""
+    """Event that ends the action `wait`: an interrupt sets it, or the end of the test."""
 
     def __init__(self, context: Any, **options: Any) -> None:
         super().__init__(context, **options)
@@ -210,11 +214,11 @@ class Counted(Runtime):
         self.notes.append("close")
 
 
-# Who connects
+# Clients
 
 
 class Visitor(SocketIOClient):
-    """A client that notes what was acknowledged."""
+    """A client that records acknowledged actions."""
 
     def __init__(self, site: Site) -> None:
         super().__init__(site.application, timeout=LIMIT)
@@ -224,9 +228,9 @@ class Visitor(SocketIOClient):
         site.visitors.append(self)
 
     async def ask(self, action: str, **payload: Any) -> dict[str, Any]:
-        """Gives the acknowledgement, or nothing if the connection ends before it comes.
+        """Return the acknowledgement, or nothing if the connection ends before it comes.
 
-        As clients do, it asks again while the database is away.
+        Like every client, it asks again while the database is away.
         """
         payload.setdefault("client_id", f"the action {uuid4().hex}")
         answer = {"reason": "unavailable"}
@@ -241,7 +245,7 @@ class Visitor(SocketIOClient):
 
     @property
     def streams(self) -> list[list[int]]:
-        """The numbers of the events that came after each first answer."""
+        """Return the numbers of the events that came after each first answer."""
         found: list[list[int]] = []
         for event in self.events:
             if "token" in event:
@@ -251,7 +255,7 @@ class Visitor(SocketIOClient):
         return found
 
     async def settle(self) -> None:
-        """Waits until its session has nothing to do, or it is gone."""
+        """Wait until its session has nothing to do, or is gone."""
 
         async def is_settled() -> bool:
             return self.closed or await self._site.is_settled()
@@ -259,17 +263,17 @@ class Visitor(SocketIOClient):
         await until(is_settled, "a session that runs and has nothing to do")
 
     def cancel_work(self) -> None:
-        """Whatever is being done for it is cancelled, as when a server has no more patience."""
+        """Cancel all work for this client, as a server does that has lost its patience."""
         for task in asyncio.all_tasks():
             if self.sid and task.get_name() == f"socket {self.sid}":
                 task.cancel()
 
 
-# All of it
+# The whole site
 
 
 class Site:
-    """What runs, from `start` to `stop`."""
+    """A site of one gateway and two workers, from `start` to `stop`."""
 
     def __init__(self, database: GatedDatabase, clock: FakeClock) -> None:
         self.database = database
@@ -294,7 +298,7 @@ class Site:
         await until(lambda: not self._idle() - self._tasks(), lambda: f"its start; {self._missing()}")
 
     def _idle(self) -> Counter[str]:
-        """The tasks that its processes have while they have nothing to do."""
+        """Return the tasks that its processes have while they have nothing to do."""
         gateways = 0 if self.gateway in self.stopped else 1
         return sum([IDLE_GATEWAY] * gateways + [IDLE_WORKER] * len(self._working()), Counter[str]())
 
@@ -302,7 +306,7 @@ class Site:
         return [worker for worker in self.workers if worker not in self.stopped]
 
     def _tasks(self) -> Counter[str]:
-        """How many tasks it has, by what they do."""
+        """Return how many tasks the site has for each job."""
         return Counter(kind(task) for task in asyncio.all_tasks() - self._others)
 
     def _missing(self) -> str:
@@ -319,22 +323,22 @@ class Site:
         return sessions
 
     async def session(self) -> Session | None:
-        """The first one that was made."""
+        """Return the session that is first by its primary key."""
         return next(iter(await self.sessions()), None)
 
     async def is_settled(self) -> bool:
-        """Whether there are sessions, and each runs or sleeps and has nothing to do."""
+        """Return whether there are sessions, and each runs or sleeps and has nothing to do."""
         sessions = await self.sessions()
         settled = ("running", "passivated", "closed")
         return bool(sessions) and all(s.state in settled and not s.has_pending_work for s in sessions)
 
     async def goes_on_without(self, worker: UUID) -> bool:
-        """Lets time pass; whether all sessions are what they can be, and none is this worker's."""
+        """Let time pass, and return whether all sessions are settled and none belongs to this worker."""
         self.clock.advance(1)
         return all(s.state != "starting" and s.worker_id != worker for s in await self.sessions())
 
     async def owner(self) -> SessionWorker:
-        """The worker of the session, or the first one."""
+        """Return the worker of the session, or the first worker."""
         session = await self.session()
         for worker in self.workers:
             if session is not None and worker._membership.process_id == session.worker_id:
@@ -345,7 +349,7 @@ class Site:
         return await self.sleeps() or not all(visitor.closed for visitor in self.visitors)
 
     async def sleeps(self) -> bool:
-        """Lets time pass; whether all sessions sleep."""
+        """Let time pass, and return whether all sessions sleep."""
         self.clock.advance(10)
         asleep = ("passivated", "closed")
         return all(one.state in asleep and not one.has_pending_work for one in await self.sessions())
@@ -355,8 +359,8 @@ class Site:
             await visitor.leave()
 
     def leftovers(self) -> dict[str, Any]:
-        """Return what its processes hold though it has no client and its sessions sleep."""
-        # A worker's consumers are made by the first message that it hears.
+        """Return everything that its processes hold though it has no client and its sessions sleep."""
+        # A worker makes its consumers when it hears the first message.
         consumers = Counter({"WakeupConsumer": IDLE_WORKER["LayerWorker.listener"] * len(self._working())})
         too_many = self._tasks() - self._idle() - consumers
         tasks = asyncio.all_tasks() - self._others
@@ -377,7 +381,7 @@ class Site:
         return {what: left for what, left in found.items() if left}
 
     async def report(self) -> str:
-        """What is left over, and what the rows say: for a test that waits for the end in vain."""
+        """Return a description of all leftovers and rows, for a test that waits for the end in vain."""
         rows = [f"session {one.pk}: {told_row(one)}" for one in await self.sessions()]
         connections = await self.database.look(lambda: list(Connection.objects.filter(ended_at=None)))
         rows += [f"open connection {one.sid}: {told_row(one)}" for one in connections]
@@ -389,7 +393,7 @@ class Site:
         return "\n  ".join(lines)
 
     async def stop_gateway(self) -> None:
-        """As ohsessions.routing does it."""
+        """Stop the gateway as ohsessions.routing does."""
         await self.gateway.stop("draining")
         await self.server.close("draining")
         self.stopped.append(self.gateway)

@@ -1,4 +1,4 @@
-"""The admin as an operator uses it: over HTTP, on a database as demo_data leaves it."""
+"""The admin as an operator uses it: over HTTP, on a database filled by demo_data."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def demo(db: None) -> Demo:
 
 @pytest.fixture
 def operator(db: None) -> Client:
-    """Logged in as one who may do everything; it checks CSRF as a site does."""
+    """Return a logged-in client that may do everything, and that checks CSRF as a site does."""
     client = Client()
     client.force_login(get_user_model().objects.create_superuser("op"))
     return client
@@ -62,7 +62,7 @@ def page_url(row: Any) -> str:
 
 
 def text_of(response: HttpResponse) -> str:
-    """The page's text, one space between words."""
+    """Return the page's text, with one space between words."""
     assert response.status_code == 200
     return " ".join(re.sub(r"<[^>]*>", " ", response.content.decode()).split())
 
@@ -74,7 +74,7 @@ def listed(response: HttpResponse) -> list[Any]:
 
 
 def every_page(demo: Demo) -> list[str]:
-    """Each list, and the page of one row of each table."""
+    """Return the URL of each list, and of one row of each table."""
     rows = [demo.busy, demo.workers[0], *(model.objects.filter(session=demo.busy).first() for model in
             (Connection, Event, Transition))]  # fmt: skip
     hidden = Event.objects.filter(hidden_text__isnull=False).first()
@@ -159,7 +159,7 @@ def test_list_takes_as_many_queries_for_many_rows_as_for_few(operator: Client, m
 
 
 def add_rows(owners: list[Any], count: int) -> None:
-    """As many rows of each table, which belong to different others: a query per row would show."""
+    """Add `count` rows to each table, with various related rows, so that a query for each row would show."""
     now = timezone.now()
     times = {"created_at": now, "state_at": now, "active_at": now}
     for number in range(count):
@@ -281,7 +281,7 @@ def test_session_page_reads_little_of_large_events(operator: Client, demo: Demo)
     assert len(operator.get(page_url(demo.busy)).content) < 100_000
 
 
-# The overview's sentences, as pure functions
+# Sentences of the overview, as pure functions
 
 
 @pytest.mark.parametrize(("suspicion", "found"), [(0, []), (2, [False]), (8, [True])])
@@ -647,7 +647,7 @@ def test_event_page_prints_its_json_and_leads_to_its_neighbours(operator: Client
     assert f'href="{page_url(before)}"' in response.content.decode()
     assert f'href="{page_url(after)}"' in response.content.decode()
     assert f'href="{page_url(demo.busy)}"' in response.content.decode()
-    assert "never shown" in text_of(operator.get(page_url(before)))  # it hides its arguments
+    assert "never shown" in text_of(operator.get(page_url(before)))  # the page hides its arguments
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Lives of sessions that are interrupted at each transaction: nothing is lost, run twice, or left behind."""
+"""Sessions that are interrupted at each transaction: nothing is lost, run twice, or left behind."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.integration.boundaries import (
 from tests.tasks import check_tasks
 
 SAMPLE = int(os.environ.get("OHSESSIONS_TEST_BOUNDARIES", "3"))
-"""How many interruptions of each scenario are tried, at random; 0: all there are."""
+"""How many random interruptions of each scenario are tried; 0 means all of them."""
 CLIENT_ID = "the same INIT, however often"
 SETTINGS = {
     "RUNTIMES": {"counted": {"BACKEND": f"{boundaries.__name__}.Counted", "OPTIONS": {}}},
@@ -47,14 +47,14 @@ SETTINGS = {
 }
 
 
-# Scenarios: what is interrupted. Each prepares, arms the gate by `begin`, acts, and says when it is over.
+# Scenarios, which are interrupted. Each prepares, arms the gate by `begin`, acts, and waits until it is over.
 
 Begin = Callable[[], None]
 Scenario = Callable[[Site, Begin], Awaitable[None]]
 
 
 async def running(site: Site) -> Visitor:
-    """A session that runs, with one client."""
+    """Return the client of a new session that runs."""
     visitor = await site.visitor()
     await visitor.ask("initialize", client_id=CLIENT_ID)
     await visitor.settle()
@@ -62,7 +62,7 @@ async def running(site: Site) -> Visitor:
 
 
 async def sleeping(site: Site) -> Visitor:
-    """A session that sleeps; gives who had made it, and has left."""
+    """Let a session sleep, and return its creator, which has left."""
     visitor = await running(site)
     await visitor.leave()
     await until(site.sleeps, "sleeping")
@@ -92,7 +92,7 @@ async def init_that_wakes(site: Site, begin: Begin) -> None:
 
 
 async def init_elsewhere(site: Site, begin: Begin) -> None:
-    """A client leaves its session for a new one."""
+    """Let a client leave its session for a new one."""
     visitor = await running(site)
     begin()
     await visitor.ask("initialize", client_id=CLIENT_ID[::-1])
@@ -158,7 +158,7 @@ SCENARIOS = [
 ]
 
 
-# Intruders: what others do meanwhile, to the end or until they have to wait for what is stopped.
+# Intruders: others act meanwhile, to the end or until they have to wait for the stopped transaction.
 
 
 async def client_vanishes(site: Site) -> None:
@@ -177,7 +177,7 @@ async def another_attaches(site: Site) -> None:
 
 
 async def somebody_acts(site: Site) -> None:
-    """With what was typed while its client attaches."""
+    """Act while the INIT of the same client is under way."""
     visitor = await site.visitor()
     tokens = [one.token for one in site.visitors if one.token]
     asking = asyncio.create_task(visitor.ask("say"), name="asking")
@@ -204,12 +204,12 @@ async def stop_its_worker(site: Site) -> None:
 
 
 async def its_worker_lets_go(site: Site) -> None:
-    """Its lease is over, and it notices first."""
+    """Let the worker notice first that its lease is over."""
     await (await site.owner()).lost("the test wants it")
 
 
 async def its_worker_is_declared_gone(site: Site) -> None:
-    """Its lease is over, which it notices; and the session goes on elsewhere."""
+    """Mark the worker as gone: it notices that, and the session goes on elsewhere."""
     membership = (await site.owner())._membership
     former = membership.process_id
     await site.store.change(leases.mark_gone, former)
@@ -259,11 +259,11 @@ def interruptions(seen: list[Boundary]) -> list[Interruption]:
 
 
 async def play(site: Site, scenario: Scenario, interruption: Interruption | None) -> bool:
-    """The scenario with its interruption, to the end. Says whether it came to the interruption."""
+    """Play the scenario with its interruption to the end, and return whether it reached the interruption."""
     boundary, when, intruder = interruption or (None, When.BEFORE, None)
     gated = site.database
     acting = asyncio.create_task(scenario(site, lambda: gated.arm(boundary, when)), name="scenario")
-    # It may also come to its end without the boundary: what is read now and then is not read each time.
+    # The scenario may also end without the boundary, because periodic reads do not happen each time.
     await until(lambda: acting.done() or gated.reached.is_set(), "the boundary, or the end")
     if intruder is not None and gated.reached.is_set():
         intruding = asyncio.create_task(intruder(site), name="intruder")
@@ -276,7 +276,7 @@ async def play(site: Site, scenario: Scenario, interruption: Interruption | None
 
 
 async def check(site: Site) -> None:
-    """Everybody leaves, and nothing is left of it all but rows."""
+    """Let everybody leave, and check that nothing is left but rows."""
     await site.everybody_leaves()
     Counted.released.set()
     await until(lambda: is_over(site), site.report)
@@ -320,14 +320,14 @@ def check_files() -> None:
     named = {row.snapshot_file for row in Session.objects.exclude(snapshot_file="")}
     try:
         files = default_storage.listdir(snapshots.FOLDER)[1]
-    except FileNotFoundError:  # none was stored yet: a session was closed before it had a snapshot
+    except FileNotFoundError:  # no snapshot was stored yet: the session was closed too early
         files = []
     assert {f"{snapshots.FOLDER}/{name}" for name in files} == named
 
 
 @pytest.fixture
 def quick(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that is done now and then is done at once."""
+    """Run all periodic jobs at once."""
     settings.OHSESSIONS = SETTINGS
     for name in (
         "ohsessions.worker.worker.LOOK_EVERY",
@@ -390,7 +390,7 @@ async def run(
     interruption: Interruption | None,
     caplog: pytest.LogCaptureFixture,
 ) -> bool:
-    """A whole life of a site. Says whether it came to the interruption."""
+    """Run the whole life of a site, and return whether it reached the interruption."""
     try:
         return await _run(gated, scenario, interruption, caplog)
     except Exception as error:

@@ -57,7 +57,7 @@ async def made(database: str) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def busy(made: Database) -> AsyncIterator[None]:
-    """The writer is kept busy, so that what is put in line gathers."""
+    """Keep the writer busy, so that queued values gather."""
     begun, release = threading.Event(), threading.Event()
 
     def block() -> None:
@@ -74,7 +74,7 @@ async def busy(made: Database) -> AsyncIterator[None]:
 
 
 async def gathered(made: Database, commit: Callable[..., Any], values: list[Any]) -> list[Any]:
-    """Puts all values in line while the writer is busy; gives their results or errors."""
+    """Queue all values while the writer is busy, and return their results or errors."""
     async with busy(made):
         tasks = [asyncio.create_task(made.write_gathered(commit, value)) for value in values]
         await asyncio.sleep(0)
@@ -145,7 +145,7 @@ async def test_a_transaction_that_may_have_been_committed_is_not_repeated(made: 
 
 
 async def test_each_who_waits_gets_an_unavailable_of_its_own(made: Database):
-    """They are raised in different tasks, and the gateway writes a client_id into them."""
+    """Each waiting task raises its own error, because the gateway writes a client_id into it."""
 
     def commit(values: list[int]) -> list[int]:
         raise OperationalError
@@ -322,7 +322,7 @@ def terminate(pid: int) -> None:
 
 
 def demote() -> None:
-    """What a connection sees whose server became a reader by a failover."""
+    """Make the connection read-only, as it is when a failover has made its server a replica."""
     with connection.cursor() as cursor:
         cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
 
@@ -361,7 +361,7 @@ class TestPostgres:
     async def test_a_connection_to_a_server_that_was_demoted_is_given_up(
         self, world: World, made: Database, caplog: pytest.LogCaptureFixture
     ):
-        """It works, but it only reads: a heartbeat sent over it would fail for ever."""
+        """The connection works, but it only reads: a heartbeat sent over it would fail for ever."""
         caplog.set_level("INFO", attempts.logger.name)
         await made.write_urgently(demote)
         caplog.clear()
@@ -373,7 +373,7 @@ class TestPostgres:
     async def test_who_only_reads_leaves_a_server_that_was_demoted_as_well(
         self, world: World, made: Database
     ):
-        """Nothing fails there, but what is read may be of yesterday."""
+        """No read fails on such a server, but its data may be a day old."""
         before = {await made.read(backend_pid) for _ in range(20)}
         await made.write_urgently(demote)
         with pytest.raises(Unavailable):
@@ -381,7 +381,7 @@ class TestPostgres:
         assert before.isdisjoint({await made.read(backend_pid) for _ in range(20)})
 
     async def test_an_append_survives_the_demotion_of_its_server(self, world: World, made: Database):
-        """That is no error of what was to be written, for which it would be refused."""
+        """The error is no fault of the event, and so must not refuse it."""
         session_id = (await made.write(world.open)).change.session_id
         await made.write_urgently(demote)
         result = await made.write_gathered(commit_appends, Append(session_id, [action()]))
@@ -445,7 +445,7 @@ class TestPostgres:
         assert closed.state == "closed"
 
     async def test_what_was_committed_before_a_lock_is_not_done_again(self, world: World, made: Database):
-        """A claim whose snapshot is lost is two transactions, and the second may find the row locked."""
+        """A claim whose snapshot is lost takes two transactions, and the second may find the row locked."""
         first, second = [(await made.write(world.open)).change.session_id for _ in range(2)]
         begun, done = threading.Event(), []
 
@@ -479,7 +479,7 @@ def test_the_clock_of_the_database_has_a_zone(database: str):
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_the_time_is_the_databases_and_goes_on_within_a_transaction(database: str, monkeypatch):
-    """Else who has waited for a lock would decide by the time at which it began to."""
+    """Otherwise, a transaction that waited for a lock would decide by the time at which it began to wait."""
     monkeypatch.setattr(now.timezone, "now", lambda: datetime(1970, 1, 1, tzinfo=UTC))
     with transaction.atomic():
         first, second = database_now(), database_now()
@@ -487,7 +487,7 @@ def test_the_time_is_the_databases_and_goes_on_within_a_transaction(database: st
 
 
 async def test_threads_remember_no_queries(made: Database, settings):
-    """With DEBUG, Django does, until a request ends; in these threads none ever does."""
+    """With DEBUG, Django remembers queries until a request ends; in these threads no request ever ends."""
     settings.DEBUG = True
     await made.write_urgently(lambda: log(UUID(int=0)))
     assert await made.write_urgently(lambda: connection.queries) == []
@@ -496,7 +496,7 @@ async def test_threads_remember_no_queries(made: Database, settings):
 async def test_a_write_whose_transaction_idled_too_long_is_repeated_and_no_error(
     made: Database, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PostgreSQL ends such a connection, say of a process that was stopped, with an InternalError."""
+    """PostgreSQL ends an idle connection, say of a stopped process, with an InternalError."""
     if connection.vendor != "postgresql":
         pytest.skip("only PostgreSQL ends connections that idle")
     session_id = (await made.write(world.open)).change.session_id
@@ -517,7 +517,7 @@ async def test_a_write_whose_transaction_idled_too_long_is_repeated_and_no_error
 
 
 async def test_who_waits_for_an_answer_gets_one_while_the_database_hangs(made: Database):
-    """What is under way goes on, and nobody knows how it ends; what has not begun is not done any more."""
+    """A write that has begun continues, with an unknown end; a write that has not begun is dropped."""
     done: list[str] = []
 
     def commit(values: list[str]) -> list[None]:
@@ -614,7 +614,7 @@ async def test_an_outage_is_told_once_whatever_fails_in_it(made: Database, datab
 
 
 class DiskFull(Exception):
-    """As a driver says it."""
+    """The error of a driver when the disk is full."""
 
     def __init__(self, vendor: str) -> None:
         super().__init__("no space left")
@@ -624,7 +624,7 @@ class DiskFull(Exception):
 
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whether there is room is known to the whole process, for a while."""
+    """Clear the memory of a full disk, which the whole process keeps for a while."""
     monkeypatch.setattr(causes, "QUIET", 0)
     storage.worked()
     yield
@@ -662,7 +662,7 @@ async def test_a_full_database_file_is_noticed_by_what_sqlite_says(made: Databas
     def fill() -> None:
         with connection.cursor() as cursor:
             pages = cursor.execute("PRAGMA page_count").fetchone()[0]
-            free = cursor.execute("PRAGMA freelist_count").fetchone()[0]  # other tests leave some
+            free = cursor.execute("PRAGMA freelist_count").fetchone()[0]  # other tests leave some free pages
             cursor.execute(f"PRAGMA max_page_count = {pages}")
             try:
                 cursor.execute("CREATE TABLE filler (data)")
@@ -689,7 +689,7 @@ async def test_what_else_fails_is_told_with_what_the_driver_says(made: Database,
 
 
 async def test_a_missing_table_is_not_taken_for_an_outage(made: Database, database: str, caplog):
-    """As on a replica that a router leads to, while this thread has no connection to the default database."""
+    """A replica behind a router may cause this while the thread has no connection to the default database."""
 
     def fail() -> None:
         connection.close()

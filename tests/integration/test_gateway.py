@@ -1,4 +1,4 @@
-"""What a gateway does when database, layer and clients do not agree. The database is the real one."""
+"""A gateway when database, layer and clients do not agree. The database is the real one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LIMIT = 10.0
 
 
 class FakeSocket:
-    """A Socket whose client keeps what it is sent."""
+    """A Socket that keeps everything that is sent to its client."""
 
     transport = "websocket"
     writable = True
@@ -84,11 +84,11 @@ class FakeSocket:
 
 
 class ForgetfulStore(Store):
-    """Tells of the next `lost` changes that the database was away, though they were committed."""
+    """A store that commits the next `lost` changes, but reports that the database was away."""
 
     lost = 0
     after_attach: Callable[[UUID], Awaitable[None]] | None = None
-    """Is awaited after an attach was committed, before anybody knows of it."""
+    """An awaitable that runs after the commit of an attach, before anybody knows of the commit."""
 
     async def change_soon(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         done = await super().change_soon(function, *args, **kwargs)
@@ -105,7 +105,7 @@ class ForgetfulStore(Store):
 async def gateway(
     transactional_db: None, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Gateway]:
-    """A running gateway that reconciles often."""
+    """Yield a running gateway that reconciles often."""
     monkeypatch.setattr(gateway_module, "RECONCILE_EVERY", 0.1)
     settings.OHSESSIONS = settings.OHSESSIONS | {"ALLOW_ANONYMOUS": True, "DEFAULT_RUNTIME": "echo"}
     store = ForgetfulStore()
@@ -244,11 +244,11 @@ async def test_a_reconciliation_that_failed_is_not_the_last_one(
 
 
 async def test_a_pump_is_kept_for_who_is_about_to_be_added_to_it(gateway: Gateway) -> None:
-    """Else it would be fed by nobody: the layer and reconciliation know the other one only."""
+    """Otherwise nobody would feed it: the layer and reconciliation know only the other pump."""
     one = uuid4()
     async with gateway.pump(one) as pump:
         async with gateway.pump(one):
-            pass  # somebody else, whose attach failed
+            pass  # another client, whose attach failed
         async with gateway.pump(one) as again:
             assert again is pump
     assert not gateway._pumps
@@ -341,7 +341,7 @@ async def test_a_locked_session_keeps_no_other_one_from_being_reconciled(
     gone = [await connect(gateway) for _ in range(4)]
     for client, _ in gone:
         await ask(client, action="initialize")
-    locked = next(iter((await attached(gateway)).values()))  # the first that it looks at
+    locked = next(iter((await attached(gateway)).values()))  # the first session that it looks at
     with row_locked(locked):
         for _, socket in gone:
             del gateway.clients[socket.sid]
@@ -403,7 +403,7 @@ async def test_who_never_sends_init_is_disconnected(
 
 
 async def test_nobody_is_attached_by_a_gateway_whose_lease_is_over(gateway: Gateway) -> None:
-    """It would be under an id that the gateway gives up, and so be ended at once."""
+    """The row would name an id that the gateway gives up, so the connection would be ended at once."""
     client, socket = await connect(gateway)
     old = gateway.process_id
     await gateway._membership._let_go("the test says so")
@@ -443,7 +443,7 @@ async def test_who_attaches_while_the_database_is_away_is_told_by_notice_and_sta
 async def test_what_is_stored_between_attach_and_subscription_is_not_late(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """Its wake-up went to nobody: the gateway looks once, right after it has subscribed."""
+    """The wake-up reached nobody: the gateway looks once, right after it has subscribed."""
     stop_reconciling(gateway)
     layer: Any = get_channel_layer()
     join = layer.group_add
@@ -452,7 +452,7 @@ async def test_what_is_stored_between_attach_and_subscription_is_not_late(
         await gateway.store.database.write(lifecycle.close, session_id, by="somebody else")
 
     async def join_late(group: str, channel: str) -> None:
-        await asyncio.gather(*gateway._tasks._spawned)  # were it looking already, it would have seen nothing
+        await asyncio.gather(*gateway._tasks._spawned)  # an earlier look would have seen nothing
         await close(UUID(group.rpartition(".")[2]))
         await join(group, channel)
 
@@ -556,7 +556,7 @@ async def test_strangers_may_use_the_same_client_id(gateway: Gateway) -> None:
 
 
 async def test_a_gateway_ends_connections_whose_token_was_revoked(gateway: Gateway) -> None:
-    """Without any worker."""
+    """No worker is needed for this."""
     client, socket = await connect(gateway)
     session_id = (await ask(client, action="initialize"))["session_id"]
     await gateway.store.change(Session.objects.filter(pk=session_id).update, token_version=2)
@@ -592,7 +592,7 @@ async def test_who_waits_too_long_for_a_worker_is_told_once_each_time(gateway: G
 
 
 class BadLayer(InMemoryChannelLayer):
-    """Fails while `failing`, and hangs while `hanging`, when groups are changed."""
+    """A layer whose changes of groups fail while `failing` and hang while `hanging`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -618,7 +618,7 @@ class BadLayer(InMemoryChannelLayer):
     async def receive(self, channel: str) -> dict[str, Any]:
         if self.broken_receives:
             self.broken_receives -= 1
-            self.groups.clear()  # what comes back after a failure may remember nothing
+            self.groups.clear()  # a layer that is back after a failure may remember nothing
             raise ConnectionError("the layer is away")
         message: dict[str, Any] = await super().receive(channel)
         return message
@@ -628,7 +628,7 @@ class BadLayer(InMemoryChannelLayer):
 async def listening(
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[tuple[BadLayer, Subscriptions, Any, Any]]:
-    """A layer, subscriptions that listen to it, the wanted sessions, and what was heard."""
+    """Yield a layer, subscriptions that listen to it, the wanted sessions, and the messages heard."""
     monkeypatch.setattr(subscriptions_module, "LAYER_TIMEOUT", 0.1)
     monkeypatch.setattr(subscriptions_module, "LAYER_PAUSE_MOST", 0.01)
     layer = BadLayer()
@@ -650,7 +650,7 @@ async def listening(
 
 
 async def hears(listening: Any, session_id: UUID) -> bool:
-    """Whether what is sent to a session's group arrives before what is sent to the channel itself later."""
+    """Return whether a message to a session's group arrives before a later one to the channel itself."""
     layer, subscriptions, _, heard = listening
     mark, end = uuid4().hex, uuid4().hex
     await layer.group_send(session_group(session_id), {"type": "x", "mark": mark})
@@ -663,7 +663,7 @@ async def hears(listening: Any, session_id: UUID) -> bool:
 
 
 async def test_two_tasks_that_renew_at_once_leave_the_same_groups_without_an_error() -> None:
-    """The one that listens after an error of the layer, and the one that renews at intervals."""
+    """One task listens after an error of the layer, and the other one renews at intervals."""
     wanted: dict[UUID, None] = dict.fromkeys([uuid4(), uuid4()])
     subscriptions = Subscriptions(wanted.keys(), lambda message: None)
     layer: Any = InMemoryChannelLayer()
@@ -686,7 +686,7 @@ async def test_two_tasks_that_renew_at_once_leave_the_same_groups_without_an_err
 
 
 async def subscribed(listening: Any) -> UUID:
-    """A session that is listened to."""
+    """Return a session that the subscriptions listen to."""
     _, subscriptions, wanted, _ = listening
     one = uuid4()
     wanted[one] = None
@@ -764,7 +764,7 @@ async def test_a_layer_that_fails_while_it_is_listened_to_is_listened_to_again(l
     layer, *_ = listening
     one = await subscribed(listening)
     layer.broken_receives = 3
-    assert await hears(listening, one)  # wakes it from the receive that still works
+    assert await hears(listening, one)  # the message wakes it from the receive that still works
     await until(lambda: len(layer.changes) == 4, "its subscription, again after each failure")
     assert await hears(listening, one)
 
@@ -779,7 +779,7 @@ async def test_a_message_that_cannot_be_heard_does_not_end_the_listening(
     assert "A message of type 'nonsense' was not handled" in caplog.text
 
 
-# Known secrets in what clients say
+# Known secrets in messages of clients
 
 
 def user_events(session_id: UUID) -> list[Event]:

@@ -39,13 +39,13 @@ LIMIT = 10.0
 
 
 def use(settings: Any, runtime: type[Runtime], **changed: Any) -> None:
-    """Has each session run this one."""
+    """Let each session run this runtime."""
     entry = {"BACKEND": f"{__name__}.{runtime.__name__}", "OPTIONS": {}}
     settings.OHSESSIONS = {"RUNTIMES": {"echo": entry}} | changed
 
 
 class Answering(Runtime):
-    """Answers each action with one event and a checkpoint."""
+    """A runtime that answers each action with one event and a checkpoint."""
 
     async def handle(self, action: Action) -> None:
         self.context.checkpoint({"last": action.id})
@@ -53,19 +53,19 @@ class Answering(Runtime):
 
 
 def stored(session_id: UUID) -> tuple[list[str], int]:
-    """The kinds of what the runtime wrote, and the number up to which the actions are handled."""
+    """Return the kinds of the runtime's events, and the number up to which actions are handled."""
     kinds = Event.objects.filter(session=session_id, source="agent").values_list("kind", flat=True)
     return list(kinds), Session.objects.get(pk=session_id).handled_number
 
 
 class Retrying(Answering):
-    """May be given an action again that was cut off."""
+    """A runtime that may get an action again after the action was cut off."""
 
     retries_interrupted = True
 
 
 class Spawning(Answering):
-    """Needs a program."""
+    """A runtime that needs a program."""
 
     seconds = "0"
     program: SupervisedProcess
@@ -79,7 +79,7 @@ class Spawning(Answering):
 
 
 class Busy(Answering):
-    """Works on its own account."""
+    """A runtime that is always busy with work of its own."""
 
     @property
     def busy(self) -> bool:
@@ -87,7 +87,7 @@ class Busy(Answering):
 
 
 class Checkpointing(Answering):
-    """Has a checkpoint at each interrupt and in each action, which ends when a test says so."""
+    """A runtime with a checkpoint at each interrupt and in each action. A test decides when actions end."""
 
     may_end = asyncio.Event()
 
@@ -101,7 +101,7 @@ class Checkpointing(Answering):
 
 
 class Breaking(Runtime):
-    """Breaks in the middle of an action, when a test says so."""
+    """A runtime that breaks in the middle of an action, when a test allows it."""
 
     handling, may_break = asyncio.Event(), asyncio.Event()
 
@@ -199,12 +199,12 @@ async def test_a_cancelled_activation_stores_no_end_of_an_answer_without_the_mar
         assert task.cancelled()
     finally:
         may_store.set()
-        await store.close()  # after what was in line
+        await store.close()  # after everything that was queued
     assert await asyncio.to_thread(in_thread(stored, session_id)) == before
 
 
 class Stuck(BlockingRuntime):
-    """Handles its action until the test is over."""
+    """A runtime that handles its action until the test is over."""
 
     may_end = threading.Event()
 
@@ -214,7 +214,7 @@ class Stuck(BlockingRuntime):
 
 
 class Keeping(Runtime):
-    """Has a snapshot that is a file."""
+    """A runtime whose snapshot is a file."""
 
     async def passivate(self) -> JSON:
         return "x" * 70_000
@@ -222,7 +222,7 @@ class Keeping(Runtime):
 
 @asynccontextmanager
 async def working(world: World) -> AsyncIterator[Store]:
-    """A worker is at work; its end, and that of the store, must not take long."""
+    """Run a worker, and check that it and the store stop quickly."""
     store = Store()
     await store.change(leases.mark_gone, world.worker)
     worker = SessionWorker(store)
@@ -243,7 +243,7 @@ async def until(store: Store, true: Callable[[], bool], what: str) -> None:
 
 
 async def asleep(store: Store, session_id: UUID) -> Session:
-    """An operator puts a session to sleep; gives its row then."""
+    """Let an operator put a session to sleep, and return its row."""
     sleeping = Session.objects.filter(pk=session_id, state="passivated")
     await store.change(lifecycle.force_passivation, session_id, by="ann")
     await store.announced()
@@ -260,7 +260,7 @@ async def test_blocking_code_that_never_returns_is_given_up_and_holds_up_nobody(
     monkeypatch.setattr(Stuck, "may_end", threading.Event())
     try:
         async with working(world) as store:
-            # asyncio's own threads are few in any process; here all of them hang as well.
+            # Every process has few asyncio threads; here all of them hang as well.
             executor = ThreadPoolExecutor(1)
             executor.submit(Stuck.may_end.wait, 2 * LIMIT)
             asyncio.get_running_loop().set_default_executor(executor)
@@ -286,7 +286,7 @@ StoreIn = Callable[[type[Runtime], type[InMemoryStorage]], None]
 
 @pytest.fixture
 def store_in(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoreIn]:
-    """Has each session run a runtime over a storage that is not waited for long."""
+    """Return a function that lets each session run a runtime over a storage, with a short timeout."""
 
     def over(runtime: type[Runtime], storage: type[InMemoryStorage]) -> None:
         use(settings, runtime, PASSIVATE_TIMEOUT=0.2)
@@ -299,7 +299,7 @@ def store_in(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoreIn
 
 
 class HangingStorage(InMemoryStorage):
-    """Saves nothing until the test ends."""
+    """A storage that saves nothing until the test ends."""
 
     may_save = threading.Event()
 
@@ -367,14 +367,14 @@ async def test_a_snapshot_whose_key_is_gone_fails_the_start_and_says_which_setti
 
 
 class Growing(Runtime):
-    """Has a checkpoint that is a file."""
+    """A runtime whose checkpoint is a file."""
 
     async def handle(self, action: Action) -> None:
         self.context.checkpoint("x" * 70_000)
 
 
 class FailingStorage(InMemoryStorage):
-    """Saves nothing."""
+    """A storage that saves nothing."""
 
     def _save(self, name: str, content: File[bytes]) -> str:
         raise OSError("no space left")
@@ -406,14 +406,14 @@ async def test_a_checkpoint_that_cannot_be_stored_is_a_crash_that_is_told_and_st
     assert f"Sorry, {public}." in error.data
 
 
-# What an activation may do, and what it leaves
+# Permissions of an activation, and the traces it leaves
 
 
 @asynccontextmanager
 async def hosted(
     world: World, session_id: UUID, store: Store, *, lease_is_over: bool = False
 ) -> AsyncIterator[tuple[SessionHost, asyncio.Task[None]]]:
-    """An activation of a session. It is cut off at the end."""
+    """Run an activation of a session, and cut it off at the end."""
     won = await store.change(lifecycle.claim, session_id, world.worker)
     assert won is not None
     held = HOLD * conf.LEASE_TTL if lease_is_over else 0.0
@@ -434,7 +434,7 @@ async def store(database: str) -> AsyncIterator[Store]:
 
 
 def begin_and_die(world: World, session_id: UUID, number: int) -> None:
-    """An activation begins an action, and its worker dies."""
+    """Begin an action in an activation, and let its worker die."""
     epoch = world.claim(session_id)
     lifecycle.run(session_id, epoch)
     append(Append(session_id, epoch=epoch, started=number))
@@ -442,7 +442,7 @@ def begin_and_die(world: World, session_id: UUID, number: int) -> None:
 
 
 def kinds(session_id: UUID) -> list[str]:
-    """Those of answers and errors."""
+    """Return the kinds of answers and errors."""
     return [kind for _, kind in log(session_id) if kind in ("answer", "error")]
 
 
@@ -509,7 +509,7 @@ async def test_an_interrupt_that_was_delivered_is_not_delivered_to_the_next_acti
 
 
 async def test_a_lease_that_is_over_lets_no_action_begin(world: World, store: Store, settings: Any) -> None:
-    """As in a process that stood still: what came meanwhile may be handled by somebody else."""
+    """The process was suspended: another worker may handle the actions that came meanwhile."""
     use(settings, Answering)
     session_id = (await store.change(world.open)).change.session_id
     await store.append(Append(session_id, [action()]))

@@ -32,7 +32,7 @@ from tests.requirements import wait_until
 
 
 def reasons(results: list[object]) -> list[object]:
-    """Numbers of what was stored, reasons of what was not."""
+    """Return the numbers of stored appends, and the reasons or types of all others."""
     return [
         result.reason if isinstance(result, WireError) else getattr(result, "numbers", type(result))
         for result in results
@@ -146,7 +146,7 @@ def test_hidden_arguments_are_kept_encrypted_until_their_action_is_handled(world
 
 
 def bad_body(database: str) -> str:
-    """What the database, or the way to it, cannot take."""
+    """Return a body that the database, or the way to it, cannot take."""
     text = "\0" if database == "postgresql" else "\ud800"
     return '{"source":"user","message":"","action":"message","args":{"content":"' + text + '"}}'
 
@@ -163,7 +163,7 @@ def test_a_row_that_the_database_refuses_fails_alone(world: World, database: str
 
 
 def test_a_fault_of_the_database_is_nobodys_data(world: World, monkeypatch):
-    """Such as a deadlock or a time limit: it says nothing of what was to be written."""
+    """An error such as a deadlock or a time limit is independent of the event."""
     session_id, epoch = world.run()
     before = log(session_id)
 
@@ -321,7 +321,7 @@ def test_pages_end_with_the_event_that_fills_them(world: World):
 def test_a_page_takes_one_statement_and_no_cursor_that_outlives_it(
     world: World, monkeypatch, django_assert_num_queries
 ):
-    """PgBouncer in transaction mode gives each statement to another server."""
+    """PgBouncer in transaction mode sends each statement to another server."""
     session_id = world.open().change.session_id
     append(Append(session_id, [action() for _ in range(400)]))
     if connection.vendor == "postgresql":
@@ -331,7 +331,7 @@ def test_a_page_takes_one_statement_and_no_cursor_that_outlives_it(
 
 
 def test_nothing_reads_through_a_cursor_of_the_server():
-    """`iterator()` declares one on PostgreSQL; what only SQLite runs may use it."""
+    """`iterator()` declares such a cursor on PostgreSQL; code that only SQLite runs may use it."""
     package = Path(journal.__file__).parents[1]
     found = [path.name for path in package.rglob("*.py") if ".iterator(" in path.read_text()]
     assert found == ["reading.py"]
@@ -387,7 +387,7 @@ def test_nothing_overtakes_an_append_whose_session_is_unlocked_while_the_batch_i
     lock, locks = batch.Batch._lock, []
 
     def lock_beside_somebody(self: batch.Batch) -> None:
-        """Who holds the row until the first half is done."""
+        """Lock the rows while somebody else holds one of them, until the first half is done."""
         locks.append(self)
         with row_locked(locked) if len(locks) < 3 else nullcontext():
             lock(self)

@@ -1,4 +1,4 @@
-"""Lives of sessions, and what may come between: two at once, crashes, revoked tokens, operators."""
+"""Lives of sessions and the events that may disturb them: races, crashes, revoked tokens, operators."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_leaving_keeps_the_connection_and_it_may_come_back(world: World):
 
 
 def test_who_attaches_elsewhere_leaves_what_the_row_says(world: World):
-    """Whatever its gateway thinks: the answer to the first attach may have been lost."""
+    """The client's row decides, not its gateway: the answer to the first attach may have been lost."""
     first, _ = world.run("a")
     second, _ = world.run("b")
     moved = world.attach(second, "a")
@@ -240,7 +240,7 @@ def test_two_last_disconnects_at_once_make_the_session_due(world: World):
     with transaction.atomic():
         lifecycle.detach("a", "gone")
         other = in_thread(lifecycle.detach, "b", "gone")
-        wait_for_lock_waiters()  # the other one has begun, and must not count with what it sees now
+        wait_for_lock_waiters()  # the other thread has begun, and must not count the rows that it sees now
     assert other() is not None
     assert due_in(session_id, world) == 15
 
@@ -251,12 +251,12 @@ def test_two_connections_that_swap_sessions_at_once_do_not_wait_for_each_other(w
     second, _ = world.run("b")
     low, high = sorted([(first, "a"), (second, "b")])
     later = world.clock.now() + timedelta(seconds=1)
-    Session.objects.filter(pk=high[0]).update(active_at=later)  # the table's own order is another one
+    Session.objects.filter(pk=high[0]).update(active_at=later)  # the table's own order differs
     with transaction.atomic():
         Session.objects.select_for_update().get(pk=low[0])
         others = [in_thread(world.attach, high[0], low[1]), in_thread(world.attach, low[0], high[1])]
         wait_for_lock_waiters(2)
-        # Neither holds the higher row while it waits for the lower one.
+        # Neither thread holds the higher row while it waits for the lower one.
         Session.objects.select_for_update(nowait=True).get(pk=high[0])
     for other in others:
         other()
@@ -419,7 +419,7 @@ def test_a_worker_that_is_leaving_claims_nothing(world: World, state):
 
 @pytest.mark.parametrize("state", ["passivated", "failed", "closed"])
 def test_nobody_claims_what_sleeps_or_is_closed(world: World, state):
-    """Who heard that it is wanted may come late."""
+    """A worker may act late on the announcement that a session is wanted."""
     session_id = in_state(world, state)
     before = Session.objects.values().get(pk=session_id)
     assert lifecycle.claim(session_id, world.worker) is None
@@ -471,7 +471,7 @@ def test_whoever_owned_it_before_is_refused(world: World, name, change):
 
 
 def test_a_passivation_that_is_claimed_twice_is_one_transition(world: World):
-    """Its owner does that when the answer to a COMMIT was lost."""
+    """The owner repeats its claim when the answer to a COMMIT was lost."""
     session_id, epoch = world.run()
     first = lifecycle.claim_passivation(session_id, epoch, busy=False, reason="drain")
     before = Session.objects.values().get(pk=session_id)
@@ -558,7 +558,7 @@ def test_what_is_pending_when_max_busy_is_over_is_told_and_the_session_sleeps(wo
     assert again.gives_up, "also when its answer was lost"
     append(
         Append(session_id, epoch=change.epoch, handled=begun)
-    )  # its owner has told of the one that it cut off
+    )  # its owner has reported the action that it cut off
     released = lifecycle.release(session_id, change.epoch, None, give_up=change.head)
     assert released.state == "passivated"
     told = [json.loads(data) for _, data in released.stored]
@@ -713,7 +713,7 @@ def test_a_drain_passivates_whatever_is_attached_and_leaves_pending_actions_to_t
 
 
 def test_a_session_is_taken_over_only_from_the_worker_that_its_row_names(world: World):
-    """Who found it to be another's may be late: it has a new owner since."""
+    """A worker may act late on its finding: the session has had a new owner since."""
     session_id, _ = world.run("a")
     former = leases.register("worker")
     before = Session.objects.values().get(pk=session_id)
@@ -811,7 +811,7 @@ def test_a_session_whose_workers_row_was_deleted_is_started_again(world: World, 
 
 @pytest.mark.parametrize("state", ["starting", "running", "passivating", "passivated", "failed", "closed"])
 def test_a_sweep_that_comes_late_changes_nothing(world: World, state):
-    """Between the look of a sweep and its turn, whatever it had found may have been put right."""
+    """Between the query of a sweep and its update, everything that it had found may have been put right."""
     session_id = in_state(world, state)
     lifecycle.detach("a", "gone")
     if state == "failed":
@@ -908,7 +908,7 @@ def test_a_crash_does_not_put_the_passivation_off(world: World):
 
 
 def in_state(world: World, state: str) -> UUID:
-    """A session that has come into a state."""
+    """Return a session in the given state."""
     session_id, epoch = world.run("a")
     if state == "starting":
         lifecycle.hand_over(session_id, world.worker, "gone")
@@ -986,7 +986,7 @@ def test_an_operator_passivates_what_nobody_has_begun_to_start(world: World):
 
 
 def test_what_is_being_started_sleeps_when_its_owner_has_ended_that_for_an_operator(world: World):
-    """Not before: another owner must not start it beside that."""
+    """It does not sleep earlier: another owner must not start it at the same time."""
     session_id = world.open("a").change.session_id
     epoch = world.claim(session_id)
     assert lifecycle.end_start(session_id, epoch) is None
@@ -1063,12 +1063,12 @@ def test_an_operator_wakes_what_failed_before_its_time_and_with_a_new_budget(wor
     row = session(session_id)
     assert (row.crashes, row.retry_at) == (0, None)
     world.clock.advance(60)
-    epoch = world.claim(session_id)  # long due, but its action is to be handled
+    epoch = world.claim(session_id)  # it is long due to sleep, but its action must be handled first
     assert lifecycle.crash(session_id, epoch, "boom").state == "starting", "one crash of a new budget"
 
 
 def fail(world: World, session_id) -> None:
-    """Its runtime breaks at each start, until its budget is used up."""
+    """Let the runtime break at each start until its crash budget is used up."""
     for _ in range(policy.CRASH_BUDGET):
         world.clock.advance(60)
         lifecycle.crash(session_id, world.claim(session_id), "boom")

@@ -1,4 +1,4 @@
-"""A process's own lease and its look at the others', with a clock that stands still."""
+"""A process's own lease and its view of other leases, with a clock that stands still."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIMIT = 20.0
 
 
 class Holder:
-    """What holds sessions under a lease, and writes down what it is told."""
+    """A holder of sessions under a lease that records its calls."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -46,7 +46,7 @@ class Holder:
 
 
 class Outage:
-    """The database is away while `on`: heartbeats fail as they do then."""
+    """An outage of the database while `on`: heartbeats fail as they do in a real one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.on = False
@@ -112,7 +112,7 @@ async def test_who_starts_before_the_tables_are_there_waits_for_them_and_says_so
     def register_when_migrated(*args: Any) -> UUID:
         tries.append(args)
         if len(tries) <= 3:
-            connection.ensure_connection()  # else its error is taken for the connection's
+            connection.ensure_connection()  # otherwise, its error is taken for an error of the connection
             raise ProgrammingError('relation "ohsessions_process" does not exist')
         return register(*args)
 
@@ -236,7 +236,7 @@ async def test_a_renewal_that_comes_late_counts_from_when_it_was_sent(
 async def test_a_process_whose_registration_comes_late_begins_with_a_whole_lease(
     store, holder, clock, monkeypatch
 ):
-    """It counts from when its renewal was sent, and not from when the registration was."""
+    """The lease counts from the time when its renewal was sent, not from the time of the registration."""
     register, renew = leases.register, leases.renew
 
     def late(*args: Any) -> UUID:
@@ -326,7 +326,7 @@ async def test_leaving_marks_it_gone_and_an_outage_does_not_matter(store, outage
 
 @pytest.fixture
 def world_row(world: World) -> World:
-    """Its processes look as if they lived on another host: nothing is known of them but their counters."""
+    """Let the processes look as if they lived on another host: only their counters are known."""
     Process.objects.update(birth="")
     return world
 
@@ -355,7 +355,7 @@ async def test_what_a_silent_worker_and_a_silent_gateway_held_is_taken_over(
 async def test_a_counter_stands_still_from_when_it_was_read_and_not_from_when_it_was_asked_for(
     world_row: World, store: Store, clock: FakeClock, monkeypatch
 ):
-    """In between it may have been raised, and its holder counts from then."""
+    """The holder may raise its counter between the request and the read, and counts from then."""
     own = await store.change(leases.register, Process.Kind.WORKER)
     reaper = Reaper(store, lambda: own, clock)
     living = leases.living

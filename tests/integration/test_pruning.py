@@ -1,4 +1,4 @@
-"""What the settings let go is deleted, what is needed stays, and nobody waits for it."""
+"""Pruning deletes everything that the settings allow, keeps everything that is needed, and blocks nobody."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def _files(settings: Any, tmp_path: Any) -> None:
 
 
 def keep(settings: Any, **retentions: float | None) -> None:
-    """Keeps everything for ever, but for these."""
+    """Set all retentions to for ever, except the given ones."""
     settings.OHSESSIONS = settings.OHSESSIONS | FOR_EVER | retentions
 
 
 def prune() -> dict[str, int]:
-    """Prunes all; gives of each kind how many were deleted."""
+    """Prune everything, and return the number of deleted rows of each kind."""
     return {done.what: done.found for done in pruning.prune() if done.found}
 
 
 def grow(session_id: UUID, epoch: int, count: int, text: str = "x") -> None:
-    """So many events of its runtime."""
+    """Append `count` events of a session's runtime."""
     events = [observation(text, uuid4().hex) for _ in range(count)]
     assert append(Append(session_id, events, epoch=epoch)).numbers
 
@@ -185,7 +185,7 @@ def test_processes_that_are_gone_are_deleted_when_no_row_names_them(world: World
     alive = leases.register(Process.Kind.WORKER)
     assert prune() == {"gone processes": 1}
     assert set(rows()["Process"]) == {world.gateway, world.worker, recent, alive}
-    # Its sessions and connections can be taken over still.
+    # The process's sessions and connections can still be taken over.
     assert {row.pk for row in leases.gone_with_leftovers()} == {world.gateway, world.worker}
     assert lifecycle.hand_over(session_id, world.worker, "its worker is gone", died=True) is not None
     assert prune() == {"gone processes": 1}

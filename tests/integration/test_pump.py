@@ -28,7 +28,10 @@ LIMIT = 10.0
 
 
 class FlakyStore(Store):
-    """Counts reads; `failures` of them raise; while `gate` is cleared they wait after they have read."""
+    """A store that counts reads and fails `failures` of them.
+
+    A read waits for its result while `gate` is cleared.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +60,7 @@ def store(transactional_db: None) -> Iterator[FlakyStore]:
 
 
 class Reader:
-    """A connection that keeps what it is sent, and takes `room` packets before it must be allowed more."""
+    """A connection that keeps the packets it gets, and takes `room` packets until it gets more room."""
 
     def __init__(self, cursor: int = -1, *, batch: bool = False, room: float = float("inf")) -> None:
         self.cursor = cursor
@@ -115,7 +118,7 @@ class Reader:
 
 
 class Log:
-    """A session's log, and what the layer would say of each append."""
+    """A session's log, with the layer's message for each append."""
 
     def __init__(self) -> None:
         now = timezone.now()
@@ -135,7 +138,7 @@ class Log:
         return stored
 
     def connect(self, sid: str) -> None:
-        """Somebody is attached."""
+        """Attach a connection."""
         times = {"connected_at": timezone.now(), "attached_at": timezone.now()}
         Connection.objects.create(sid=sid, session_id=self.pk, **times)
 
@@ -170,7 +173,7 @@ class Run:
         self.pump = Pump(store, log.pk)
         self.layer: deque[tuple[list[tuple[int, str]], int]] = deque()
         self.readers: list[tuple[Reader, int]] = []
-        """With the cursor with which each came. One that leaves and comes back is a new one."""
+        """Each reader with the cursor at which it came. A reader that comes back is a new one."""
 
     async def do(self, step: str) -> None:
         if step == "append":
@@ -256,7 +259,7 @@ def test_each_connection_gets_each_event_once_and_in_order(
     asyncio.run(live())
 
 
-# What went wrong once, or easily could
+# Former bugs and likely ones
 
 
 def test_a_connection_that_comes_back_during_a_read_is_not_fed_by_two_tasks(store: FlakyStore) -> None:
@@ -293,7 +296,7 @@ def test_live_events_that_come_while_an_empty_page_is_read_are_not_late(store: F
         pump = Pump(store, log.pk)
         reader = Reader(cursor=0)
         store.gate = asyncio.Event()
-        attach(pump, reader, 1)  # announced, and not there yet
+        attach(pump, reader, 1)  # announced, but not yet stored
         await store.read_begun.wait()
         await store.database.read(log.reconciled)  # the page was read before
         pump.take(await aside(log.append, 0), 1)
@@ -476,7 +479,7 @@ def test_a_batch_is_arrays_until_it_has_caught_up_and_single_events_then(store: 
         for _ in range(10):
             pump.take(await aside(log.append, 0), log.head)
         attach(pump, reader, log.head)
-        attach(pump, near, log.head)  # within the tail, and a replay all the same
+        attach(pump, near, log.head)  # the cursor is within the tail, but there is a replay all the same
         await reader.wait_got(list(range(710)))
         await near.wait_got(list(range(705, 710)))
         pump.take(await aside(log.append, 0), log.head)
@@ -498,7 +501,7 @@ def test_a_connection_behind_a_trimmed_log_is_told_to_start_anew(store: FlakySto
     async def live() -> None:
         pump = Pump(store, log.pk)
         reader = Reader(cursor=0)
-        attach(pump, reader, 3)  # the last one was stored since, and nobody has heard of it
+        attach(pump, reader, 3)  # the last event was stored since, and nobody has heard of it
         await reader.wait_got([3, 4])
         assert reader.restarts == [(3, 4)]
         remove(pump, reader)
@@ -521,7 +524,7 @@ def test_who_comes_while_those_attached_are_counted_is_counted_as_well(
         await store.read_begun.wait()
         await store.database.read(log.reconciled)  # it was counted before
         await aside(log.connect, "late")
-        await pump.tell_presence()  # leaves it to the one under way
+        await pump.tell_presence()  # leaves the count to the call that is under way
         store.gate.set()
         await counting
         await pump.tell_presence()

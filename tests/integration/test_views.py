@@ -67,7 +67,7 @@ def bearer(session: Session, role: Role) -> dict[str, str]:
 
 
 def error_of(response: HttpResponse) -> tuple[int, str]:
-    """The status and the reason of a refusal, which is checked to be a whole one."""
+    """Check that a refusal is complete, and return its status and reason."""
     error = json.loads(response.content)["error"]
     assert error["error_code"] == response.status_code
     assert error["message"]
@@ -82,7 +82,7 @@ def user(db: None) -> Any:
 
 @pytest.fixture
 def client(user: Any) -> Client:
-    """Logged in as ann; it checks CSRF as a site does."""
+    """Return a client that is logged in as ann, and that checks CSRF as a site does."""
     client = Client(enforce_csrf_checks=True)
     client.force_login(user)
     return client
@@ -90,7 +90,7 @@ def client(user: Any) -> Client:
 
 @pytest.fixture
 def csrf(client: Client) -> dict[str, str]:
-    """What a page of the site sends along."""
+    """Return the headers that a page of the site sends along."""
     client.cookies["csrftoken"] = "a" * 32
     return {"X-CSRFToken": "a" * 32}
 
@@ -121,7 +121,7 @@ def test_list_ends_after_the_newest_hundred_and_is_one_query(
 ) -> None:
     for age in range(103):
         make_session(user, title=str(age), age=age)
-    with django_assert_num_queries(3):  # the login's session, the user, the list
+    with django_assert_num_queries(3):  # session of the login, user, list
         listed = client.get("/api/sessions/").json()["sessions"]
     assert [entry["title"] for entry in listed] == [str(age) for age in range(100)]
 
@@ -349,14 +349,14 @@ def test_database_that_is_away_is_told_and_logged(
 
 
 def test_healthz_answers_without_the_database() -> None:
-    response = Client().get("/healthz")  # not marked for it: a query would fail the test
+    response = Client().get("/healthz")  # the test may not use the database: a query would fail it
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
     assert response["Cache-Control"] == "no-store"
 
 
 @pytest.fixture(autouse=True)
 def forget_readiness() -> None:
-    """What a test before has found says nothing of this one."""
+    """Forget the readiness that an earlier test has found."""
     health.shared_readiness._found = None
 
 
@@ -476,7 +476,7 @@ def test_probes_each_second_log_what_they_find_when_it_changes(
 ) -> None:
     make_worker()
     monkeypatch.setattr(views, "shared_readiness", Shared(health.readiness, 0))
-    Client().get("/readyz")  # whatever the tests before have found is over
+    Client().get("/readyz")  # ends an outage that earlier tests have left
     caplog.clear()
     caplog.set_level("INFO", health.logger.name)
     for layer in (DeadLayer(), health.get_channel_layer()):

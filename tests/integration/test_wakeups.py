@@ -1,4 +1,4 @@
-"""Wake-ups: who hears of what, and that a layer which fails or hangs holds nobody up for long."""
+"""Wake-ups: their receivers, and the short delay by a layer that fails or hangs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Layer(InMemoryChannelLayer):
         await self._pass(group, message)
 
     def take(self) -> list[tuple[str, str]]:
-        """Whom what was sent since the last time, as (target, type)."""
+        """Return target and type of each message that was sent since the last call."""
         taken = [(target, message["type"]) for target, message in self.sent]
         self.sent.clear()
         return taken
@@ -65,7 +65,7 @@ def layer() -> Iterator[Layer]:
     layer = Layer()
     channel_layers.set("default", layer)
     yield layer
-    channel_layers.backends.clear()  # whoever asks next makes the one that the settings name
+    channel_layers.backends.clear()  # the next use makes the layer that the settings name
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ async def test_who_lost_a_session_hears_of_it(world: World, store: Store, layer:
 
 
 async def test_a_repeated_action_is_announced_again(world: World, store: Store, layer: Layer):
-    """Whoever repeats it does not know whether anybody heard of the first."""
+    """A repeated action cannot know whether anybody heard its first announcement."""
     session_id, _ = await store.change(world.run)
     for _ in range(2):
         await store.append(Append(session_id, [action(write_key="c:1")]))
@@ -263,7 +263,7 @@ async def test_a_process_that_sends_nothing_learns_that_the_layer_is_away_and_ba
     try:
         async with asyncio.timeout(LIMIT):
             for layer.error in (OSError("no route"), None):
-                while sender.works != (layer.error is None):  # noqa: ASYNC110 - nothing else tells
+                while sender.works != (layer.error is None):  # noqa: ASYNC110 - nothing else shows it
                     await asyncio.sleep(0.001)
     finally:
         probing.cancel()
@@ -271,7 +271,7 @@ async def test_a_process_that_sends_nothing_learns_that_the_layer_is_away_and_ba
 
 
 async def test_a_channel_that_is_full_is_no_layer_that_fails(layer: Layer):
-    """So is the channel of a worker that died: nobody reads it any more."""
+    """The channel of a dead worker is full as well, because nobody reads it any more."""
     sender = Wakeups()
     layer.error = ChannelFull()
     await sender.wanted(UUID(int=1))
@@ -306,7 +306,7 @@ async def test_a_message_that_is_none_of_ours_leaves_nobody_deaf(message: dict[s
 
 
 async def test_who_listens_no_longer_leaves_no_task() -> None:
-    """A worker that is registered anew listens anew, under another id."""
+    """A worker that registers again listens again, under another id."""
     before = asyncio.all_tasks()
     heard = asyncio.Event()
     consumer = WakeupConsumer.as_asgi(
@@ -323,7 +323,7 @@ async def test_who_listens_no_longer_leaves_no_task() -> None:
 
 
 class Swallowing(InMemoryChannelLayer):
-    """Swallows the first cancellation of each receive, as redis 8.1 now and then does."""
+    """A layer that swallows the first cancellation of each receive, as redis 8.1 now and then does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -371,7 +371,7 @@ async def test_a_connection_of_before_redis_restarted_is_no_outage_and_loses_not
 async def test_a_client_is_answered_soon_and_a_runtime_waits_as_long_as_it_takes(
     world: World, store: Store, monkeypatch
 ):
-    """What a runtime wrote is not to be lost because the database hangs."""
+    """The events of a runtime must not be lost because the database hangs."""
     session_id, epoch = await store.change(world.run)
     monkeypatch.setattr(store_module, "ANSWER_LIMIT", 0.05)
     begun, release = threading.Event(), threading.Event()

@@ -1,6 +1,7 @@
-"""A worker that stops, loses its lease, or puts sessions to sleep at the worst moment.
+"""A worker that stops, loses its lease, or passivates sessions at the worst moment.
 
-The database is the real one; the world's clock stands still, so what is due at once is due, and nothing else.
+The database is the real one. The world's clock stands still, so only sessions that are due at once become
+due.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ from tests.tasks import turns
 
 LIMIT = 15.0
 TOLD = "worker waits for its end"
-"""A task of the command, until the worker is told to end."""
+"""Name of a task that the command runs until the worker is told to end."""
 
 
 def known(row: Session) -> Any:
-    """The value of the snapshot that a row names."""
+    """Return the value of the snapshot that a row names."""
     return snapshots.load(snapshots.named_by(row))
 
 
 class Slow(Runtime):
-    """Does each thing when a test says so. What happens to the one and only instance is in `seen`."""
+    """A runtime that takes each step when a test allows it, and records its steps in `seen`."""
 
     seen: list[str]
     news: asyncio.Event
@@ -84,7 +85,7 @@ class Slow(Runtime):
         try:
             await self._pass("handle")
         except asyncio.CancelledError:
-            self._note("handle is cancelled")  # and takes that for an end like any other
+            self._note("handle is cancelled")  # the handler treats its cancellation as a normal end
 
     async def passivate(self) -> JSON:
         await self._pass("passivate")
@@ -117,7 +118,7 @@ class Site:
         return self.store.database
 
     def task(self, session_id: UUID) -> asyncio.Task[None]:
-        """Of the activation."""
+        """Return the task of a session's activation."""
         host = self.worker._hosted.get(session_id)
         assert host is not None
         task = self.worker._hosted.task(host)
@@ -138,7 +139,7 @@ class Site:
 
     @asynccontextmanager
     async def stopping(self) -> AsyncIterator[None]:
-        """The worker has been told to stop, and drains; in the end it has stopped."""
+        """Begin to stop the worker, wait until it drains, and wait for its stop at the end."""
         own = Process.objects.filter(pk=self.worker._membership.process_id, state=Process.State.DRAINING)
         stopping = asyncio.create_task(self.worker.stop("its worker stopped"))
         await until(lambda: self.database.look(own.all().exists), "its row saying that it drains")
@@ -147,7 +148,7 @@ class Site:
             await stopping
 
     async def passivate(self, session_id: UUID) -> None:
-        """As an operator does."""
+        """Passivate a session as an operator does."""
         await self.store.change(lifecycle.force_passivation, session_id, by="ann")
 
     async def reasons(self, session_id: UUID) -> list[tuple[str, str]]:
@@ -228,7 +229,7 @@ async def test_a_stop_goes_on_when_an_operator_passivates_what_it_waits_for(make
 
 
 async def test_a_handler_that_ends_as_if_it_had_not_been_cancelled_costs_no_snapshot(make_site: Make) -> None:
-    """Another action waits, which must not be begun then."""
+    """Another action waits, and must not begin now."""
     async with make_site() as site:
         session_id = await site.open_running()
         Slow.may_handle.clear()
@@ -238,7 +239,7 @@ async def test_a_handler_that_ends_as_if_it_had_not_been_cancelled_costs_no_snap
         await site.passivate(session_id)
         await Slow.wait("passivate ends")
         assert Slow.seen.count("handle begins") == 1
-        await Slow.wait("start begins", 2)  # for the action that waits
+        await Slow.wait("start begins", 2)  # for the waiting action
         assert known(await site.row(session_id)) == "what it knew"
 
 
@@ -274,8 +275,10 @@ async def test_a_start_that_hangs_is_ended_when_an_operator_wants_it(make_site: 
 
 
 async def test_a_worker_whose_lease_is_over_claims_nothing(make_site: Make) -> None:
-    """What it let go of may take a while to close; until then it goes by its old id, which others take for
-    active."""
+    """Sessions that the worker let go of may take a while to close.
+
+    Until then the worker keeps its old id, and other processes consider that id active.
+    """
     async with make_site() as site:
         await site.open_running()
         Slow.may_close.clear()
@@ -315,7 +318,7 @@ async def test_a_claim_of_a_passivation_whose_answer_is_lost_costs_no_snapshot(
 async def test_the_first_signal_during_an_operators_drain_is_not_the_second(
     world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An init system says SIGTERM too, after the drain that its hook asked for."""
+    """An init system sends SIGTERM as well, after the drain that its hook requested."""
     settings.OHSESSIONS = {"RUNTIMES": {"echo": {"BACKEND": f"{__name__}.Slow", "OPTIONS": {}}}}
     Slow.reset()
     exits: list[int] = []
@@ -352,7 +355,7 @@ async def test_the_first_signal_during_an_operators_drain_is_not_the_second(
         await store.close()
 
 
-# Rows and hosts that do not agree, for a moment or for good
+# Rows and hosts that disagree, for a moment or for good
 
 
 async def reached(site: Site) -> None:
@@ -403,7 +406,7 @@ async def test_a_session_that_begins_to_sleep_while_the_rows_are_read_is_not_cut
         assert await host.try_passivate("the test wants it")
         site.database.opened.set()
         site.database.arm(Boundary("owned_by", 0), When.BEFORE)
-        await reached(site)  # it has looked at what it read before
+        await reached(site)  # it has looked at the row that it read before
         site.database.opened.set()
         Slow.may_passivate.set()
         row = await site.wait_state(session_id, "passivated")
@@ -456,7 +459,7 @@ async def test_a_session_that_comes_back_while_its_former_activation_ends_stays_
 
 
 async def test_what_a_row_says_is_hosted_and_is_not_is_given_back(make_site: Make) -> None:
-    """A claim may be committed whose answer is lost."""
+    """A claim may be committed although its answer is lost."""
     async with make_site() as site:
         site.database.arm(Boundary("claim", 0), When.LOST)
         session_id = await site.open_running()
@@ -603,7 +606,7 @@ async def crashed(site: Site, session_id: UUID) -> bool:
 
 
 async def test_an_end_that_is_cancelled_again_and_again_comes_to_its_end(make_site: Make) -> None:
-    """As by a reconciliation that finds what has ended not gone yet."""
+    """A reconciliation cancels it again when an ended session is still in the list of hosts."""
     async with make_site() as site:
         session_id = await site.open_running()
         task = site.task(session_id)
