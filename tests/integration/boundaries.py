@@ -108,8 +108,7 @@ class Boundary:
 
 
 class GatedDatabase(Database):
-    """A database that stops one call at a boundary until `opened`, passes all others, and records
-    boundaries."""
+    """A database that stops one call at a boundary until `opened`, and records the boundaries it sees."""
 
     def __init__(self) -> None:
         super().__init__()

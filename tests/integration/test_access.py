@@ -1,4 +1,4 @@
-"""Logins and tokens as the database has them: which hold, and what ends them."""
+"""Logins and tokens in the database: their validity and its end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make_session(owner: Any = None) -> Session:
 
 
 def log_in(user: Any) -> tuple[Client, Login]:
-    """A browser that has logged in, and what its login is known by."""
+    """Return a browser that has logged in, and the login as handshakes identify it."""
     client = Client()
     client.force_login(user)
     login = login_of(user, session_of(client))
@@ -45,7 +45,7 @@ def log_in(user: Any) -> tuple[Client, Login]:
 
 
 def session_of(client: Client) -> Any:
-    """Django's session, read as a handshake reads it."""
+    """Return Django's session, read as in a handshake."""
     key = client.cookies[site_settings.SESSION_COOKIE_NAME].value
     session = import_module(site_settings.SESSION_ENGINE).SessionStore(key)
     session.get("_auth_user_id")
@@ -70,7 +70,7 @@ def test_a_login_holds_until_it_ends_wherever_djangos_sessions_are(
     _, other = log_in(ann)
     assert login.session
     assert ended_logins([login, other]) == set()
-    if engine != "signed_cookies":  # which nobody but the browser keeps
+    if engine != "signed_cookies":  # only the browser keeps these sessions
         session_of(client).flush()
         assert ended_logins([login, other]) == {login}
     ann.set_password("another one")
@@ -126,7 +126,7 @@ def test_a_persons_token_tells_nobody_whose_it_is_or_by_which_login(ann: Any) ->
 
 
 def old_token(session: Session, role: str = "owner") -> str:
-    """As versions before there were kinds of tokens made them."""
+    """Return a token as versions made it before tokens had kinds."""
     return signing.dumps({"s": session.pk.hex, "r": role, "v": 1}, salt=TOKEN_SALT)
 
 

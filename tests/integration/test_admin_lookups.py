@@ -1,4 +1,4 @@
-"""What a member of staff learns from the admin beside what its pages show: nothing."""
+"""Staff can learn nothing from the admin beside the contents of its pages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DECLARED = {
     Process: {"kind__exact", "state__exact"},
     Transition: {"session", "to"},
 }
-"""All that the lists may be asked for, besides a search, an order and a page."""
+"""All parameters that the lists accept, besides a search, an order and a page."""
 LOOKUPS = (
     "", "__exact", "__iexact", "__contains", "__icontains", "__startswith", "__istartswith", "__regex",
     "__iregex", "__gt", "__lte", "__in", "__range", "__isnull", "__year", "__has_key", "__llm", "__length",
@@ -47,7 +47,7 @@ BEYOND = (
     "transitions__by__regex", "sessions__snapshot__icontains", "excerpt__regex", "session_title__icontains",
     "attached_count__gt", "session_head", "length__gt",
 )  # fmt: skip
-"""Relations, in both directions, and what lists compute for themselves."""
+"""Relations, in both directions, and computed columns of lists."""
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def demo(db: None) -> Demo:
 
 
 def staff_with(*permissions: str) -> Any:
-    """A member of staff who may do just this."""
+    """Return a member of staff with these permissions only."""
     users = get_user_model().objects
     users.filter(username="staff").delete()
     user = users.create_user("staff", is_staff=True)
@@ -89,7 +89,7 @@ def undeclared(model: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("model", DECLARED)
 def test_list_takes_no_lookup_that_it_does_not_offer(demo: Demo, model: Any) -> None:
-    """It calls the view, as there are 1,700 of them; test_guesses_… asks for some over HTTP."""
+    """It calls the view, because there are 1,700 lookups; test_guesses_… requests some over HTTP."""
     request = RequestFactory().get(list_url(model))
     request.user = staff_with(f"view_{model._meta.model_name}")
     view = admin.site.get_model_admin(model).changelist_view
@@ -97,7 +97,7 @@ def test_list_takes_no_lookup_that_it_does_not_offer(demo: Demo, model: Any) -> 
         request.GET = QueryDict(urlencode({lookup: "a"}))
         try:
             response = view(request)
-        except SuspiciousOperation:  # for which Django answers 400
+        except SuspiciousOperation:  # Django answers it with 400
             continue
         assert response.status_code == 302, lookup
         assert response.headers["Location"].endswith("/?e=1"), lookup
@@ -250,7 +250,7 @@ def test_titles_are_for_those_who_may_see_sessions(demo: Demo, model: Any) -> No
 
 
 def test_log_of_what_an_operator_did_has_no_title(demo: Demo) -> None:
-    """It is shown on the first page of the admin, also to those who may not see sessions any more."""
+    """The first page of the admin shows the log, also to users without permission to see sessions."""
     Session.objects.update(title=TITLE)
     staff = login("view_session", "change_session")
     staff.post(reverse("admin:ohsessions_session_wake"), {"session": str(demo.failed.pk)})

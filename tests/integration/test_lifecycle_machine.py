@@ -1,4 +1,4 @@
-"""Any order of what can happen to a session, by Hypothesis; what must always hold, after each step."""
+"""All events of sessions in any order, by Hypothesis, with the invariants checked after each step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOVES = {move for moves in TRANSITIONS.values() for move in moves.items()}
 
 
 class Lives(RuleBasedStateMachine):
-    """Two sessions, three connections, two workers, each of which believes what it was told last."""
+    """Two sessions, three connections and two workers, each of which believes the last answer that it got."""
 
     @initialize()
     def begin(self) -> None:
@@ -91,7 +91,7 @@ class Lives(RuleBasedStateMachine):
         return self.pick(index), self.believed.get((self.pick(index), self.workers[worker]), 0)
 
     def as_owner(self, function: Any, index: int, worker: int, *args: Any, **kwargs: Any) -> Any:
-        """What an owner does; who is no longer the owner is refused and changes nothing."""
+        """Call a function as an owner, and check that a former owner is refused and changes nothing."""
         session_id, epoch = self.owner(index, worker)
         before = Session.objects.values().get(pk=session_id)
         try:
@@ -196,7 +196,7 @@ class Lives(RuleBasedStateMachine):
     def advance(self, seconds: float) -> None:
         self.world.clock.advance(seconds)
 
-    # What must always hold
+    # Invariants
 
     @property
     def now(self) -> Any:

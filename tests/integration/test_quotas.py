@@ -1,4 +1,4 @@
-"""How many sessions one person may have, and who makes room: on both databases, two at once included."""
+"""Session quotas of one person, and eviction: on both databases, two requests at once included."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.integration.world import World, action, append, in_thread, init, sess
 
 @pytest.fixture(autouse=True)
 def configure(settings: Any) -> Any:
-    """Sets settings of ohsessions; anonymous visitors may start sessions."""
+    """Let anonymous visitors start sessions, and return a function that sets settings of ohsessions."""
 
     def set_some(**values: Any) -> None:
         settings.OHSESSIONS = {**settings.OHSESSIONS, **values}
@@ -42,7 +42,7 @@ def refused(call: Any, *args: Any, **kwargs: Any) -> WireError:
 
 
 def visit(world: World, address: str = "192.0.2.1", sid: str = "") -> UUID:
-    """A visitor without a login starts a session."""
+    """Start a session as a visitor without a login."""
     socket = lifecycle.Arrival(sid or uuid4().hex, world.gateway, AnonymousUser(), address=address)
     return lifecycle.open_session(socket, init()).change.session_id
 
@@ -194,7 +194,7 @@ def test_the_longest_idle_session_makes_room_and_says_why(world: World, configur
     world.clock.advance(10)
     second, epoch = world.run("b")
     world.clock.advance(10)
-    append(Append(first, [action()], sid="a"))  # so the second one is idle for longer
+    append(Append(first, [action()], sid="a"))  # so the second session is idle for longer
     append(Append(first, epoch=session(first).epoch, started=2))
     append(Append(first, epoch=session(first).epoch, handled=2))
     opened = world.open("c")
@@ -219,7 +219,7 @@ def test_a_session_that_nobody_has_started_yet_makes_room_at_once(world: World, 
 
 
 def test_a_session_is_evicted_by_the_connection_that_leaves_it(world: World, configure: Any) -> None:
-    """INIT in a loop on one connection."""
+    """One connection may repeat INIT in a loop."""
     configure(MAX_RUNNING_PER_USER=1, QUOTA_ACTION="evict")
     for _ in range(5):
         world.open("a")
@@ -241,7 +241,7 @@ def test_those_on_their_way_to_sleep_are_at_most_as_many_as_may_be_awake(
 ) -> None:
     configure(MAX_RUNNING_PER_USER=2, QUOTA_ACTION="evict")
     for number in range(4):
-        world.run(f"s{number}")  # nobody passivates those that are to make room
+        world.run(f"s{number}")  # nobody passivates the sessions that are to make room
     assert Session.objects.filter(forced_by=BY_QUOTA).count() == 2
     refused(world.open)
     assert awake() == 4

@@ -1,4 +1,4 @@
-"""Snapshots: in the row or in a file, and which files may go."""
+"""Snapshots: in the row or in a file, and the deletion of files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _files(settings, tmp_path):
 
 
 def stored(world: World, value: object) -> Session:
-    """The row of a session that has this snapshot."""
+    """Return the row of a session with this snapshot."""
     session_id, epoch = world.run()
     append(Append(session_id, epoch=epoch, checkpoint=snapshots.store(session_id, value)))
     return session(session_id)
@@ -123,7 +123,7 @@ def test_no_file_is_ever_overwritten(world: World):
 
 
 def test_the_name_of_a_file_that_is_gone_is_not_used_again(world: World):
-    """Whoever still wants to delete the old one must not find a new one."""
+    """A late deletion of the old file must not find a new one."""
     session_id, _ = world.run()
     files = set()
     for _ in range(3):
@@ -155,7 +155,7 @@ def test_a_file_that_cannot_be_deleted_does_not_fail_what_was_committed(world: W
 
 
 class SlowlyDeleting(FileSystemStorage):
-    """Deletes when a test says so."""
+    """A storage that deletes when a test allows it."""
 
     may_delete = threading.Event()
 
@@ -166,7 +166,7 @@ class SlowlyDeleting(FileSystemStorage):
 
 @pytest.fixture
 def slow(settings, monkeypatch) -> Iterator[threading.Event]:
-    """A storage that is slow to delete, until this is set."""
+    """Yield an event; until the test sets it, the storage deletes nothing."""
     settings.STORAGES = {**settings.STORAGES, "default": {"BACKEND": f"{__name__}.SlowlyDeleting"}}
     monkeypatch.setattr(SlowlyDeleting, "may_delete", threading.Event())
     yield SlowlyDeleting.may_delete

@@ -1,4 +1,4 @@
-"""The checker of the chaos harness finds what is wrong in a history, and nothing in one that is right."""
+"""The checker of the chaos harness finds each fault in a bad history, and none in a good one."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_only_a_runtimes_own_code_may_run_on_just_after_its_process_was_resumed(
 
 
 def kill_at(at: float, again_at: float | None) -> History:
-    """The good history with its worker killed, and the session running again at some time."""
+    """Return the good history with its worker killed, and the session running again at the given time."""
     history = good()
     history.faults = [Injected("worker_kill", "worker0", at, at + 0.5, 10)]
     history.samples = [Sample(0.2 * i, "s", "running", 10, 1, False) for i in range(60)]

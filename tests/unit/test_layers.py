@@ -1,4 +1,4 @@
-"""The layers: each module imports only what stands lower, and two of them do without Django."""
+"""The layers: each module imports only from lower ones, and two of them do without Django."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "ohsessions"
 
-# From the lowest row to the highest. A module may import its own row and those before it.
+# Rows from the lowest to the highest. A module may import from its own row and the rows before it.
 ROWS = [
     ["core"],
     ["concurrency", "socketio"],
@@ -58,7 +58,7 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 
 def imports(module: str, path: Path) -> Iterator[str]:
-    """The absolute names that `module` imports anywhere, those for types included."""
+    """Yield the absolute names that `module` imports anywhere, also for types only."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -70,7 +70,7 @@ def imports(module: str, path: Path) -> Iterator[str]:
 
 
 def part(module: str) -> str | None:
-    """The row's word for a module of ours: ohsessions.core.wire is core. None for the package itself."""
+    """Return a module's name in ROWS, such as core for ohsessions.core.wire; None for the package itself."""
     _, _, rest = module.partition(".")
     name = rest.partition(".")[0]
     return name if name in ROW else None
@@ -97,7 +97,7 @@ def test_modules_import_only_what_stands_lower():
 
 
 def circle(files: dict[str, Path]) -> list[str]:
-    """The names of files that import one another in a circle; empty if there is none."""
+    """Return the names of files that import one another in a circle, or nothing if there is no circle."""
     graph: dict[str, set[str]] = {}
     for module, path in files.items():
         # `from ohsessions.core import wire` imports a file, `from ohsessions.core.wire import Act` a name.
@@ -125,7 +125,7 @@ def test_a_circle_is_found_though_it_is_for_types_only(tmp_path):
 
 
 def test_no_two_classes_or_modules_of_one_name_do_different_jobs():
-    """Two packages may each have a module of errors. A migration keeps its class for ever."""
+    """Two packages may each have a module `errors`. A migration keeps its class for ever."""
     names = [path.name for _, path in modules() if path.name != "__init__.py"]
     classes = [
         node.name
@@ -139,7 +139,7 @@ def test_no_two_classes_or_modules_of_one_name_do_different_jobs():
 
 
 IMPURE = {"django", "channels", "logging", "multiprocessing", "os", "signal", "subprocess", "threading"}
-"""Modules that rules have no use for: they are for threads, processes, logs and the environment."""
+"""Modules for threads, processes, logs and the environment, which rules do not need."""
 
 
 def test_core_is_pure():

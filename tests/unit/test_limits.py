@@ -1,4 +1,4 @@
-"""How much is let in: buckets, guests, what is held, and the addresses that all of it is counted by."""
+"""Limits on clients: buckets, guests, held bytes, and the addresses that all of them are counted by."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_ACTION = 1_000_000
 
 
 def settings(**values: Any) -> override_settings:
-    """With anonymous visitors, as a site that lets them start sessions has it."""
+    """Return settings of a site that lets anonymous visitors start sessions."""
     return override_settings(OHSESSIONS={"ALLOW_ANONYMOUS": True, "MAX_ACTION_BYTES": MAX_ACTION} | values)
 
 
@@ -122,7 +122,7 @@ def test_a_limit_that_refuses_again_and_again_is_logged_once_a_minute(
         ("10.0.0.1", ["6.6.6.6"], [], "10.0.0.1"),
         ("9.9.9.9", ["6.6.6.6"], ["10.0.0.0/8"], "9.9.9.9"),
         ("10.0.0.1", ["192.0.2.7"], ["10.0.0.0/8"], "192.0.2.7"),
-        # What the client wrote itself stands at the left.
+        # The client itself wrote the leftmost entry.
         ("10.0.0.1", ["6.6.6.6, 192.0.2.7"], ["10.0.0.0/8"], "192.0.2.7"),
         ("10.0.0.1", ["6.6.6.6", "192.0.2.7, 10.0.0.2"], ["10.0.0.0/8"], "192.0.2.7"),
         ("10.0.0.1", ["10.0.0.9, 10.0.0.2"], ["10.0.0.0/8"], "10.0.0.9"),
@@ -315,7 +315,7 @@ def test_one_rate_holds_for_all_connections_of_an_address() -> None:
 
 
 def inits(guest: Guest, count: int, *, is_new: bool) -> int:
-    """How many of so many INITs are let through."""
+    """Return how many of `count` INITs are let through."""
     errors: list[WireError] = []
     for _ in range(count):
         try:
@@ -350,7 +350,7 @@ def test_a_thousand_clients_of_one_address_reconnect_at_once_with_the_defaults()
         assert sum(inits(guest, 1, is_new=False) for guest in again) == 1000
 
 
-# What is held
+# Held bytes
 
 
 def held() -> tuple[Guests, Held]:

@@ -1,4 +1,4 @@
-"""What an activation writes, and together with which marks."""
+"""The events that an activation writes, and the marks that it writes together with them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMIT = 10.0
 
 
 class Journal:
-    """Takes appends, one after the other, while it is open."""
+    """A journal that takes appends, one after the other, while it is open."""
 
     def __init__(self) -> None:
         self.taken: list[Append] = []
@@ -29,14 +29,14 @@ class Journal:
         await self.open.wait()
 
     def told(self) -> list[tuple[str, int | None, int | None]]:
-        """The words of each append, and its marks: handled, interrupted."""
+        """Return the text of each append and its marks: handled, interrupted."""
         return [
             ("".join(event.body for event in one.events), one.handled, one.interrupted) for one in self.taken
         ]
 
 
 class Refusing(Journal):
-    """Raises these errors, one for each append, and takes what comes after them."""
+    """A journal that raises these errors, one for each append, and takes all later appends."""
 
     def __init__(self, *errors: Exception) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Refusing(Journal):
 
 
 async def turns(count: int = 10) -> None:
-    """Lets every task that can run do so."""
+    """Let every task that can run do so."""
     for _ in range(count):
         await asyncio.sleep(0)
 

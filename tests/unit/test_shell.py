@@ -1,4 +1,4 @@
-"""The shell runtime with a real bash, which gets all the nonsense that people and agents type."""
+"""The shell runtime with a real bash, and all kinds of input from people and agents."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ async def test_home_is_a_workspace_that_only_its_owner_may_enter(shell):
 
 
 async def test_commands_have_no_file_open_but_their_three_streams(shell):
-    # The last one is the directory itself.
+    # The last descriptor is the directory itself.
     assert await shell.run("ls /proc/self/fd") == (0, "0\n1\n2\n3\n")
     assert await shell.run("ls /proc/self/fd & wait") == (0, "0\n1\n2\n3\n")
 
@@ -349,7 +349,7 @@ async def test_what_a_trap_prints_at_the_end_of_bash_is_not_lost(shell):
     assert (code, output.splitlines()[0]) == (3, "bye")
 
 
-# What users do to bash
+# Bash in unusual use
 
 CAN_GO_ON = [
     "PROMPT_COMMAND='read -t 0.2 x'",
@@ -474,7 +474,7 @@ async def test_a_bash_whose_files_are_gone_is_replaced_and_the_command_runs(shel
 
 
 def names_below(pid: int) -> list[bytes]:
-    """Return the names of a process's children, each with a line break, as the kernel knows them."""
+    """Return the kernel's names of a process's children, each with a line break."""
     names = []
     for child in children(pid):
         with suppress(OSError):
@@ -489,7 +489,8 @@ def names_below(pid: int) -> list[bytes]:
         "sleep 1000; echo not here",
         "while :; do sleep 0.1; done",
         "while :; do :; done",
-        # Of two that wait: a reader like cat may see its writer's end before the interrupt, and end with 0.
+        # Both programs wait: a reader like cat may see its writer's end before the interrupt, and exit with
+        # 0.
         "sleep 1000 | sleep 1000",
         "(sleep 1000; echo not here)",
         "x=$(sleep 1000)",
@@ -504,7 +505,7 @@ async def test_stop_interrupts_at_once_and_the_shell_keeps_its_state(shell, comm
     pid = shell.pid
     task = await shell.begin(f"before=1; echo ready; {command}")
     if "|" in command:
-        # A program that bash starts after the signal does not get it.
+        # A program that bash starts after the signal does not receive the signal.
         await asyncio.to_thread(wait_until, lambda: names_below(pid) == [b"sleep\n"] * 2, "both running")
     started_at = time.monotonic()
     await shell.interrupt("stopped")
@@ -561,7 +562,7 @@ async def test_a_stop_while_nothing_runs_does_nothing(shell):
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether the kernel lets a process do nothing until SIGCONT."""
+    """Return whether the kernel has stopped a process until SIGCONT."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
@@ -611,7 +612,7 @@ async def test_what_it_does_not_understand_is_answered_with_what_it_does(shell, 
     assert error["extras"] == {}
 
 
-# What survives passivation
+# State that survives passivation
 
 HABITS = r"""
 cd /usr
@@ -646,7 +647,7 @@ umask; echo "${PAGER-unset}"; number=number+1; echo $number $reference
 
 
 async def test_all_habits_of_a_shell_survive_passivation(shell):
-    await shell.run("shopt -s extglob")  # or bash cannot parse with_glob
+    await shell.run("shopt -s extglob")  # otherwise, bash cannot parse with_glob
     assert await shell.run(HABITS) == (0, "")
     before = await shell.run(f"{SHOW_HABITS}number=5; (exit 9)")
     assert before[0] == 9
@@ -774,7 +775,7 @@ async def test_a_command_cannot_be_passed_off_as_ended(shell):
     assert (code, output) == (3, "end\n")
 
 
-# What is left
+# Leftovers
 
 
 async def test_nothing_is_left_of_a_shell(tmp_path):

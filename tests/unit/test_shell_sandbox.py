@@ -1,4 +1,4 @@
-"""What a shell in its sandbox can reach, and what it may use; with a real bash, which tries all of it."""
+"""Access and limits of a sandboxed shell, tested with a real bash that tries to exceed them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECRET = "do-not-tell"
 
 @pytest.fixture
 async def make_shell(tmp_path):
-    """Starts shells with OPTIONS, each in a session of its own."""
+    """Return a function that starts shells with OPTIONS, each in a session of its own."""
     shells = []
     async with RecordingContext(tmp_path) as context:
 
@@ -53,7 +53,7 @@ async def bare(make_shell):
     return await make_shell(sandbox="none")
 
 
-# What is not there
+# Hidden files, processes and networks
 
 
 async def test_a_sandbox_shows_nothing_of_the_site_and_of_other_sessions(boxed, tmp_path):
@@ -190,7 +190,7 @@ def processes_with(mark: str) -> list[int]:
     return found
 
 
-# With and without
+# Shells with and without a sandbox
 
 
 @pytest.mark.parametrize("sandbox", ["none", "bwrap"])
@@ -344,7 +344,7 @@ async def test_jobs_that_use_too_much_between_two_commands_are_killed(make_shell
     kill = shell_bash.Bash.kill
 
     async def kill_late(bash: shell_bash.Bash) -> None:
-        await asyncio.sleep(0.2)  # meanwhile the next command comes
+        await asyncio.sleep(0.2)  # meanwhile, the next command arrives
         await kill(bash)
 
     monkeypatch.setattr(shell_bash.Bash, "kill", kill_late)

@@ -1,4 +1,4 @@
-"""The client of `ohsessions.testing`, against applications that do as a test says."""
+"""The client of `ohsessions.testing`, against applications that behave as a test defines."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ohsessions.testing import SocketIOClient, WebSocket
 from tests.tasks import check_tasks
 
 SHORT = 0.01
-"""Seconds of a wait that shall end in vain."""
+"""Seconds of a wait that should end in vain."""
 
 
 class Server:
-    """An application that accepts and connects, and answers packets as `answers` says."""
+    """An application that accepts and connects, and answers packets as `answers` defines."""
 
     def __init__(self, answers: dict[str, list[str]] | None = None, *, stays: bool = False) -> None:
         self.answers = {"40": ['40{"sid":"a"}']} | (answers or {})
@@ -196,7 +196,7 @@ async def test_a_client_ends_in_order_or_breaks_off(how: str, code: int, texts: 
     assert server.texts == texts
     assert server.messages[-1] == {"type": "websocket.disconnect", "code": code}
     check_tasks(before)
-    await client.disconnect()  # which has nothing left to do
+    await client.disconnect()  # it has nothing left to do
     assert server.texts == texts
 
 

@@ -29,18 +29,18 @@ from tests.tasks import check_tasks
 ROOT = Path(__file__).parents[2]
 PATH = os.environ["PATH"]
 LIMIT = 20.0
-"""Seconds after which what a test waits for counts as not happening."""
+"""Seconds until a test considers an expected event missing."""
 
 
 class World:
-    """Programs that carry a mark, so that all they start can be found wherever it went."""
+    """Programs with a mark, so that every process that they start can be found wherever it went."""
 
     def __init__(self) -> None:
         self.mark = f"MARK_{uuid.uuid4().hex}"
         self.env = {"PATH": PATH, self.mark: "1"}
 
     def alive(self) -> set[int]:
-        """All living processes with the mark."""
+        """Return all living processes with the mark."""
         found = set()
         for entry in Path("/proc").iterdir():
             try:
@@ -102,7 +102,7 @@ def status_field(pid: int | str, name: str) -> str:
     raise KeyError(name)
 
 
-# What a program gets
+# Environment and state of a program
 
 
 async def test_a_program_has_its_pipes_its_directory_and_its_exit_code(supervisor, tmp_path):
@@ -130,7 +130,7 @@ async def test_a_program_has_no_file_open_but_its_three_streams(supervisor, tmp_
         os.set_inheritable(file.fileno(), True)
         process = await supervisor.spawn(["bash", "-c", "echo /proc/$$/fd/*"], env={"PATH": PATH})
         names = (await output_of(process)).split()
-    # 255 is bash's own way of reading a directory or a script.
+    # Bash itself opens descriptor 255 to read a directory or a script.
     assert [name.rpartition("/")[2] for name in names if not name.endswith("/255")][:3] == ["0", "1", "2"]
     assert len(names) <= 4
 
@@ -138,7 +138,7 @@ async def test_a_program_has_no_file_open_but_its_three_streams(supervisor, tmp_
 async def test_a_program_finds_no_signal_ignored_or_blocked(supervisor):
     process = await supervisor.spawn(["cat", "/proc/self/status"], env={"PATH": PATH})
     lines = dict(line.split(":\t", 1) for line in (await output_of(process)).splitlines())
-    # Signals 32 and 33 are glibc's own: no program can set them, so they stay as the machine had them.
+    # glibc uses signals 32 and 33 itself: no program can set them, so they stay as the machine had them.
     assert int(lines["SigIgn"], 16) & ~(0b11 << 31) == 0
     assert int(lines["SigBlk"], 16) == 0
 
@@ -166,7 +166,7 @@ async def test_signals_reach_the_group_and_nobody_once_it_has_ended(supervisor):
     process.signal_group(signal.SIGKILL)
 
 
-# Who tries to get away
+# Attempts to get away
 
 DOUBLE_FORK = """
 import os, signal, time
@@ -280,7 +280,7 @@ ALL_ESCAPES = "".join(f"{{ {script}\n}} &\n" for script in ESCAPES.values()) + "
 
 @pytest.fixture
 def start_worker(world):
-    """Starts a worker in a process of its own, with a program that tries every escape."""
+    """Return a function that starts a worker process with a program that tries every escape."""
     started = []
 
     def start(lease: float, feeds: bool = True) -> tuple[subprocess.Popen[str], int]:
@@ -334,7 +334,7 @@ async def test_scratch_files_go_with_the_last_process_though_the_worker_is_kille
     os.mkfifo(scratch / "fifo")
     supervisor = ProgramSupervisor(lease_seconds=3600)
     process = await supervisor.spawn(["sleep", "1000"], env=world.env, scratch=scratch)
-    process._control.shutdown(socket.SHUT_RDWR)  # what is seen of a killed worker
+    process._control.shutdown(socket.SHUT_RDWR)  # the effect of a killed worker
     async with asyncio.timeout(LIMIT):
         await process.wait()
         await process.kill()
@@ -354,7 +354,7 @@ async def test_a_renewal_that_was_sent_long_ago_gives_no_more_time(world):
 
 
 async def wait_for_the_end_of_a_lease(world: World, seconds: float) -> None:
-    """Wait until a program that nobody feeds is dead: another one that lives then was fed."""
+    """Wait until a program without renewals is dead: a program that still lives then was renewed."""
     supervisor = ProgramSupervisor(lease_seconds=seconds)
     process = await supervisor.spawn(["sleep", "1000"], env=world.env)
     async with asyncio.timeout(LIMIT):
@@ -485,7 +485,7 @@ async def test_a_watchdog_that_does_not_answer_is_killed_with_its_program(
     assert "did not end" in caplog.text
 
 
-# What is left of it in the worker
+# Leftovers in the worker
 
 
 async def test_nothing_is_left_of_many_programs(world):
@@ -498,7 +498,7 @@ async def test_nothing_is_left_of_many_programs(world):
             process = await supervisor.spawn(argv, env=world.env)
         except RuntimeFailure:
             continue
-        process.stdin.write(b"x" * 200_000)  # more than the pipe takes, and nobody reads
+        process.stdin.write(b"x" * 200_000)  # more than the pipe takes, without a reader
         if argv == ["true"]:
             await process.wait()
     await supervisor.kill_all()
@@ -526,7 +526,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(world):
 
 @contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
-    """This process can open so many files more."""
+    """Allow this process to open only `count` more files."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
     filling = [os.open("/dev/null", os.O_RDONLY)]
@@ -545,7 +545,7 @@ async def test_a_start_that_lacks_descriptors_fails_and_leaves_none_open(world):
     files = set(os.listdir("/proc/self/fd"))
     supervisor = ProgramSupervisor(lease_seconds=3600)
     refused = 0
-    for count in range(14):  # each step of a start lacks one once: at its height it opens 9
+    for count in range(14):  # each step of a start lacks one descriptor once: at its height it opens 9
         with descriptors_left(count):
             try:
                 await supervisor.spawn(["true"], env=world.env)

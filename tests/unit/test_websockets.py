@@ -142,7 +142,7 @@ def test_strangers_are_read_in_turn_with_rests_as_long_as_that_takes():
     line.leave(strangers[1].read_on)
     line.leave(strangers[1].read_on)
     clock.pump([0, *[1] * 20])
-    # The first takes 1 s and is rested for 1 s, the third 3 s.
+    # The first stranger takes 1 s and pauses for 1 s; the third takes 3 s.
     assert read == [(0, 1), (2, 3), (8, 1), (10, 3)]
     assert not clock.getDelayedCalls()
 

@@ -1,4 +1,4 @@
-"""The payloads of the protocol: golden strings for what goes out, anything at all for what comes in."""
+"""The payloads of the protocol: golden strings for the outgoing ones, any values for the incoming ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def act(args=None, kind="run", **payload) -> wire.Act:
     return request
 
 
-# What goes out
+# Outgoing payloads
 
 
 GOLDEN = {
@@ -151,7 +151,7 @@ def test_a_runtime_cannot_emit_what_the_wire_cannot_carry(event):
         wire.event_body(**event)
 
 
-# What comes in: any action
+# Incoming payloads: any action
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_any_json_passes_unchanged(value):
     assert json.loads(wire.check_json(value)) == value
 
 
-# What comes in: INIT
+# Incoming payloads: INIT
 
 
 def test_the_init_of_openhands_is_understood():
@@ -422,7 +422,7 @@ def test_a_cursor_of_any_length_lies_above_every_head(digits):
     assert wire.parse_cursor("-" + "9" * digits) == -1
 
 
-# What comes in: other actions
+# Incoming payloads: other actions
 
 
 def test_what_a_client_says_of_itself_is_ignored():

@@ -33,7 +33,7 @@ Headers = dict[str, str]
 
 
 class Recorder:
-    """A handler that notes what it is told and does what the test says."""
+    """A handler that records its calls and obeys the test."""
 
     def __init__(self, world: "World", socket: Socket) -> None:
         self.world = world
@@ -153,7 +153,7 @@ class World:
         }
 
     async def note(self, *what: Any) -> None:
-        """Record, and wait if the test holds this kind of call back."""
+        """Record a call, and wait if the test holds this kind of call back."""
         self.notes.put_nowait(what)
         if what[0] in self.gates:
             await self.gates[what[0]].wait()
@@ -169,20 +169,20 @@ class World:
         return await self.request(method, query, body, **headers).response()
 
     async def open_polling(self, **headers: str) -> str:
-        """The query string of a new connection that polls."""
+        """Return the query string of a new connection that polls."""
         response = await self.ask("GET", "transport=polling", **headers)
         assert response.status == 200
         return f"transport=polling&sid={json.loads(response.body[1:])['sid']}"
 
     async def websocket(self, query: str = "transport=websocket", **headers: str) -> WebSocket:
-        """An open websocket. Raises ConnectionError if it is refused."""
+        """Open a websocket and return it. Raise ConnectionError if it is refused."""
         scope = self.scope("websocket", "EIO=4&" + query, headers)
         websocket = WebSocket(self.app, scope, timeout=LIMIT)
         await websocket.open()
         return websocket
 
     async def connected(self) -> tuple[WebSocket, Recorder]:
-        """A websocket that is connected to the main namespace, and its handler."""
+        """Return a websocket that is connected to the main namespace, and its handler."""
         websocket = await self.websocket()
         assert str(await websocket.receive_packet()).startswith("0{")
         websocket.send_packet("40")
@@ -192,7 +192,7 @@ class World:
 
 
 async def expect_close(websocket: WebSocket) -> None:
-    """Raise unless the next thing that comes is the end."""
+    """Check that the websocket ends without another packet."""
     with pytest.raises(ConnectionError, match="before the connection ended"):
         await websocket.receive_packet()
     await websocket.wait_ended()
@@ -200,7 +200,7 @@ async def expect_close(websocket: WebSocket) -> None:
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    """Its end is a test of its own: no task and no timer is left of whatever happened."""
+    """Yield a world, and check at its end that no task, timer or socket is left."""
     world = World()
     yield world
     await world.server.close("end of the test")
@@ -414,7 +414,7 @@ async def test_an_unknown_namespace_is_refused_and_the_connection_lives(world: W
 
 async def test_a_client_that_tries_namespace_after_namespace_is_disconnected(world: World) -> None:
     websocket, _ = await world.connected()
-    for number in range(MAX_CONNECTS - 1):  # one is that of connected()
+    for number in range(MAX_CONNECTS - 1):  # connected() has made one connection
         websocket.send_packet(f"40/random{number},")
         assert str(await websocket.receive_packet()).startswith(f"44/random{number},")
     websocket.send_packet("40/one too many,")
@@ -640,7 +640,7 @@ async def test_a_large_event_that_is_handled_does_not_keep_others_from_being_han
 
 
 class Porter:
-    """A guest whose events are too many, all of them."""
+    """A guest that refuses each of its events as one too many."""
 
     def arriving(self, size: int) -> Exception | None:
         return ValueError("too many")
@@ -655,7 +655,7 @@ async def test_a_stranger_who_sends_on_without_waiting_for_refusals_floods(world
     world.settings["first_payload"] = None if known else 1000
     world.server._make_guest = lambda scope: Porter()
     websocket, _ = await world.connected()
-    for number in range(2 * MAX_REFUSALS):  # waiting for each
+    for number in range(2 * MAX_REFUSALS):  # with a wait for each refusal
         websocket.send_packet(f'42{number}["a"]')
         assert await websocket.receive_packet() == f'43{number}["too many"]'
     websocket.send_packet(*[f'42{number}["a"]' for number in range(MAX_REFUSALS + 1)])

@@ -1,4 +1,4 @@
-"""The Engine.IO state machine: no I/O, and time as it is told."""
+"""The Engine.IO state machine: no I/O, and a clock that the test sets."""
 
 import pytest
 
