@@ -1,4 +1,4 @@
-"""Databases for tests of what is stored: the default one, and PostgreSQL in the same process."""
+"""Databases for tests of stored data: the default one, and PostgreSQL in the same process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.integration.world import World
 
 @pytest.fixture(scope="session")
 def postgres_settings(postgres_url: str, django_db_setup: None, django_db_blocker: Any) -> Iterator[Any]:
-    """What DATABASES has to say for a migrated PostgreSQL database of this run."""
+    """Yield the entry in DATABASES for a migrated PostgreSQL database of this run."""
     name = f"ohsessions_{uuid4().hex}"
     entry: Any = dj_database_url.parse(postgres_url.rsplit("/", 1)[0] + "/" + name)
     entry["OPTIONS"] = {"options": "-c lock_timeout=5000"}
@@ -46,7 +46,7 @@ def _use(settings: Any, job: Any) -> None:
 
 @pytest.fixture
 def postgres(transactional_db: None, postgres_settings: Any) -> Iterator[None]:
-    """The default database is an empty PostgreSQL, in all threads that are made from now on."""
+    """Make an empty PostgreSQL the default database in all threads that start from now on."""
     before, main = connections.settings["default"], connections["default"]
     connections.settings["default"] = postgres_settings
     del connections["default"]
@@ -60,14 +60,14 @@ def postgres(transactional_db: None, postgres_settings: Any) -> Iterator[None]:
 
 @pytest.fixture
 def no_outage() -> None:
-    """End the outages that an earlier test began, and that no later call of it ended."""
+    """End all outages that an earlier test began and no later call ended."""
     for outage in (database_connections._outage, storage):
         outage.lasts = False
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, transactional_db: None, no_outage: None) -> str:
-    """Each of the two; what holds must hold on both."""
+    """Return the vendor of the database; each test runs on both."""
     if request.param == "postgresql":
         request.getfixturevalue("postgres")
     elif connection.vendor != request.param:

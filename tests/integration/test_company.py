@@ -1,4 +1,4 @@
-"""Processes that have to be alone find each other; those that may be many find nothing wrong."""
+"""Processes that have to be alone find each other; processes that may be many find nothing wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.integration.world import World
 
 
 class Others:
-    """This process, and another one, as their rows say."""
+    """Rows of this process and of another one."""
 
     def __init__(self, world: World) -> None:
         self.company = Company()
@@ -53,7 +53,7 @@ def test_the_gateway_and_the_worker_of_one_process_are_no_company(others: Others
     others.look()
     others.worker.heartbeat += 1
     assert others.look() == ""
-    # Where no namespace is known, a process is known by its host and pid.
+    # Without a known namespace, host and pid identify a process.
     others.own.birth = others.worker.birth = "/1"
     assert others.look() == ""
 

@@ -1,4 +1,4 @@
-"""`manage.py ohsessions drain`: which processes a name means, and what it does to them."""
+"""`manage.py ohsessions drain`: the processes that a name means, and the effect on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ A, B, C, D = (
 
 @pytest.fixture(autouse=True)
 def _processes(db: None) -> None:
-    """Two containers of one name, one of them gateway and worker at once; and one that is gone."""
+    """Create two containers of one name, one of them with gateway and worker, and a process that is gone."""
     make(A, pid=1, birth="boot/1/7", kind="worker")
     make(B, pid=1, birth="boot/2/7", kind="worker")
     make(C, pid=1, birth="boot/2/7", kind="gateway")
@@ -37,7 +37,7 @@ def draining() -> set[UUID]:
 
 
 def drain(*names: str) -> str:
-    """Does not wait for the processes to end; gives why it failed then."""
+    """Run the command without a wait for the processes, and return the reason for its failure."""
     with pytest.raises(CommandError) as caught:
         call_command("ohsessions", "drain", *names, "--timeout", "0", stdout=StringIO())
     return str(caught.value)

@@ -1,4 +1,4 @@
-"""How many runtimes a worker starts at a time. The database is the real one."""
+"""The number of runtimes that a worker starts at a time. The database is the real one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMIT = 10.0
 
 
 class Starting(Runtime):
-    """Is ready when a test says so."""
+    """A runtime that is ready when a test allows it."""
 
     begun: asyncio.Queue[UUID]
     may_start: asyncio.Queue[None]

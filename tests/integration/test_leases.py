@@ -1,4 +1,4 @@
-"""Processes and their leases in the database; who is dead for certain."""
+"""Processes and their leases in the database, and processes that are certainly dead."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_of_a_lost_gateways_connections_only_the_detached_end_without_their_sess
 
 
 def registered(pid: int) -> Process:
-    """A row as another process of this machine, with that pid, would make it."""
+    """Return a row as another process of this machine, with the given pid, would make it."""
     birth = leases.own_birth().rpartition("/")[0] + f"/{leases.start_time(pid) or 0}"
     return Process(pid=pid, birth=birth)
 
@@ -121,7 +121,7 @@ def test_nothing_is_known_of_processes_elsewhere(other):
 
 
 def elsewhere(row: Process, *, boot: str | None = None, namespace: str | None = None) -> Process:
-    """The same pid and start time in another boot or pid namespace."""
+    """Change a row to the same pid and start time in another boot or pid namespace, and return it."""
     own_boot, own_namespace, started = row.birth.split("/")
     row.birth = f"{boot or own_boot}/{namespace or own_namespace}/{started}"
     return row
@@ -138,7 +138,7 @@ def test_a_pid_of_another_container_or_boot_is_never_known_dead(other, other_pla
 
 
 def registered_again(row: Process) -> Process:
-    """The same process, if it were of this boot and pid namespace."""
+    """Return a row of the same pid and start time in this boot and pid namespace."""
     own = leases.own_birth().rpartition("/")[0]
     return Process(pid=row.pid, birth=f"{own}/{row.birth.rpartition('/')[2]}")
 

@@ -1,4 +1,4 @@
-"""The login page of the reference site, and those who guess at it."""
+"""The login page of the reference site, and attempts to guess passwords there."""
 
 from __future__ import annotations
 

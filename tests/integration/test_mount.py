@@ -1,4 +1,4 @@
-"""How a mounted application starts and stops, and what is seen of a start that fails."""
+"""The start and stop of a mounted application, and the visible result of a failed start."""
 
 from __future__ import annotations
 

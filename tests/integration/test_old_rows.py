@@ -1,4 +1,4 @@
-"""Queries that processes make again and again read no rows that are over, however many there are."""
+"""Queries that processes repeat read no rows of ended objects, however many there are."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ohsessions.processes import health, leases
 from tests.integration.world import World, session
 
 MANY = {"sqlite": 2_000, "postgresql": 20_000}
-"""Rows of each table. PostgreSQL plans by their number. SQLite does not, as nobody has it count them."""
+"""Rows of each table. PostgreSQL plans by their number. SQLite does not, as nothing makes it count them."""
 pytestmark = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 
 
 @pytest.fixture
 def running(world: World) -> UUID:
-    """One session that runs and has a connection, beside very much that is over."""
+    """Return a session that runs and has a connection, in tables full of ended rows."""
     session_id, _ = world.run("a")
     now, many = database_now(), MANY[connection.vendor]
     Process.objects.bulk_create(
@@ -40,14 +40,14 @@ def running(world: World) -> UUID:
     )
     ended = {"session_id": session_id, "gateway_id": world.gateway, "connected_at": now, "ended_at": now}
     Connection.objects.bulk_create(Connection(sid=uuid4().hex, role="owner", **ended) for _ in range(many))
-    if connection.vendor == "postgresql":  # which does so by itself; SQLite never does
+    if connection.vendor == "postgresql":  # PostgreSQL does so by itself; SQLite never does
         with connection.cursor() as cursor:
             cursor.execute("ANALYZE")
     return session_id
 
 
 def wasted(job: Callable[[], Any]) -> list[str]:
-    """What the statements of a job read too much of, by the database's own account."""
+    """Return the needless reads of a job's statements, by the database's own account."""
     with CaptureQueriesContext(connection) as captured:
         job()
     found: list[str] = []

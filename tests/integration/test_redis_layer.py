@@ -1,4 +1,4 @@
-"""The layers of Redis themselves: what they forget is joined anew, what they misunderstand is heard."""
+"""The layers of Redis themselves: processes join forgotten groups again, and misleading errors do no harm."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.requirements import RedisServer
 
 LIMIT = 20.0
 EXPIRY = 1
-"""Seconds after which a group forgets its members: a day by default."""
+"""Seconds after which a group forgets its members; the default is a day."""
 
 
 class Listening:
@@ -37,7 +37,7 @@ class Listening:
         self.subscriptions = Subscriptions({self.session_id: None}.keys(), self._heard.put_nowait)
 
     async def hears(self) -> bool:
-        """Whether what is sent to the group arrives, before what is sent to the channel later."""
+        """Return whether a message to the group arrives before a later one to the channel."""
         mark, end = uuid4().hex, uuid4().hex
         await self.layer.group_send(session_group(self.session_id), {"type": "x", "mark": mark})
         await self.layer.send(self.subscriptions._channel, {"type": "x", "mark": end})
@@ -56,7 +56,7 @@ async def listening(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     made = Listening(layer)
     task = asyncio.create_task(made.subscriptions.listen())
     async with asyncio.timeout(LIMIT):
-        while made.subscriptions._channel is None:  # noqa: ASYNC110 - nothing else tells
+        while made.subscriptions._channel is None:  # noqa: ASYNC110 - nothing else shows it
             await asyncio.sleep(0)
         while not await made.hears():
             pass
@@ -77,7 +77,7 @@ async def test_a_membership_that_is_renewed_outlives_the_layers_patience(
 
 
 async def test_a_membership_that_is_not_renewed_lapses(listening: Listening) -> None:
-    """Or nobody would notice if the test above tested nothing."""
+    """Without this test, the test above might test nothing."""
     async with asyncio.timeout(LIMIT):
         while await listening.hears():
             await listening.subscriptions.renew()
@@ -118,7 +118,7 @@ async def test_a_worker_that_started_before_redis_hears_when_redis_is_there(
 
 
 class Untidy(RedisChannelLayer):  # type: ignore[misc]
-    """Redis goes away each time between a message and what tidies up behind it."""
+    """A layer whose connection fails each time between a message and the cleanup after it."""
 
     failed = 0
 
@@ -132,7 +132,7 @@ class Untidy(RedisChannelLayer):  # type: ignore[misc]
 async def test_what_fails_behind_a_message_is_no_error_of_its_own(
     who: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gc.collect()  # what other tests left to it is not this one's
+    gc.collect()  # the leftovers of other tests must not count here
     caplog.clear()
     layer = Untidy(hosts=[redis_url], prefix=uuid4().hex)
     heard = asyncio.Event()
@@ -162,7 +162,7 @@ async def test_what_fails_behind_a_message_is_no_error_of_its_own(
 async def test_a_stop_ends_what_a_busy_layer_is_in_the_middle_of(
     what: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On Python 3.11 redis swallows about every second cancellation of a sender."""
+    """On Python 3.11, redis swallows about every second cancellation of a sender."""
     layer = RedisChannelLayer(hosts=[redis_url], prefix=uuid4().hex)
     for module in (subscriptions_module, wakeups_module):
         monkeypatch.setattr(module, "get_channel_layer", lambda: layer)

@@ -1,4 +1,4 @@
-"""Secrets that come while a session runs: its activation knows them before anything may have them in it."""
+"""New secrets of a running session: its activation knows them before any action may contain them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OLD, NEW = "gh-old-5b1f", "gh-new-7c2a"
 
 
 class Telling(Runtime):
-    """Says what it is told, and which secrets it has."""
+    """A runtime that repeats each message with its secret, and records the names of changed secrets."""
 
     told: list[set[str]]
     news: asyncio.Event
@@ -63,7 +63,7 @@ async def until(store: Store, true: Callable[[], bool], what: str) -> None:
 
 @asynccontextmanager
 async def hosted(world: World, session_id: UUID, store: Store) -> AsyncIterator[SessionHost]:
-    """An activation that runs. It is cut off at the end."""
+    """Run an activation, and cut it off at the end."""
     won = await store.change(lifecycle.claim, session_id, world.worker)
     assert won is not None
     host = SessionHost(store, won[0], time.monotonic())
@@ -81,14 +81,14 @@ async def say(store: Store, session_id: UUID, content: str, **fields: Any) -> in
 
 
 def said(session_id: UUID) -> str:
-    """All that the runtime has said."""
+    """Return all output of the runtime."""
     return "".join(Event.objects.filter(session=session_id, kind="said").values_list("data", flat=True))
 
 
 async def test_an_action_after_a_new_secret_is_not_handled_before_the_activation_knows_it(
     world: World, store: Store
 ) -> None:
-    """Nobody tells the activation: neither a hint nor reconciliation comes in time."""
+    """No notice reaches the activation: neither a hint nor reconciliation comes in time."""
     opened = await store.change(world.open, github_token=OLD)
     session_id = opened.change.session_id
     async with hosted(world, session_id, store) as host:

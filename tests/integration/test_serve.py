@@ -1,4 +1,4 @@
-"""`manage.py ohsessions serve`, as a process: what it refuses, how it starts, how it stops."""
+"""`manage.py ohsessions serve` as a process: its refusals, its start, and its stop."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def application(scope, receive, send):
 
 
 class Served:
-    """The command over an application that says how long each body was."""
+    """The command over an application that answers with the length of each body."""
 
     def __init__(self, directory: Path, port: int) -> None:
         (directory / "served_settings.py").write_text(
@@ -95,7 +95,7 @@ class Served:
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
 
     def post(self, path: str, body: bytes, *, times: int = 1, chunked: bool = False) -> str:
-        """Sends the body `times` over and gives the answer, also if that comes before all is sent."""
+        """Send the body `times` over and return the answer, even if it comes before all is sent."""
         head = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body) * times}"
         part = b"%x\r\n%s\r\n" % (len(body), body) if chunked else body
         with self.connect() as connection:

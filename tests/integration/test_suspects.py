@@ -1,4 +1,4 @@
-"""A session that kills its workers is found, and fails; the others that died with it each time do not."""
+"""A session that kills its workers is found and fails; other sessions in the same workers do not fail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = {"starting": 0, "ready": 1, "for a while": 20}
 
 
 class Workers:
-    """Workers of a site in which sessions are started, and which die; each has a successor at once."""
+    """Workers of a site that start sessions and die; each has a successor at once."""
 
     def __init__(self, world: World, count: int) -> None:
         self.world = world
@@ -28,14 +28,14 @@ class Workers:
         self.deaths = 0
 
     def start_what_waits(self, random: Random, killer: UUID) -> None:
-        """The one that kills its worker while it starts does not become ready."""
+        """Start all waiting sessions, but do not let the killer become ready."""
         for session_id, _ in lifecycle.wanted(self.ids[0], 1000).sessions:
             won = lifecycle.claim(session_id, random.choice(self.ids))
             if won is not None and session_id != killer:
                 lifecycle.run(session_id, won[0].epoch)
 
     def die(self, worker: UUID, after: float = 0.0) -> None:
-        """Its death is noticed so many seconds later, and what it owned is handed over."""
+        """Let a worker die, notice its death `after` seconds later, and hand its sessions over."""
         leases.renew(worker, 0)
         leases.mark_gone(worker)
         self.world.clock.advance(after)
@@ -85,7 +85,7 @@ def test_who_is_as_suspect_as_others_is_started_at_another_time(world: World, wo
 def test_what_counts_is_how_long_it_had_run_when_its_worker_died(
     world: World, workers: Workers, ran: float, suspicion: int, noticed_after: float
 ):
-    """Not how long ago that was when it was noticed."""
+    """The time until the death was noticed does not count."""
     session_id, _ = world.run()
     world.clock.advance(ran)
     workers.die(world.worker, noticed_after)
@@ -118,7 +118,7 @@ def test_suspicion_is_cleared(world: World, by: str):
 
 
 def test_one_that_has_run_for_long_is_no_suspect_beside_another(world: World, workers: Workers):
-    """Though its row says what it was before: nobody had reason to write it."""
+    """Its row still holds the old suspicion, because nobody had reason to write it."""
     stable, _ = world.run()
     Session.objects.filter(pk=stable).update(suspicion=100)
     world.clock.advance(policy.STABLE_AFTER)

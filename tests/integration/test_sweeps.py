@@ -1,4 +1,4 @@
-"""What a worker does for all sessions goes on while somebody holds the row of one. SQLite locks no rows."""
+"""A worker's jobs for all sessions go on while somebody holds the row of one. SQLite locks no rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IsIn = Callable[[UUID, State], Callable[[], Awaitable[bool]]]
 
 @asynccontextmanager
 async def held(session_id: UUID) -> AsyncIterator[None]:
-    """What is done inside is done while somebody holds the row of a session."""
+    """Hold the row of a session inside the block."""
     with row_locked(session_id):
         async with asyncio.timeout(LIMIT / 2):
             yield
@@ -33,7 +33,7 @@ async def held(session_id: UUID) -> AsyncIterator[None]:
 
 @pytest.fixture
 async def store(postgres: None, settings: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
-    """Who waits for a locked row does not give up before the test does."""
+    """Yield a store whose transactions wait for a locked row longer than the test lasts."""
     monkeypatch.setattr(lanes, "LOCK_PATIENCE", 10 * LIMIT)
     settings.OHSESSIONS = settings.OHSESSIONS | {"CLOSE_DELAY": 0, "DEFAULT_RUNTIME": "echo"}
     store = Store()
@@ -43,7 +43,7 @@ async def store(postgres: None, settings: Any, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 async def world(store: Store) -> World:
-    """Its worker is gone, and the clock is the database's."""
+    """Return a world whose worker is gone and whose clock is the database's."""
     world = await store.change(World, None)
     await store.change(leases.mark_gone, world.worker)
     return world
@@ -58,7 +58,7 @@ async def worker(store: Store) -> AsyncIterator[SessionWorker]:
 
 @pytest.fixture
 def is_in(store: Store) -> IsIn:
-    """Makes a question: is this session in this state?"""
+    """Return a function that makes a check whether a session is in a state."""
 
     def make(session_id: UUID, state: State) -> Callable[[], Awaitable[bool]]:
         async def ask() -> bool:

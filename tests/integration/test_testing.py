@@ -1,4 +1,4 @@
-"""The client with which a site tests itself, and the example of the documentation as it stands there."""
+"""The client with which a site tests itself, and the example of the documentation, word for word."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "runtimes.md"
 
 
 def code(beginning: str) -> Any:
-    """Return the block of Python in the document that begins so, compiled."""
+    """Return the compiled block of Python in the document that has this beginning."""
     text = DOCUMENT.read_text()
     (found,) = re.finditer(rf"(?<=```python\n){re.escape(beginning)}.*?(?=```)", text, re.DOTALL)
     lines_before = text.count("\n", 0, found.start())
@@ -32,7 +32,7 @@ exec(code("from uuid import UUID\n"))
 
 @pytest.fixture(autouse=True)
 def counter(settings: Any) -> None:
-    """Have the runtime of the document."""
+    """Configure the runtime of the document."""
     settings.OHSESSIONS = settings.OHSESSIONS | {"RUNTIMES": {"counter": {"BACKEND": f"{__name__}.Counter"}}}
 
 
@@ -89,7 +89,7 @@ async def test_a_client_that_attaches_while_it_connects_and_a_login_in_the_scope
 async def test_a_client_that_is_logged_out_meanwhile_is_told(
     transactional_db: None, django_user_model: Any
 ) -> None:
-    """Its login is a session of Django's own, as a browser has it."""
+    """The login is a session of Django's own, as a browser has it."""
     ann = await django_user_model.objects.acreate_user("ann")
     async with running(mount(None)) as application, SocketIOClient(application, user=ann) as client:
         await client.init()

@@ -48,7 +48,7 @@ async def test_first_worker_prunes_and_the_others_do_not(world: World, store: St
 async def test_nothing_asks_the_database_in_the_event_loop(
     database: str, settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not the time either, for which the other tests here have a clock of their own."""
+    """The time is not queried there either; the other tests here have a clock of their own."""
     settings.OHSESSIONS = settings.OHSESSIONS | {"CLOSED_RETENTION": 60, "EVENT_RETENTION": 60}
     store = Store()
     worker = await store.database.write(leases.register, Process.Kind.WORKER)

@@ -1,4 +1,4 @@
-"""Trimming forgets what is done with, and nothing else."""
+"""Trimming forgets everything that is no longer needed, and nothing else."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_trimming_never_passes_what_is_still_to_be_written(world: World):
 
 
 def interrupt(session_id: UUID) -> int:
-    """Its number, of one that comes from the session's client."""
+    """Append an interrupt from the session's client, and return its number."""
     return append(Append(session_id, [action(kind="change_agent_state", waits=False)], sid="a")).numbers[0]
 
 

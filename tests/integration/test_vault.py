@@ -1,4 +1,4 @@
-"""Secrets that later INITs bring: who may, what they replace, and that others cost nothing."""
+"""Secrets of later INITs: permissions, replacement, and no cost for other INITs."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_title_is_stored_without_the_sessions_secrets(world: World):
     assert session(session_id).title == "Look for <secret>"
 
 
-# Actions that have a known secret in them
+# Actions that contain a known secret
 
 
 def test_an_action_whose_gateway_does_not_know_the_newest_secrets_is_not_stored(world: World):

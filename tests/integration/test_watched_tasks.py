@@ -1,4 +1,4 @@
-"""A long-lived task that ends takes its process along, in order: its sessions go on elsewhere."""
+"""A long-lived task that ends stops its process in order: the sessions go on elsewhere."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ WORKER = [
 
 
 def named(kind: str) -> list[str]:
-    """Return the names of this kind's long-lived tasks that run now."""
+    """Return the names of the long-lived tasks of this kind that run now."""
     prefix = f"{kind} "
     names = (task.get_name() for task in asyncio.all_tasks())
     return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
 
 def end_task(name: str) -> None:
-    """Cancel a task, as a CancelledError does that a library lets out."""
+    """Cancel a task, as a library does that lets a CancelledError escape."""
     (task,) = (task for task in asyncio.all_tasks() if task.get_name() == name)
     task.cancel()
 
@@ -82,7 +82,7 @@ async def test_a_worker_without_one_of_its_tasks_ends_and_its_session_goes_on_el
         end_task(f"worker {name}")
         assert f"The task 'worker {name}' was cancelled" in await wait_for(process_goes_on)
         await second.start()
-        await first.stop("its worker stopped")  # as the process does that ends in order
+        await first.stop("its worker stopped")  # as a process that stops in order
         await wait_run_by(store, session_id, second)
     finally:
         await second.stop("the test is over")
@@ -109,7 +109,7 @@ async def test_a_gateway_without_one_of_its_tasks_ends(
 async def test_a_listener_that_the_layer_cancels_takes_the_worker_along(
     transactional_db: None, process_goes_on: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The layer's client lets a CancelledError out of `receive`, which nobody asked for."""
+    """The client of the layer lets a CancelledError escape from `receive`, although nobody cancelled it."""
 
     async def cancel(self: object, channel: str) -> None:
         raise asyncio.CancelledError

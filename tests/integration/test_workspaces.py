@@ -1,4 +1,4 @@
-"""Workspaces of sessions that are no more are removed, and nothing else is."""
+"""Workspaces of deleted sessions are removed, and nothing else is."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ohsessions.database import Database
 from ohsessions.models import Session
 from tests.integration.world import World
 
-# A fixed one: parallel processes have to name the tests alike.
+# The name is fixed, because parallel processes have to name the tests alike.
 NAME = "c9bf4e85-40f7-4d66-b9dc-7d71caf50a4e"
 
 
 @pytest.fixture
 def root(settings: Any, tmp_path: Path, world: World) -> Path:
-    """One that belongs to this database already."""
+    """Return a root that belongs to this database already."""
     root = tmp_path / "workspaces"
     root.mkdir()
     settings.OHSESSIONS = {**settings.OHSESSIONS, "WORKSPACE_ROOT": str(root)}
@@ -30,7 +30,7 @@ def root(settings: Any, tmp_path: Path, world: World) -> Path:
 
 
 def make(root: Path, name: object, *, age: float = 7200) -> Path:
-    """A directory with something in it."""
+    """Make a directory with a file in it."""
     made = root / str(name)
     made.mkdir()
     (made / "file").write_text("x")
@@ -88,7 +88,7 @@ def test_no_tree_is_too_deep_and_no_right_that_was_taken_hinders(root: Path) -> 
     here = os.getcwd()
     os.chdir(gone)
     try:
-        for _ in range(3000):  # deeper than Python recurses, longer than a path may be, more than open files
+        for _ in range(3000):  # too deep for Python's recursion, for a path, and for the open files
             os.mkdir("d")
             os.chdir("d")
         Path("file").write_text("x")

@@ -1,4 +1,4 @@
-"""A gateway, a worker, an owner and a clock that stands still: whole lives of sessions in few words."""
+"""A gateway, a worker, an owner and a clock that stands still, for short tests of whole sessions."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.requirements import wait_until
 
 
 class StoredClock(FakeClock):
-    """Tells the time as rows have it: without a zone where USE_TZ is off."""
+    """A clock that gives times as rows have them: without a zone where USE_TZ is off."""
 
     def now(self) -> datetime:
         return as_stored(super().now())
 
 
 class World:
-    """All functions are those of lifecycle and journal, with the parameters that seldom matter filled in."""
+    """All functions of lifecycle and journal, with defaults for the parameters that seldom matter."""
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
@@ -61,23 +61,23 @@ class World:
     def act(self, session_id: UUID, sid: str | None = None, **fields: Any) -> Appended | Exception:
         return append(Append(session_id, [action(**fields)], sid=sid))
 
-    # A session that runs
+    # A running session
 
     def claim(self, session_id: UUID) -> int:
-        """Gives the epoch."""
+        """Claim the session for the worker, and return the epoch."""
         won = lifecycle.claim(session_id, self.worker)
         assert won is not None
         return won[0].epoch
 
     def run(self, sid: str = "") -> tuple[UUID, int]:
-        """A new session that runs, with one connection: its id and epoch."""
+        """Open and run a new session with one connection, and return its id and epoch."""
         session_id = self.open(sid).change.session_id
         epoch = self.claim(session_id)
         lifecycle.run(session_id, epoch)
         return session_id, epoch
 
     def sleep(self, session_id: UUID, epoch: int) -> Change:
-        """Everybody leaves, and it passivates."""
+        """Detach all connections and passivate the session."""
         for sid in sids(session_id):
             lifecycle.detach(sid, "gone")
         self.clock.advance(3600)
@@ -102,7 +102,7 @@ def observation(text: str, key: str) -> NewEvent:
 
 
 def append(one: Append) -> Any:
-    """Its result, or the error that refused it (not raised)."""
+    """Append, and return the result, or the error that refused it (not raised)."""
     return commit_appends([one])[0]
 
 
@@ -111,7 +111,7 @@ def session(session_id: UUID) -> Session:
 
 
 def snapshot(session_id: UUID) -> Any:
-    """The value of the one that its row names."""
+    """Return the value of the snapshot that the session's row names."""
     return snapshots.load(snapshots.named_by(session(session_id)))
 
 
@@ -120,12 +120,12 @@ def sids(session_id: UUID) -> list[str]:
 
 
 def log(session_id: UUID) -> list[tuple[int, str]]:
-    """Numbers and kinds."""
+    """Return number and kind of each event."""
     return list(Event.objects.filter(session=session_id).order_by("number").values_list("number", "kind"))
 
 
 def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:
-    """Runs a function in a thread with a connection of its own; what is given waits for its result."""
+    """Run a function in a thread with its own connection, and return a function that waits for its result."""
     future: Future[Any] = Future()
 
     def job() -> None:
@@ -147,7 +147,7 @@ def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callab
 
 
 def wait_for_lock_waiters(count: int = 1) -> None:
-    """Waits until so many connections of this PostgreSQL wait for a lock. Works inside a transaction."""
+    """Wait until `count` connections of this PostgreSQL wait for a lock. Works inside a transaction."""
 
     def waiting() -> bool:
         with connection.cursor() as cursor:
@@ -163,7 +163,7 @@ def wait_for_lock_waiters(count: int = 1) -> None:
 
 @contextmanager
 def row_locked(session_id: UUID) -> Iterator[None]:
-    """Somebody else holds the row of a session, in another connection."""
+    """Lock the row of a session in another connection."""
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:

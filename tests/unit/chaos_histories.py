@@ -1,4 +1,4 @@
-"""A history of the chaos harness in which all is well, for tests to spoil, and the records to do it with."""
+"""A good history of the chaos harness, for tests to spoil, and functions to make its records."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def line(at: float, kind: str, epoch: int, action: int | None = None, pid: int =
 
 
 def good() -> History:
-    """Two actions of one client, handled by one owner; then everybody goes, and the session sleeps."""
+    """Return a history of two actions of one client, handled by one owner, with a sleep at the end."""
     received = [(number, f"text T{number}", 1.3) for number in range(4)]
     return History(
         Options().as_json(),

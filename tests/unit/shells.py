@@ -1,4 +1,4 @@
-"""A shell runtime as its user sees it, for the tests of the shell."""
+"""A shell runtime from its user's view, for the tests of the shell."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from ohsessions.runtimes.shell import ShellRuntime
 from ohsessions.testing import RecordingContext
 
 LIMIT = 20.0
-"""Seconds after which what a test waits for counts as not happening."""
+"""Seconds until a test considers an expected event missing."""
 
 
 class Shell:
-    """A shell runtime in a context of its own, and what a user sees of it."""
+    """A shell runtime in a context of its own, and the output that a user sees."""
 
     def __init__(self, context: RecordingContext, **options) -> None:
         self.context = context
@@ -23,7 +23,7 @@ class Shell:
         await self.runtime.start(snapshot)
 
     async def run(self, command: str, **args) -> tuple[int, str]:
-        """The exit code and the whole output of a command."""
+        """Run a command, and return its exit code and its whole output."""
         async with asyncio.timeout(LIMIT):
             action = await self.context.act(self.runtime, "run", command=command, **args)
         return self.result(action.id)
@@ -34,7 +34,7 @@ class Shell:
         return events[-1]["extras"]["exit_code"], "".join(event["content"] for event in events)
 
     async def begin(self, command: str) -> asyncio.Task:
-        """Runs a command in a task; returns when it has printed `ready`."""
+        """Run a command in a task, and return the task when the command has printed `ready`."""
         task = asyncio.create_task(self.run(command))
         await self.context.wait_for_event(
             lambda event: event.get("observation") == "run" and "ready" in event["content"]
@@ -45,7 +45,7 @@ class Shell:
         await self.context.interrupt(self.runtime, state)
 
     async def sleep_and_wake(self) -> None:
-        """Passivates it, and starts another one from what that gave, as a worker would."""
+        """Passivate the runtime, and start a new one from its snapshot, as a worker would."""
         snapshot = await self.runtime.passivate()
         await self.runtime.close()
         self.runtime = ShellRuntime(self.context, **self.options)

@@ -1,4 +1,4 @@
-"""Secrets at rest, the keys that they are encrypted with, and the tokens in headers."""
+"""Stored secrets, the keys that encrypt them, and the tokens in headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who reaches Socket.IO at all: the rules on Host, HTTPS and Origin, and in which order they are asked."""
+"""Admission to Socket.IO: the rules on Host, HTTPS and Origin, and their order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def scope(*headers: tuple[str, str], kind: str = "websocket", **fields: Any) -> 
 
 
 def refusal(*headers: tuple[str, str], **fields: Any) -> int | None:
-    """The status with which a request is refused; None if it is let in."""
+    """Return the status with which a request is refused, or None if it is let in."""
     try:
         admit(scope(*headers, **fields))
     except RequestRefused as refused:
@@ -63,7 +63,7 @@ def test_a_forwarded_host_counts_only_where_django_takes_it():
 
 
 def test_a_page_of_our_own_that_is_not_listed_is_told_the_setting(caplog: pytest.LogCaptureFixture):
-    """Whoever lists another site's origin shuts out their own pages, and wonders why."""
+    """A site that lists only another site's origin shuts out its own pages, and the reason is hard to see."""
     with OURS, override_settings(OHSESSIONS={"ALLOWED_ORIGINS": ["https://other.example"]}):
         assert refusal(("host", "example.org"), ("origin", "https://example.org")) == 403
         assert "lacks this site's own origin" in caplog.text

@@ -1,4 +1,4 @@
-"""What `make attack` takes for a success of the attacker: each bound that is broken, and none that holds."""
+"""The bounds by which `make attack` judges an attack: each broken one is reported, and no other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BEFORE = Holdings(megabytes=100, sockets=5, programs=0, connections=1, awake=1)
 
 
 def trial(after: Holdings = BEFORE, **measured: Any) -> Trial:
-    """A trial in which everything held, but for what is given."""
+    """Return a trial that keeps all bounds, except for the given values."""
     held = {"quiet": 0.02, "busy": 0.1, "worst": 0.2, "peak": 120.0, "before": BEFORE, "after": after}
     return Trial(ATTACKS["pongs"], **held | measured)
 

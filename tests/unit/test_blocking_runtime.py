@@ -1,4 +1,4 @@
-"""BlockingRuntime: one thread for each, which nothing else waits for."""
+"""BlockingRuntime: one thread for each runtime, and nothing else waits for that thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIMIT = 10.0
 
 
 class Slow(BlockingRuntime):
-    """Handles until it may end, by `may_end` or an interrupt; notes what was called, and where."""
+    """A runtime that handles until `may_end` or an interrupt, and records its calls with their threads."""
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
@@ -61,7 +61,7 @@ async def context(tmp_path: Path) -> AsyncIterator[RecordingContext]:
 
 
 async def handling(context: RecordingContext) -> tuple[Slow, asyncio.Task[Any]]:
-    """A runtime in the middle of an action."""
+    """Run a runtime to the middle of an action."""
     runtime = Slow(context)
     await runtime.start(None)
     task = asyncio.create_task(context.act(runtime, "message"))

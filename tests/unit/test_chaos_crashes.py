@@ -1,4 +1,4 @@
-"""The checker of the chaos harness finds crashes that nobody asked for, and those that did not come."""
+"""The checker of the chaos harness finds unexpected crashes and missing ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.unit.chaos_histories import good, texts, told, user
 
 
 def crashed(reason: str = "crashed") -> History:
-    """The good history with a second action that broke the runtime."""
+    """Return the good history with a second action that broke the runtime."""
     history = good()
     history.events[2:] = [user(2, "b", kind=CRASH), told(3, 2, reason=reason)]
     return history

@@ -14,7 +14,7 @@ from tests.unit.chaos_histories import good, line, texts, user
 
 
 def interrupted() -> History:
-    """The good history with an interrupt during the second action."""
+    """Return the good history with an interrupt during the second action."""
     history = good()
     history.events.append(user(4, "i", 1.2, kind=INTERRUPT))
     history.sessions = [replace(history.sessions[0], head=4)]

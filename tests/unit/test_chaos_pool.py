@@ -1,4 +1,4 @@
-"""Several runs of the chaos harness, told as one."""
+"""Several runs of the chaos harness, reported as one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings are read when they are asked for, and each has a default that works."""
+"""Settings are read at each use, and each has a default that works."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md names files, classes and functions: each of them exists."""
+"""CONTRIBUTING.md names files, classes and functions, and each of them exists."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 NAMED = re.findall(r"`([\w./]+\.(?:py|js|html|md))`(?:\s+`([\w.]+)`)?", TEXT)
-"""Pairs of a file and, if there is one right behind it, the name of something in it."""
+"""Pairs of a file and, if a name follows directly, the name of something in the file."""
 
 
 def defined(path: Path) -> set[str]:
@@ -34,7 +34,7 @@ def test_what_it_names_exists(file: str, name: str) -> None:
 
 
 def test_each_path_has_its_steps() -> None:
-    """A file and a name for each step, so that a stranger finds it."""
+    """Each step names a file and a function or class, so that a new developer finds it."""
     steps = TEXT[TEXT.index("## Three paths") : TEXT.index("## Add a setting")]
     numbered = re.findall(r"^\d+\. (.*)", steps, re.MULTILINE)
     assert len(numbered) > 20

@@ -31,7 +31,7 @@ def test_both_supported_vendors_are_accepted(vendor, monkeypatch):
 
 
 class Router:
-    """Sends what it is told to `replica`, and has no opinion of the rest."""
+    """A router that sends the models in `reads` and `writes` to `replica`, and leaves the rest to others."""
 
     reads: Any = ()
     writes: Any = ()

@@ -1,4 +1,4 @@
-"""The examples for Docker compose, systemd and nginx: they parse, and each confines what it starts."""
+"""The examples for Docker compose, systemd and nginx: all parse, and each confines its programs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 SITE = [name for name in SERVICES if name.startswith(("gateway", "worker", "migrate"))]
 EXPOSURE = {"gateway": 20, "worker": 45}
-"""Tenths of systemd's exposure level: a worker needs what people's programs need."""
+"""Tenths of systemd's exposure level: a worker needs the permissions that people's programs need."""
 services = pytest.mark.parametrize("name", SERVICES)
 
 
 def options(unit: Path) -> dict[str, str]:
-    """The options of a unit's [Service], the last of each."""
+    """Return the options of a unit's [Service], with the last value of each."""
     lines = unit.read_text().partition("[Service]")[2].partition("[Install]")[0].splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 

@@ -1,4 +1,4 @@
-"""The echo runtime, and the fake context that it is tried in."""
+"""The echo runtime, and the fake context in which it is tested."""
 
 from __future__ import annotations
 

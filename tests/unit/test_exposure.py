@@ -1,4 +1,4 @@
-"""Each unsafe combination of settings is warned of at deployment, with what to write instead."""
+"""Each unsafe combination of settings causes a warning at deployment, with a setting that fixes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAFE: dict[str, Any] = {"ALLOWED_HOSTS": ["sessions.example.org"], "DEBUG": Fals
 
 
 def warned(site: dict[str, Any] | None = None, **django: Any) -> dict[str, str]:
-    """The ids of this module's warnings, with their hints."""
+    """Return the ids of this module's warnings, with their hints."""
     with override_settings(OHSESSIONS=site or {}, **SAFE | django):
         found = checks.run_checks(tags=[TAG], include_deployment_checks=True)
     mine = [message for message in found if message.id and message.id > "ohsessions.W003"]

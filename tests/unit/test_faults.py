@@ -1,4 +1,4 @@
-"""Which part of a fault its users are told."""
+"""The part of a fault's description that its users may read."""
 
 from __future__ import annotations
 

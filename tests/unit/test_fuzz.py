@@ -1,4 +1,4 @@
-"""The fuzzer finds what escapes and makes it small; and a short campaign over every decoder finds nothing."""
+"""The fuzzer finds escaping errors and shrinks their input. A short campaign finds none in any decoder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COUNT = 3000
 
 
 def fragile(data: bytes) -> None:
-    """Break over two brackets, and declare that it may break over one."""
+    """Break on two brackets, and raise a declared error on one."""
     if b"[[" in data:
         raise KeyError("two brackets")
     if b"[" in data:
@@ -31,7 +31,7 @@ async def test_nothing_but_declared_errors_escapes_from(target: Target) -> None:
 
 @pytest.mark.parametrize("name", ["websocket", "polling"])
 async def test_events_reach_the_handler_behind_the_server(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise it is only the server's first check that is fuzzed."""
+    """Otherwise, the campaign would fuzz only the server's first check."""
     monkeypatch.setattr(Reader, "events", 0)
     (target,) = (target for target in TARGETS if target.name == name)
     await campaign.run(1000, 1, [target])

@@ -1,4 +1,4 @@
-"""How a worker calls a site's code, and ends what it called."""
+"""Guarded calls of a site's code, and their ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests must arrive in a time, whatever drips in."""
+"""Requests must arrive within a time limit, however slowly their bytes come."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ohsessions.serving.http_requests import BODY_RATE, HEAD_LIMIT, BodyLimits, 
 
 
 class Arriving(Request):
-    """A request that only notes that it arrived."""
+    """A request that only records its arrival."""
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         self.channel.arrived += 1
@@ -35,7 +35,7 @@ class World:
         self.aborted = True
 
     def drip(self, data: bytes, seconds: float) -> None:
-        """Have `data` arrive byte by byte in so many seconds."""
+        """Receive `data` byte by byte within this many seconds."""
         for byte in data:
             if not self.aborted:
                 self.channel.dataReceived(bytes([byte]))

@@ -1,4 +1,4 @@
-"""Memory that is given back to the system, as a process of its own shows it."""
+"""Memory that is given back to the system, measured in a process of its own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ print(resident() - before - 8)
 
 
 def growth(mode: str) -> int:
-    """Megabytes by which a process has grown that had 16 MB at most at once, beside 8 that it keeps."""
+    """Return the growth in MB of a process that had at most 16 MB at once, beside 8 MB that it keeps."""
     command = [sys.executable, "-c", SCRIPT, mode]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 

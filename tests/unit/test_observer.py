@@ -1,4 +1,4 @@
-"""The observer of heartbeats: who stood still for how long, by the observer's own clock."""
+"""The observer of heartbeats: processes that stood still, and for how long by the observer's own clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ A, B = uuid4(), uuid4()
 
 
 def look(observer: Observer, start: float, end: float, counters, every: float = 0.5) -> list:
-    """Looks again and again; gives what the looks found."""
+    """Look repeatedly, and return all results."""
     found, now = [], start
     while now <= end:
         found += observer.observe(counters(now), now)
@@ -34,7 +34,7 @@ def test_each_process_has_its_own_count():
 
 
 def test_counting_begins_again_after_a_gap_in_the_looks():
-    """After an outage of the database nobody is reaped for not having renewed during it."""
+    """After an outage of the database, no process is reaped because it could not renew during the outage."""
     observer = Observer(10)
     look(observer, 0, 9, lambda now: [(A, 3)])
     assert observer.observe([(A, 3)], 60.0) == []

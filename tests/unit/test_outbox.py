@@ -50,7 +50,7 @@ class Refusing(Journal):
 
 
 async def turns(count: int = 10) -> None:
-    """Let every task that can run do so."""
+    """Let every task run that can."""
     for _ in range(count):
         await asyncio.sleep(0)
 

@@ -1,4 +1,4 @@
-"""The phases of objects in memory: the moves are those that the docstrings promise, and no others."""
+"""The phases of objects in memory: their moves are exactly the moves in the docstrings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TABLES: dict[str, Mapping[Any, frozenset[Any]]] = {
 
 
 def promised(phases: type[StrEnum]) -> set[tuple[str, str]]:
-    """The moves in the docstring: lines such as `running → claiming, ended`."""
+    """Return the moves in the docstring, from lines such as `running → claiming, ended`."""
     lines = re.findall(r"^ +(\w+) → (.+)$", phases.__doc__ or "", re.MULTILINE)
     return {(origin, target) for origin, targets in lines for target in targets.split(", ")}
 

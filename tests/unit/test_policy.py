@@ -1,4 +1,4 @@
-"""When a session may sleep, and when it may be tried again."""
+"""The rules for the sleep of a session, and for another start after a crash."""
 
 from __future__ import annotations
 

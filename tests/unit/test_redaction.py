@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 
 from ohsessions.core.redaction import PLACEHOLDER, Redactor
 
-# Few letters, so that secrets overlap themselves and each other; none of those of the placeholder.
+# Few letters, so that secrets overlap themselves and each other. No letter is in the placeholder.
 texts = st.text(alphabet="abä", max_size=60)
 secret_lists = st.lists(st.text(alphabet="abä", min_size=4, max_size=9), max_size=4)
 
 
 @st.composite
 def texts_with_secrets(draw):
-    """A list of secrets, and a text with whole and cut-off ones in it."""
+    """Draw a list of secrets, and a text that contains whole secrets and parts of them."""
     secrets = draw(secret_lists)
     pieces = draw(st.lists(st.one_of(texts, st.sampled_from([*secrets, "a"]))))
     return secrets, "".join(pieces)
 
 
 def expected(secrets, text):
-    """The definition, letter by letter: all characters of all occurrences go."""
+    """Return the redacted text by its definition: each letter of each occurrence is removed."""
     covered = [False] * len(text)
     for secret in secrets:
         for start in range(len(text) - len(secret) + 1):

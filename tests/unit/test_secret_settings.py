@@ -1,4 +1,4 @@
-"""What is a secret among settings: by its name, by its declaration, by its value; and what is not."""
+"""Secrets among settings, recognized by name, by declaration and by value; other settings are no secrets."""
 
 from __future__ import annotations
 

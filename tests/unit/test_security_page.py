@@ -1,4 +1,4 @@
-"""docs/security.md names tests and attacks that exist, and every attack."""
+"""docs/security.md names only tests and attacks that exist, and every attack."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ load()
 
 
 def defined() -> set[str]:
-    """The names of all tests, those in JavaScript excepted."""
+    """Return the names of all tests, except those in JavaScript."""
     names: set[str] = set()
     for path in (ROOT / "tests").rglob("test_*.py"):
         nodes = ast.walk(ast.parse(path.read_text()))

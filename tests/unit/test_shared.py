@@ -1,4 +1,4 @@
-"""Who asks at about the same time gets one answer, and it is found once."""
+"""Simultaneous requests share one answer, which is found once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference site: what its environment makes of it, its console page, and its headers."""
+"""The reference site: its settings from the environment, its console page, and its headers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ print(json.dumps({name: getattr(settings, name) for name in dir(settings) if nam
 
 
 class Site:
-    """A copy of the site's settings in a directory of its own, so that a developer's var/ does not count."""
+    """A copy of the site's settings in a directory of its own, so that a developer's var/ has no effect."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -91,7 +91,7 @@ def test_postgresql_waits_for_no_lock_longer_than_a_lease(site: Site):
 
 
 def test_a_database_whose_host_vanished_is_given_up_within_a_lease(site: Site):
-    """Without limits of its own a connection waits a quarter of an hour, or for ever."""
+    """Without limits of its own, a connection waits a quarter of an hour, or for ever."""
     settings = site.settings(
         DJANGO_SECRET_KEY="x", DATABASE_URL="postgresql://u@127.0.0.1/name", OHSESSIONS_LEASE_TTL="12"
     )

@@ -1,4 +1,4 @@
-"""The table of states: word for word what docs/states.md says, and nothing else happens."""
+"""The table of states: word for word as in docs/states.md, without further transitions."""
 
 from __future__ import annotations
 

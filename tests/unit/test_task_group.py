@@ -1,4 +1,4 @@
-"""A group of tasks that must last: an end of one, in any way, is logged and reported once."""
+"""A group of tasks that must not end: any end of one is logged and reported once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def raising() -> None:
 
 
 async def cancelled_from_within() -> None:
-    """As a library does that lets a CancelledError out which nobody asked for."""
+    """Raise a CancelledError without a cancellation, as some libraries do."""
     raise asyncio.CancelledError
 
 

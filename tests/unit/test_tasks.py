@@ -1,4 +1,4 @@
-"""Calls that ignore their cancellation: who awaits them is cancelled all the same, and nothing goes on."""
+"""Calls that ignore their cancellation: their awaiter is cancelled all the same, and nothing goes on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def ignoring(times: int) -> None:
-    """Never returns; ends when it was cancelled more often than this."""
+    """Ignore this many cancellations, and end at the next one."""
     for _ in range(times):
         try:
             await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""Threads for calls that block: their order, who may still be cancelled, and the process's end."""
+"""Threads for blocking calls: their order, their cancellation, and the process's end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMIT = 10.0
 
 
 class Gate:
-    """A call that says when it has begun, and ends when it may."""
+    """A call that reports its begin, and ends when a test allows it."""
 
     def __init__(self) -> None:
         self.begun, self.may_end = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""Titles hold one line of text, whoever wrote them and whenever."""
+"""Titles hold one line of text, whatever their origin and age."""
 
 from __future__ import annotations
 

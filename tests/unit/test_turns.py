@@ -1,4 +1,4 @@
-"""What one client sends is read and handled a little at a time: others have their turns in between."""
+"""A client's data is read and handled a little at a time, so that others have their turns in between."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ohsessions.socketio.settings import EngineSettings
 
 
 class Transport:
-    """A socket that is read, or not."""
+    """A transport that records whether its socket is read."""
 
     paused = False
 
@@ -33,7 +33,7 @@ class Transport:
 
 
 class Protocol(BoundedWebSocket):
-    """Notes how much is read in each turn."""
+    """A protocol that records how much is read in each turn."""
 
     def __init__(self) -> None:
         self.known = True
@@ -57,7 +57,7 @@ def test_small_frames_are_read_a_little_in_each_turn_and_the_socket_waits(protoc
     protocol.dataReceived(b"x" * (2 * SLICE + 5))
     assert protocol.seen == [SLICE]
     assert protocol.transport.paused
-    protocol.clock.advance(0)  # which makes the calls that follow from one another, too
+    protocol.clock.advance(0)  # also makes the calls that these calls schedule
     assert protocol.seen == [SLICE, SLICE, 5]
     assert not protocol.transport.paused
     assert not protocol.clock.getDelayedCalls()
@@ -143,7 +143,7 @@ def test_the_port_rests_as_long_as_a_new_connection_kept_the_loop(monkeypatch: p
 
     def accept(port: Port) -> None:
         story.append(f"takes {port.numberAccepts}")
-        port.numberAccepts = 20  # as Twisted does when more are waiting
+        port.numberAccepts = 20  # as Twisted does when more connections are waiting
         clock.rightNow += 1
 
     monkeypatch.setattr("twisted.internet.tcp.Port.doRead", accept)

@@ -23,7 +23,7 @@ def barrier() -> Barrier:
 
 
 def raised(ping: int | None) -> Barrier:
-    """Return a barrier that is up since 100 because of 1000 bytes."""
+    """Return a barrier that has been up since 100 because of 1000 bytes."""
     barrier = make()
     assert barrier.count(1000)
     barrier.raise_for(100, ping)
@@ -155,7 +155,7 @@ def test_after_an_upgrade_that_failed_the_client_has_the_time_anew(barrier: Barr
     assert barrier.due == 190
 
 
-# -- clients that are slow
+# -- slow clients
 
 
 def test_the_client_is_slow_when_the_barrier_is_up_for_the_timeout() -> None:

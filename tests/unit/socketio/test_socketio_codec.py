@@ -1,4 +1,4 @@
-"""Golden strings of Socket.IO packets, and what becomes of those that say nothing."""
+"""Golden strings of Socket.IO packets, and the handling of malformed ones."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""How large a JSON text is in values and levels, found without parsing it."""
+"""The number of values and levels in a JSON text, found without parsing it."""
 
 import json
 from typing import Any
@@ -19,7 +19,7 @@ JSON = st.recursive(
 
 
 def values(value: Any) -> int:
-    """Every value, its own included."""
+    """Return how many values the value contains, itself included."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
     return 1 + sum(map(values, inner))
 
@@ -41,7 +41,7 @@ def test_depth_is_that_of_the_parsed_value(value: Any, ascii_only: bool):
 def test_no_text_with_too_many_values_passes(value: Any, ascii_only: bool):
     text = json.dumps(value, ensure_ascii=ascii_only)
     count = values(value)
-    # A comma or bracket stands before each value but the first of all.
+    # A comma or bracket stands before each value except the very first one.
     assert exceeds(text, count // 2 - 1)
     assert not exceeds(text, 2 * count)
 

@@ -1,4 +1,4 @@
-"""What speaks the protocol without I/O is usable, and fast to import, without Django."""
+"""The protocol code without I/O is usable, and fast to import, without Django."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What one client may send in a time."""
+"""The packets and bytes that one client may send in a time."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from ohsessions.socketio.inflow import Inflow
 
 
 class World:
-    """A bucket, and the time that passes."""
+    """A bucket and its clock."""
 
     def __init__(
         self, packet_rate: float | None = None, byte_rate: float | None = None, largest: int = 64
@@ -15,7 +15,7 @@ class World:
         self.inflow = Inflow(packet_rate, byte_rate, largest, lambda: self.now)
 
     def taken(self, size: int) -> int:
-        """How many packets of `size` bytes are taken at once."""
+        """Return how many packets of `size` bytes are taken at once."""
         count = 0
         while count < 10_000 and self.inflow.try_take(1, size):
             count += 1
