@@ -82,7 +82,7 @@ def every_page(demo: Demo) -> list[str]:
     return [*urls, *map(page_url, (demo.overdue, demo.unowned, demo.failed, demo.asleep, demo.closed))]
 
 
-# What holds for all pages
+# All pages
 
 
 def test_no_page_shows_a_secret_or_a_whole_sid(operator: Client, demo: Demo) -> None:

@@ -248,7 +248,7 @@ def test_starting_an_action_needs_a_running_session(world: World):
 def test_a_start_that_is_written_twice_counts_once_per_activation(world: World):
     session_id, epoch = world.run()
     number = world.act(session_id).numbers[0]
-    for _ in range(2):  # the second time since the answer to the first was lost
+    for _ in range(2):  # again, as if the first answer had been lost
         append(Append(session_id, epoch=epoch, started=number))
     assert session(session_id).attempts == 1
     lifecycle.hand_over(session_id, world.worker, "gone")
@@ -271,7 +271,7 @@ def test_handled_and_interrupted_marks_never_fall(world: World):
 def test_a_checkpoint_written_twice_keeps_its_file_and_a_newer_one_replaces_it(world: World):
     session_id, epoch = world.run()
     first, second = (snapshots.store(session_id, text * 100_000) for text in "ab")
-    for _ in range(2):  # the second time since the answer to the first was lost
+    for _ in range(2):  # again, as if the first answer had been lost
         append(Append(session_id, epoch=epoch, checkpoint=first))
     assert snapshot(session_id) == "a" * 100_000
     append(Append(session_id, epoch=epoch, checkpoint=second))

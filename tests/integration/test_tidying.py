@@ -1,4 +1,4 @@
-"""A worker prunes by itself, a slice at a time, and without waiting for anybody."""
+"""A worker prunes by itself, a slice at a time, and without blocking anybody."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from tests.tasks import turns
 
 LIMIT = 15.0
 TOLD = "worker waits for its end"
-"""Name of a task that the command runs until the worker is told to end."""
+"""Name of a task that the command runs until a signal ends the worker."""
 
 
 def known(row: Session) -> Any:

@@ -1,4 +1,4 @@
-"""Each mistake in the settings is found by its check, and settings without mistakes by none."""
+"""Each mistake in the settings is found by its check, and no check objects to correct settings."""
 
 import pytest
 from django.core import checks

@@ -48,7 +48,7 @@ APART = [
     ("serving", "gateway"),
     ("serving", "worker"),
 ]
-"""Pairs where the first does not import the second although its row would let it."""
+"""Pairs of which the first must not import the second, although its row would allow it."""
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -100,7 +100,7 @@ def circle(files: dict[str, Path]) -> list[str]:
     """Return the names of files that import one another in a circle, or nothing if there is no circle."""
     graph: dict[str, set[str]] = {}
     for module, path in files.items():
-        # `from ohsessions.core import wire` imports a file, `from ohsessions.core.wire import Act` a name.
+        # `from ohsessions.core import wire` names a file; `from ohsessions.core.wire import Act` does not.
         found = {name if name in files else name.rpartition(".")[0] for name in imports(module, path)}
         graph[module] = (found & files.keys()) - {module}
     try:

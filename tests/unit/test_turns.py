@@ -149,7 +149,7 @@ def test_the_port_rests_as_long_as_a_new_connection_kept_the_loop(monkeypatch: p
     monkeypatch.setattr("twisted.internet.tcp.Port.doRead", accept)
     port = Port()
     port.doRead()
-    clock.rightNow += 1  # the rest of the turn, with the request of the connection
+    clock.rightNow += 1  # the rest of the turn, in which the connection's request is handled
     clock.pump([0, 1, 0.9])
     assert story == ["takes 1", "rests"]
     clock.advance(0.1)

@@ -20,7 +20,7 @@ FRAMES_PER_TURN = SLICE // len(frame(b"x")) + 1
 
 
 class Server:
-    """As much of daphne's server as its protocol needs."""
+    """The part of daphne's server that its protocol needs."""
 
 
 class World:
