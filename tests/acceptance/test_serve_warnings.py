@@ -24,6 +24,6 @@ def test_proxy_headers_on_a_public_address_are_warned_of_at_the_start(tmp_path: 
         )
     try:
         wait_until(lambda: "Serving on" in site.log.read_text(), "the server saying that it serves")
-        assert "--proxy-headers believes whoever reaches 0.0.0.0" in site.log.read_text()
+        assert "With --proxy-headers, every client that reaches 0.0.0.0" in site.log.read_text()
     finally:
         site.stop()
