@@ -39,11 +39,13 @@ class FlakyStore(Store):
         self.failures = 0
         self.gate: asyncio.Event | None = None
         self.read_begun = asyncio.Event()
+        self.read_ended = asyncio.Event()
 
     async def read_patiently(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         self.reads += 1
         self.read_begun.set()
         found = await super().read_patiently(function, *args, **kwargs)
+        self.read_ended.set()
         if self.gate is not None:
             await self.gate.wait()
         if self.failures:
@@ -521,8 +523,7 @@ def test_who_comes_while_those_attached_are_counted_is_counted_as_well(
         attach(pump, reader, -1)
         store.gate = asyncio.Event()
         counting = asyncio.create_task(pump.tell_presence())
-        await store.read_begun.wait()
-        await store.database.read(log.reconciled)  # it was counted before
+        await store.read_ended.wait()
         await aside(log.connect, "late")
         await pump.tell_presence()  # leaves the count to the call that is under way
         store.gate.set()
